@@ -1,0 +1,2 @@
+//! Embeds nothing yet.
+fn main() {}

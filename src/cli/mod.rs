@@ -1,0 +1,1 @@
+//! Floor 9: speaks to a person.

@@ -1,0 +1,2 @@
+//! Floor 2: text to a validated [`table::RoutingTable`].
+pub mod table;

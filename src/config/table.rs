@@ -1,0 +1,340 @@
+//! The validated configuration: what the rest of the program may rely on without checking again.
+//!
+//! Only [`super::compile`] makes a [`RoutingTable`]. Everything is compared with `==`, which is how a diff is made.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::domain::currency::Currency;
+use crate::domain::deadline::Timeouts;
+use crate::domain::id::{CallerId, ProviderId, RouteId, TenantId, UpstreamId};
+use crate::domain::money::{Cost, Money, TokenPrice};
+use crate::domain::operation::Operation;
+use crate::domain::outcome::FailureClass;
+use crate::domain::policy::{Bands, VendorAction};
+use crate::domain::secret::Secret;
+
+/// SHA-256 over all configuration bytes and secret fingerprints; shown as 12 hex digits.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct ConfigVersion(pub [u8; 32]);
+
+impl fmt::Display for ConfigVersion {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().take(6).try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl fmt::Debug for ConfigVersion {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// One consistent configuration.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct RoutingTable {
+    pub(super) version: ConfigVersion,
+    pub(super) limits: Limits,
+    pub(super) callers: Vec<Arc<Caller>>,
+    pub(super) providers: BTreeMap<ProviderId, Arc<Provider>>,
+    pub(super) llm: BTreeMap<RouteId, Arc<LlmRoute>>,
+    pub(super) risk: Option<Arc<RiskRoute>>,
+}
+
+impl RoutingTable {
+    /// The version of the text this came from.
+    pub fn version(&self) -> ConfigVersion {
+        self.version
+    }
+
+    /// Process-wide limits of the data listener.
+    pub fn limits(&self) -> &Limits {
+        &self.limits
+    }
+
+    /// Everyone who may call.
+    pub fn callers(&self) -> &[Arc<Caller>] {
+        &self.callers
+    }
+
+    /// Every known provider, used or not.
+    pub fn providers(&self) -> &BTreeMap<ProviderId, Arc<Provider>> {
+        &self.providers
+    }
+
+    /// LLM routes by public name, in name order.
+    pub fn llm_routes(&self) -> &BTreeMap<RouteId, Arc<LlmRoute>> {
+        &self.llm
+    }
+
+    /// The risk route, if the configuration has one.
+    pub fn risk_route(&self) -> Option<&Arc<RiskRoute>> {
+        self.risk.as_ref()
+    }
+}
+
+/// `[limits]`: bounds that hold for everybody.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Limits {
+    /// Largest LLM request body, in bytes.
+    pub body_bytes: usize,
+    /// Largest risk request body, in bytes.
+    pub risk_body_bytes: usize,
+    /// Deepest JSON nesting accepted.
+    pub json_depth: usize,
+    /// Largest request head, in bytes.
+    pub head_bytes: usize,
+    /// Most header fields.
+    pub head_fields: usize,
+    /// From the first byte of a request to the end of its head.
+    pub head_timeout: Duration,
+    /// Longest silence within a request body.
+    pub body_idle: Duration,
+    /// Longest time a client may accept no bytes of an answer.
+    pub write_stall: Duration,
+    /// Longest idle time of a kept-alive connection.
+    pub keep_alive: Duration,
+    /// Most open client connections.
+    pub connections: usize,
+    /// Most requests in flight in the process.
+    pub in_flight: usize,
+    /// Most body bytes held by requests in flight.
+    pub in_flight_bytes: usize,
+}
+
+/// Who may call, and how much.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Caller {
+    /// The name in logs and metrics.
+    pub id: CallerId,
+    /// Whose data it is.
+    pub tenant: TenantId,
+    /// SHA-256 of the caller's key.
+    pub key_digest: [u8; 32],
+    /// Routes it may use: `risk`, public model names, `provider/model`.
+    pub allow: Vec<RouteId>,
+    /// Requests a minute, `None` for no limit.
+    pub requests_per_minute: Option<u32>,
+    /// Requests in flight, `None` for no limit.
+    pub in_flight: Option<u32>,
+}
+
+impl Caller {
+    /// True if the caller may use the route.
+    pub fn may_use(&self, route: &str) -> bool {
+        self.allow.iter().any(|allowed| allowed.as_str() == route)
+    }
+}
+
+/// One LLM route: what applications name in `model`.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct LlmRoute {
+    /// The public name.
+    pub id: RouteId,
+    /// Never empty, without repeats.
+    pub candidates: Vec<Candidate>,
+    /// Phase limits.
+    pub timeouts: Timeouts,
+    /// Most attempts for one call.
+    pub max_attempts: u32,
+    /// Absent: answers are never reused.
+    pub cache: Option<CachePolicy>,
+    /// Changes whenever anything that shapes an answer changes; part of the cache key.
+    pub fingerprint: [u8; 32],
+}
+
+/// How long an LLM answer may be reused.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct CachePolicy {
+    /// Life of an entry, before jitter.
+    pub ttl: Duration,
+}
+
+/// The risk route.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct RiskRoute {
+    /// Always `risk`.
+    pub id: RouteId,
+    /// Never empty, without repeats.
+    pub candidates: Vec<Candidate>,
+    /// The answer leaves by then, counted from arrival.
+    pub deadline: Duration,
+    /// A late verdict is awaited until then, counted from arrival.
+    pub hard_limit: Duration,
+    /// TCP and TLS to the provider.
+    pub connect: Duration,
+    /// Most attempts for one call.
+    pub max_attempts: u32,
+    /// Thresholds.
+    pub bands: Bands,
+    /// What the provider's recommendation may do.
+    pub vendor_action: VendorAction,
+    /// What to answer when no verdict could be had.
+    pub on_exhausted: OnExhausted,
+}
+
+/// The failure mode of the risk route. There is no bare "accept".
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum OnExhausted {
+    /// A person decides.
+    Review,
+    /// Stop the payment.
+    Reject,
+    /// 503, and the caller decides.
+    Error,
+    /// PASS for amounts up to this one in the same currency, REVIEW otherwise; never after an answer that was not authentic.
+    AcceptUpTo(Money),
+}
+
+/// A provider and, on the LLM side, a model of it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Candidate {
+    /// `provider/model`, or the provider's id on the risk side.
+    pub upstream: UpstreamId,
+    /// Where to send.
+    pub provider: Arc<Provider>,
+    /// What to ask for; `None` on the risk side.
+    pub model: Option<Arc<Model>>,
+}
+
+/// One provider file, validated, with its secret resolved.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Provider {
+    /// Its name.
+    pub id: ProviderId,
+    /// How to speak to it.
+    pub protocol: Protocol,
+    /// Where it is.
+    pub base_url: BaseUrl,
+    /// How to prove who we are.
+    pub auth: Auth,
+    /// What it can do.
+    pub operations: Vec<Operation>,
+    /// Headers always sent, for example to switch an aggregator's own retries off. Lower-case names.
+    pub headers: Vec<(String, String)>,
+    /// Most requests in flight to it.
+    pub in_flight: u32,
+    /// Providers that share one quota pause together.
+    pub quota_group: String,
+    /// Whether a stream reports usage.
+    pub stream_usage: StreamUsage,
+    /// Statuses that mean something else here than in the protocol's table.
+    pub errors: BTreeMap<u16, FailureClass>,
+    /// Models it offers; empty on the risk side.
+    pub models: Vec<Arc<Model>>,
+    /// What a risk call costs.
+    pub price: Option<RiskPrice>,
+    /// True lets the connected address be loopback or private.
+    pub allow_private: bool,
+}
+
+/// The wire protocols this program speaks.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Protocol {
+    /// OpenAI-compatible HTTP.
+    OpenAi,
+    /// The `di-hmac` dialect of the Decision Intelligence API.
+    DiHmac,
+}
+
+/// A provider's address, taken apart once.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub struct BaseUrl {
+    /// True for `https`.
+    pub tls: bool,
+    /// Lower-case host name or address, without brackets.
+    pub host: String,
+    /// The port, the scheme's default filled in.
+    pub port: u16,
+    /// Path prefix without a trailing slash; empty or starting with `/`.
+    pub path: String,
+}
+
+impl BaseUrl {
+    /// The `Host` header: the default port is left out, an IPv6 address is bracketed.
+    pub fn authority(&self) -> String {
+        let host = if self.host.contains(':') { format!("[{}]", self.host) } else { self.host.clone() };
+        let default_port = if self.tls { 443 } else { 80 };
+        if self.port == default_port { host } else { format!("{host}:{}", self.port) }
+    }
+}
+
+/// A provider's credential.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Auth {
+    /// None is needed.
+    None,
+    /// `Authorization: Bearer …`
+    Bearer {
+        /// The key.
+        secret: Secret,
+    },
+    /// The key alone in a header of the provider's choice.
+    Header {
+        /// Lower-case header name.
+        name: String,
+        /// The key.
+        secret: Secret,
+    },
+    /// Signed requests and an OAuth token.
+    DiHmac {
+        /// Names the secret.
+        key_id: String,
+        /// At least 32 bytes, decoded.
+        secret: Secret,
+    },
+}
+
+/// Whether a provider reports token usage on streams.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum StreamUsage {
+    /// When `stream_options.include_usage` asks for it.
+    OnRequest,
+    /// Always, and it refuses to be asked.
+    Always,
+    /// Never, and it refuses to be asked.
+    Never,
+}
+
+/// One model of a provider.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Model {
+    /// What `routes.toml` says.
+    pub id: String,
+    /// What the provider wants to hear.
+    pub name: String,
+    /// Its price; `None` is unknown, never free.
+    pub price: Option<TokenPrice>,
+}
+
+/// The price of a risk call.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct RiskPrice {
+    /// A plain call.
+    pub standard: Cost,
+    /// A call with cross-border conversion analysis (feature `fx`).
+    pub cross_border: Option<Cost>,
+    /// Surcharges by activated feature.
+    pub features: BTreeMap<String, Cost>,
+}
+
+impl RiskPrice {
+    /// What a call with these features costs; `None` if it would not fit.
+    pub fn of(&self, features: &[String]) -> Option<Cost> {
+        let base = match self.cross_border {
+            Some(cross_border) if features.iter().any(|feature| feature == "fx") => cross_border,
+            _ => self.standard,
+        };
+        features
+            .iter()
+            .filter_map(|feature| self.features.get(feature))
+            .try_fold(base, |sum, &extra| sum.checked_add(extra))
+    }
+
+    /// The currency it is billed in.
+    pub fn currency(&self) -> Currency {
+        self.standard.currency
+    }
+}

@@ -1,0 +1,77 @@
+//! Active ISO 4217 currencies and how many decimals each has.
+//!
+//! The exponents are the whole value of this table: 1 JPY is one minor unit, 1 KWD is a thousand.
+//! Source: ISO 4217 list one (<https://www.six-group.com/en/products-services/financial-information/data-standards.html>),
+//! as known on 2026-11-22; funds codes, metals and test codes are left out.
+
+use std::fmt;
+
+/// One active currency.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Currency {
+    code: &'static str,
+    exponent: u8,
+}
+
+const NO_DECIMALS: &str = "BIF CLP DJF GNF ISK JPY KMF KRW PYG RWF UGX VND VUV XAF XOF XPF";
+const THREE_DECIMALS: &str = "BHD IQD JOD KWD LYD OMR TND";
+const TWO_DECIMALS: &str = "AED AFN ALL AMD AOA ARS AUD AWG AZN BAM BBD BDT BMD BND BOB BRL BSD BTN BWP BYN BZD CAD \
+     CDF CHF CNY COP CRC CUP CVE CZK DKK DOP DZD EGP ERN ETB EUR FJD FKP GBP GEL GHS GIP GMD GTQ GYD HKD HNL HTG HUF IDR \
+     ILS INR IRR JMD KES KGS KHR KPW KYD KZT LAK LBP LKR LRD LSL MAD MDL MGA MKD MMK MNT MOP MRU MUR MVR MWK MXN MYR MZN \
+     NAD NGN NIO NOK NPR NZD PAB PEN PGK PHP PKR PLN QAR RON RSD RUB SAR SBD SCR SDG SEK SGD SHP SLE SOS SRD SSP STN SVC \
+     SYP SZL THB TJS TMT TOP TRY TTD TWD TZS UAH USD UYU UZS VED VES WST XCD XCG YER ZAR ZMW ZWG";
+
+impl Currency {
+    /// Finds an active currency by its upper-case code.
+    pub fn parse(code: &str) -> Option<Self> {
+        if code.len() != 3 {
+            return None;
+        }
+        [(TWO_DECIMALS, 2), (NO_DECIMALS, 0), (THREE_DECIMALS, 3)].into_iter().find_map(|(codes, exponent)| {
+            codes.split(' ').find(|known| *known == code).map(|code| Self { code, exponent })
+        })
+    }
+
+    /// The three letters.
+    pub fn code(self) -> &'static str {
+        self.code
+    }
+
+    /// How many decimals an amount may have.
+    pub fn exponent(self) -> u8 {
+        self.exponent
+    }
+}
+
+impl fmt::Debug for Currency {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.code)
+    }
+}
+
+impl fmt::Display for Currency {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.code)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn c9_exponents_follow_iso_4217() {
+        let exponent = |code| Currency::parse(code).map(Currency::exponent);
+        assert_eq!(exponent("CNY"), Some(2));
+        assert_eq!(exponent("ZWG"), Some(2));
+        assert_eq!(exponent("JPY"), Some(0));
+        assert_eq!(exponent("KWD"), Some(3));
+    }
+
+    #[test]
+    fn unknown_lower_case_and_withdrawn_codes_are_not_currencies() {
+        for code in ["cny", "DEM", "HRK", "BGN", "XXX", "XTS", "", "CN", "CNYX", " CN", "E U"] {
+            assert_eq!(Currency::parse(code), None, "{code:?}");
+        }
+    }
+}

@@ -1,0 +1,14 @@
+//! Floor 0: values and rules. No I/O, no async, no serde on rules.
+
+pub mod clock;
+pub mod currency;
+pub mod deadline;
+pub mod decision;
+pub mod id;
+pub mod money;
+pub mod operation;
+pub mod outcome;
+pub mod policy;
+pub mod secret;
+pub mod usage;
+pub mod worker;

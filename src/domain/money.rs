@@ -1,0 +1,245 @@
+//! Money as integers. Amounts are minor units of a currency; costs are millionths of its major unit.
+//!
+//! There is no arithmetic on floats anywhere on this path and no conversion between currencies.
+
+use std::fmt;
+
+use super::currency::Currency;
+
+/// The largest amount accepted, in minor units.
+pub const LARGEST_MINOR: i64 = 1_000_000_000_000_000;
+
+/// An amount somebody pays: minor units and their currency.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct Money {
+    minor: i64,
+    currency: Currency,
+}
+
+/// Why a text is not an amount.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum MoneyError {
+    /// Signs, exponents, grouping, spaces, leading zeros, other digits.
+    #[error("write digits and at most one point, as in \"88.88\": no sign, exponent, grouping, space or leading zero")]
+    Form,
+    /// More decimals than the currency has.
+    #[error("{currency} has {allowed} decimals")]
+    Decimals {
+        /// Which currency.
+        currency: Currency,
+        /// How many it has.
+        allowed: u8,
+    },
+    /// Zero.
+    #[error("must be greater than zero")]
+    Zero,
+    /// More than 10^15 minor units.
+    #[error("must be at most 10^15 minor units")]
+    TooLarge,
+}
+
+impl Money {
+    /// Reads an amount in major units.
+    ///
+    /// # Errors
+    /// [`MoneyError`] if it is not a plain positive decimal with at most the currency's decimals.
+    pub fn parse(text: &str, currency: Currency) -> Result<Self, MoneyError> {
+        let minor = scaled(text, currency.exponent()).map_err(|err| match err {
+            ScaleError::Form => MoneyError::Form,
+            ScaleError::Decimals => MoneyError::Decimals { currency, allowed: currency.exponent() },
+            ScaleError::TooLarge => MoneyError::TooLarge,
+        })?;
+        match minor {
+            0 => Err(MoneyError::Zero),
+            minor if minor > LARGEST_MINOR => Err(MoneyError::TooLarge),
+            minor => Ok(Self { minor, currency }),
+        }
+    }
+
+    /// The amount in minor units, always positive.
+    pub fn minor(self) -> i64 {
+        self.minor
+    }
+
+    /// Its currency.
+    pub fn currency(self) -> Currency {
+        self.currency
+    }
+}
+
+impl fmt::Display for Money {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", decimal(self.minor, self.currency.exponent(), self.currency.exponent()), self.currency)
+    }
+}
+
+/// What a call cost us: millionths of a major unit, so that 0.02 CNY is 20,000.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct Cost {
+    /// Millionths of the currency's major unit.
+    pub micro: i64,
+    /// The currency the provider bills in.
+    pub currency: Currency,
+}
+
+impl Cost {
+    /// Reads `"0.02"` as major units; up to six decimals, zero allowed.
+    ///
+    /// # Errors
+    /// [`MoneyError`] as for amounts.
+    pub fn parse(text: &str, currency: Currency) -> Result<Self, MoneyError> {
+        scaled(text, 6).map(|micro| Self { micro, currency }).map_err(|err| match err {
+            ScaleError::Form => MoneyError::Form,
+            ScaleError::Decimals => MoneyError::Decimals { currency, allowed: 6 },
+            ScaleError::TooLarge => MoneyError::TooLarge,
+        })
+    }
+
+    /// The sum, `None` if the currencies differ or it would not fit.
+    pub fn checked_add(self, other: Self) -> Option<Self> {
+        let same = self.currency == other.currency;
+        same.then(|| self.micro.checked_add(other.micro))?.map(|micro| Self { micro, ..self })
+    }
+
+    /// The number alone, as major units: at least the currency's decimals, no trailing zeros beyond them.
+    pub fn amount(self) -> String {
+        decimal(self.micro, 6, self.currency.exponent())
+    }
+}
+
+impl fmt::Display for Cost {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.amount(), self.currency)
+    }
+}
+
+/// A price per token: millionths of the major unit for a million tokens.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct TokenPrice {
+    /// For prompt tokens.
+    pub input_per_million: Cost,
+    /// For completion tokens.
+    pub output_per_million: Cost,
+}
+
+impl TokenPrice {
+    /// What this many tokens cost, rounded up to the next micro-unit; `None` if it would not fit.
+    pub fn cost(self, input_tokens: u64, output_tokens: u64) -> Option<Cost> {
+        let part = |price: Cost, tokens: u64| i128::from(price.micro).checked_mul(i128::from(tokens));
+        let exact =
+            part(self.input_per_million, input_tokens)?.checked_add(part(self.output_per_million, output_tokens)?)?;
+        let micro = i64::try_from(exact.checked_add(999_999)?.div_euclid(1_000_000)).ok()?;
+        Some(Cost { micro, currency: self.input_per_million.currency })
+    }
+}
+
+enum ScaleError {
+    Form,
+    Decimals,
+    TooLarge,
+}
+
+/// Reads a plain decimal as an integer scaled by 10^`exponent`.
+fn scaled(text: &str, exponent: u8) -> Result<i64, ScaleError> {
+    let (whole, fraction) = match text.split_once('.') {
+        Some((whole, fraction)) if !fraction.is_empty() => (whole, fraction),
+        Some(_) => return Err(ScaleError::Form),
+        None => (text, ""),
+    };
+    let digits = |part: &str| part.bytes().all(|b| b.is_ascii_digit());
+    let leading_zero = whole.len() > 1 && whole.starts_with('0');
+    if whole.is_empty() || leading_zero || !digits(whole) || !digits(fraction) {
+        return Err(ScaleError::Form);
+    }
+    if fraction.len() > usize::from(exponent) {
+        return Err(ScaleError::Decimals);
+    }
+    let padding = usize::from(exponent) - fraction.len();
+    let digits = whole.bytes().chain(fraction.bytes()).chain(std::iter::repeat_n(b'0', padding));
+    digits
+        .map(|b| i64::from(b - b'0'))
+        .try_fold(0i64, |sum, digit| sum.checked_mul(10)?.checked_add(digit))
+        .ok_or(ScaleError::TooLarge)
+}
+
+/// Writes an integer scaled by 10^`exponent` with at least `least` decimals and no further trailing zeros.
+fn decimal(value: i64, exponent: u8, least: u8) -> String {
+    let (exponent, least) = (usize::from(exponent), usize::from(least));
+    let digits = format!("{:0>width$}", value.unsigned_abs(), width = exponent + 1);
+    let (whole, fraction) = digits.split_at(digits.len() - exponent);
+    let mut fraction = fraction.to_owned();
+    while fraction.len() > least && fraction.ends_with('0') {
+        fraction.pop();
+    }
+    let sign = if value < 0 { "-" } else { "" };
+    if fraction.is_empty() { format!("{sign}{whole}") } else { format!("{sign}{whole}.{fraction}") }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn currency(code: &str) -> Currency {
+        Currency::parse(code).unwrap()
+    }
+
+    #[test]
+    fn c9_amounts_follow_the_currency() {
+        let minor = |text, code| Money::parse(text, currency(code)).map(Money::minor);
+        assert_eq!(minor("88.88", "CNY"), Ok(8888));
+        assert_eq!(minor("88.8", "CNY"), Ok(8880));
+        assert_eq!(minor("1", "JPY"), Ok(1));
+        assert_eq!(minor("0.001", "KWD"), Ok(1));
+        assert_eq!(minor("10000000000000.00", "CNY"), Ok(LARGEST_MINOR));
+        assert_eq!(minor("10000000000000.01", "CNY"), Err(MoneyError::TooLarge));
+        assert_eq!(minor("1.0", "JPY"), Err(MoneyError::Decimals { currency: currency("JPY"), allowed: 0 }));
+        assert_eq!(minor("0.00", "CNY"), Err(MoneyError::Zero));
+    }
+
+    #[test]
+    fn c9_hostile_spellings_are_refused() {
+        let hostile =
+            ["", ".", "1.", ".5", "+1", "-1", "1e3", "1,000.00", " 1", "1 ", "01", "00", "0x1", "١", "NaN", "1.2.3"];
+        for text in hostile {
+            assert_eq!(Money::parse(text, currency("CNY")), Err(MoneyError::Form), "{text:?}");
+        }
+        assert_eq!(Money::parse(&"9".repeat(40), currency("CNY")), Err(MoneyError::TooLarge));
+    }
+
+    #[test]
+    fn costs_read_and_print_in_major_units() {
+        let cost = Cost::parse("0.02", currency("CNY")).unwrap();
+        assert_eq!((cost.micro, cost.to_string().as_str()), (20_000, "0.02 CNY"));
+        assert_eq!(Cost { micro: 1_234_567, currency: currency("USD") }.to_string(), "1.234567 USD");
+        assert_eq!(Cost { micro: 5_000_000, currency: currency("JPY") }.to_string(), "5 JPY");
+    }
+
+    #[test]
+    fn tokens_are_priced_per_million_and_rounded_up() {
+        let price = TokenPrice {
+            input_per_million: Cost::parse("0.30", currency("USD")).unwrap(),
+            output_per_million: Cost::parse("1.20", currency("USD")).unwrap(),
+        };
+        assert_eq!(price.cost(1_000_000, 0).unwrap().micro, 300_000);
+        assert_eq!(price.cost(1, 0).unwrap().micro, 1);
+        assert_eq!(price.cost(u64::MAX, u64::MAX), None);
+    }
+
+    proptest! {
+        #[test]
+        fn an_amount_survives_being_written_and_read(minor in 1..=LARGEST_MINOR, code in prop::sample::select(vec!["CNY", "JPY", "KWD"])) {
+            let currency = currency(code);
+            let text = decimal(minor, currency.exponent(), currency.exponent());
+            prop_assert_eq!(Money::parse(&text, currency), Ok(Money { minor, currency }));
+        }
+
+        #[test]
+        fn sums_of_costs_lose_nothing(micros in prop::collection::vec(0i64..1_000_000_000, 0..50)) {
+            let zero = Cost { micro: 0, currency: currency("CNY") };
+            let sum = micros.iter().try_fold(zero, |sum, &micro| sum.checked_add(Cost { micro, ..zero }));
+            prop_assert_eq!(sum.map(|sum| sum.micro), Some(micros.iter().sum()));
+        }
+    }
+}

@@ -1,0 +1,1 @@
+//! Floor 1: what is signed, and with what. Pure; keys come in as arguments.
