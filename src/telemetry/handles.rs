@@ -1,0 +1,234 @@
+//! The sets of handles that a route, an upstream, a provider and the listener count with.
+//!
+//! Everything is resolved when the set is made; counting is an index and one addition, except [`UpstreamMetrics::cost`],
+//! which takes a short lock.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use super::catalog::{self, Row};
+use super::cells::{Counter, Gauge, Histogram, Level};
+use super::families::Families;
+use super::labels::{AttemptOutcome, ConnectionEnd, ConnectionRefusal, RequestOutcome, StreamEnd};
+use crate::domain::currency::Currency;
+use crate::domain::money::Cost;
+use crate::domain::outcome::FailureClass;
+use crate::domain::usage::Usage;
+
+/// Client connections.
+pub struct ConnectionMetrics {
+    /// Now open.
+    pub open: Gauge,
+    refused: Vec<Counter>,
+    ended: Vec<Counter>,
+}
+
+/// What one route counts.
+pub struct RouteMetrics {
+    /// From the first byte of a request to the last byte of its answer.
+    pub duration: Histogram,
+    /// Time spent in this process.
+    pub overhead: Histogram,
+    /// Calls whose answer has not ended.
+    pub in_flight: Gauge,
+    requests: Vec<Counter>,
+    streams: Vec<Counter>,
+}
+
+/// What one upstream, a provider with a model, counts.
+pub struct UpstreamMetrics {
+    /// From sending an attempt to the end of its answer.
+    pub duration: Histogram,
+    /// From sending an attempt to its first content.
+    pub first_content: Histogram,
+    /// 0 closed, 1 half-open, 2 open.
+    pub breaker: Level,
+    /// Prompt tokens.
+    pub tokens_in: Counter,
+    /// Completion tokens.
+    pub tokens_out: Counter,
+    ok: Counter,
+    abandoned: Counter,
+    failed: Vec<Counter>,
+    genai: Option<GenAi>,
+    costs: Costs,
+}
+
+/// What one provider counts over all its models.
+pub struct ProviderMetrics {
+    /// Retries that the provider's budget refused.
+    pub retry_budget_exhausted: Counter,
+}
+
+/// OpenTelemetry's names for what [`UpstreamMetrics`] counts anyway.
+struct GenAi {
+    duration: Histogram,
+    first_token: Histogram,
+    input: Histogram,
+    output: Histogram,
+}
+
+/// A counter for each currency an upstream was billed in; in practice one.
+struct Costs {
+    families: Arc<Families>,
+    provider: Box<str>,
+    model: Box<str>,
+    /// Locked once a call, for a search through one or two entries.
+    by_currency: Mutex<Vec<(Currency, Counter)>>,
+}
+
+impl ConnectionMetrics {
+    pub(super) fn new(f: &Families) -> Self {
+        Self {
+            open: f.gauge(&catalog::CONNECTIONS_OPEN, &[]),
+            refused: set(f, &catalog::CONNECTIONS_REFUSED, &[], &ConnectionRefusal::labels()),
+            ended: set(f, &catalog::CONNECTIONS_ENDED, &[], &ConnectionEnd::labels()),
+        }
+    }
+
+    /// The counter of one kind of refusal.
+    pub fn refused(&self, reason: ConnectionRefusal) -> Option<&Counter> {
+        self.refused.get(reason as usize)
+    }
+
+    /// The counter of one kind of end.
+    pub fn ended(&self, reason: ConnectionEnd) -> Option<&Counter> {
+        self.ended.get(reason as usize)
+    }
+}
+
+impl RouteMetrics {
+    pub(super) fn new(f: &Families, route: &str) -> Self {
+        Self {
+            duration: f.histogram(&catalog::REQUEST_DURATION, &[route]),
+            overhead: f.histogram(&catalog::OVERHEAD, &[route]),
+            in_flight: f.gauge(&catalog::IN_FLIGHT, &[route]),
+            requests: set(f, &catalog::REQUESTS, &[route], &RequestOutcome::labels()),
+            streams: set(f, &catalog::STREAM_OUTCOMES, &[route], &StreamEnd::labels()),
+        }
+    }
+
+    /// Counts a call that ended.
+    pub fn request(&self, outcome: RequestOutcome) {
+        self.requests.get(outcome as usize).inspect(|counter| counter.inc());
+    }
+
+    /// Counts a streamed answer that ended; accepts a [`crate::domain::outcome::End`].
+    pub fn stream(&self, end: impl Into<StreamEnd>) {
+        self.streams.get(end.into() as usize).inspect(|counter| counter.inc());
+    }
+}
+
+impl UpstreamMetrics {
+    pub(super) fn new(families: &Arc<Families>, provider: &str, model: &str) -> Self {
+        let f = &**families;
+        let names = &[provider, model];
+        let attempt = |outcome: AttemptOutcome| {
+            f.counter(&catalog::UPSTREAM_ATTEMPTS, &[provider, model, outcome.label(), outcome.reason()])
+        };
+        Self {
+            duration: f.histogram(&catalog::UPSTREAM_DURATION, names),
+            first_content: f.histogram(&catalog::FIRST_CONTENT, names),
+            breaker: f.level(&catalog::BREAKER_STATE, names),
+            tokens_in: f.counter(&catalog::TOKENS, &[provider, model, "input"]),
+            tokens_out: f.counter(&catalog::TOKENS, &[provider, model, "output"]),
+            ok: attempt(AttemptOutcome::Ok),
+            abandoned: attempt(AttemptOutcome::Abandoned),
+            failed: FailureClass::ALL.map(|class| attempt(AttemptOutcome::Failed(class))).into(),
+            genai: (!model.is_empty()).then(|| GenAi::new(f, provider, model)),
+            costs: Costs {
+                families: Arc::clone(families),
+                provider: provider.into(),
+                model: model.into(),
+                by_currency: Mutex::default(),
+            },
+        }
+    }
+
+    /// Counts an attempt that ended.
+    pub fn attempt(&self, outcome: impl Into<AttemptOutcome>) {
+        match outcome.into() {
+            AttemptOutcome::Ok => self.ok.inc(),
+            AttemptOutcome::Abandoned => self.abandoned.inc(),
+            AttemptOutcome::Failed(class) => {
+                // `FailureClass::ALL` is in the order of declaration; a test holds it to that.
+                self.failed.get(class as usize).inspect(|counter| counter.inc());
+            }
+        }
+    }
+
+    /// Observes a whole attempt, under both names.
+    pub fn observe_duration(&self, duration: Duration) {
+        self.duration.observe(duration);
+        if let Some(genai) = &self.genai {
+            genai.duration.observe(duration);
+        }
+    }
+
+    /// Observes the time to first content, under both names.
+    pub fn observe_first_content(&self, duration: Duration) {
+        self.first_content.observe(duration);
+        if let Some(genai) = &self.genai {
+            genai.first_token.observe(duration);
+        }
+    }
+
+    /// Counts what the provider reported, under both names; what it did not report is not counted as zero.
+    pub fn usage(&self, usage: Usage) {
+        if let Some(tokens) = usage.input_tokens {
+            self.tokens_in.add(tokens);
+            self.genai.iter().for_each(|genai| genai.input.observe_units(tokens));
+        }
+        if let Some(tokens) = usage.output_tokens {
+            self.tokens_out.add(tokens);
+            self.genai.iter().for_each(|genai| genai.output.observe_units(tokens));
+        }
+    }
+
+    /// Counts what a call cost; nothing is taken back, so a negative cost is ignored.
+    pub fn cost(&self, cost: Cost) {
+        if let Ok(micro) = u64::try_from(cost.micro) {
+            self.costs.add(cost.currency, micro);
+        }
+    }
+}
+
+impl ProviderMetrics {
+    pub(super) fn new(f: &Families, provider: &str) -> Self {
+        Self { retry_budget_exhausted: f.counter(&catalog::RETRY_BUDGET_EXHAUSTED, &[provider]) }
+    }
+}
+
+impl GenAi {
+    pub(super) fn new(f: &Families, provider: &str, model: &str) -> Self {
+        let tokens = |kind| f.histogram(&catalog::GENAI_TOKEN_USAGE, &["chat", provider, model, kind]);
+        Self {
+            duration: f.histogram(&catalog::GENAI_REQUEST_DURATION, &["chat", provider, model]),
+            first_token: f.histogram(&catalog::GENAI_TIME_TO_FIRST_TOKEN, &["chat", provider, model]),
+            input: tokens("input"),
+            output: tokens("output"),
+        }
+    }
+}
+
+impl Costs {
+    fn add(&self, currency: Currency, micro: u64) {
+        let mut counters = self.by_currency.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, counter)) = counters.iter().find(|(known, _)| *known == currency) {
+            return counter.add(micro);
+        }
+        let counter = self.families.counter(&catalog::COST, &[&self.provider, &self.model, currency.code()]);
+        counter.add(micro);
+        counters.push((currency, counter));
+    }
+}
+
+/// One counter for each value of the last label.
+pub(super) fn set(f: &Families, row: &'static Row, first: &[&str], last: &[&str]) -> Vec<Counter> {
+    last.iter().map(|value| f.counter(row, &[first, &[*value]].concat())).collect()
+}
+
+/// One counter for each pair of label values, the second varying fastest.
+pub(super) fn pairs(f: &Families, row: &'static Row, first: &[&str], second: &[&str]) -> Vec<Counter> {
+    first.iter().flat_map(|value| set(f, row, &[*value], second)).collect()
+}

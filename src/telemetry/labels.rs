@@ -1,0 +1,231 @@
+//! The closed sets that label values come from, where the domain has no word for them already.
+//!
+//! A label from a request would let anybody grow our memory and our scrape, so these are enums and the rest comes from
+//! configuration.
+
+use crate::domain::outcome::FailureClass;
+
+macro_rules! closed_set {
+    ($(#[$doc:meta])* $type:ident { $($(#[$case_doc:meta])* $case:ident = $label:literal),* $(,)? }) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+        pub enum $type {
+            $($(#[$case_doc])* $case),*
+        }
+
+        impl $type {
+            /// Every case, in the order of declaration.
+            pub const ALL: &[Self] = &[$(Self::$case),*];
+
+            /// Every label value, in the same order.
+            pub fn labels() -> Vec<&'static str> {
+                Self::ALL.iter().map(|case| case.label()).collect()
+            }
+
+            /// The label value.
+            pub fn label(self) -> &'static str {
+                match self {
+                    $(Self::$case => $label),*
+                }
+            }
+        }
+    };
+}
+
+closed_set! {
+    /// How a call ended for its caller.
+    RequestOutcome {
+        /// A complete answer.
+        Ok = "ok",
+        /// The caller's request was refused: 4xx that is not one of the cases below.
+        ClientError = "client_error",
+        /// No or a wrong key, or not allowed: 401, 403.
+        Unauthorised = "unauthorised",
+        /// The caller's own allowance: 429.
+        RateLimited = "rate_limited",
+        /// This process was full: 503.
+        Shed = "shed",
+        /// Every candidate failed, or the answer was cut after content had been forwarded.
+        UpstreamError = "upstream_error",
+        /// Time ran out: 408, 504.
+        Timeout = "timeout",
+        /// The client went away first.
+        ClientGone = "client_gone",
+        /// The process was stopping.
+        ShuttingDown = "shutting_down",
+        /// Our own fault: 500.
+        Error = "error",
+    }
+}
+
+closed_set! {
+    /// How a streamed body ended: the labels of [`crate::domain::outcome::End`].
+    StreamEnd {
+        /// Everything was delivered.
+        Complete = "complete",
+        /// The upstream cut it.
+        Truncated = "truncated",
+        /// The client went away first.
+        ClientGone = "client_gone",
+        /// An error was reported inside it.
+        Error = "error",
+        /// The upstream fell silent.
+        Idle = "idle",
+    }
+}
+
+closed_set! {
+    /// Which cache.
+    Cache {
+        /// Whole answers.
+        Response = "response",
+        /// Answers kept for repeated keys.
+        Idempotency = "idempotency",
+        /// Access tokens of providers.
+        Token = "token",
+    }
+}
+
+closed_set! {
+    /// What a cache did.
+    CacheEvent {
+        /// Found.
+        Hit = "hit",
+        /// Not found.
+        Miss = "miss",
+        /// Found, too old, used all the same.
+        Stale = "stale",
+        /// Waited for another call's answer.
+        Coalesced = "coalesced",
+        /// Thrown out to make room.
+        Evicted = "evicted",
+        /// Not stored or not used because a rule forbade it.
+        RefusedByGuard = "refused_by_guard",
+    }
+}
+
+closed_set! {
+    /// Why a call was shed.
+    ShedReason {
+        /// Too many in flight.
+        InFlight = "in_flight",
+        /// Too many body bytes in flight.
+        Bytes = "bytes",
+        /// The caller's share was used up while the process was busy.
+        CallerShare = "caller_share",
+        /// The process is stopping.
+        Draining = "draining",
+    }
+}
+
+closed_set! {
+    /// How a reload went.
+    ReloadResult {
+        /// The new configuration is in use.
+        Success = "success",
+        /// The old one stays.
+        Failure = "failure",
+    }
+}
+
+closed_set! {
+    /// Why a connection was turned away.
+    ConnectionRefusal {
+        /// The limit on open connections.
+        Limit = "limit",
+        /// No file descriptor or memory for it.
+        Exhausted = "exhausted",
+        /// No worker could take it.
+        WorkersFull = "workers_full",
+    }
+}
+
+closed_set! {
+    /// Why a connection ended.
+    ConnectionEnd {
+        /// Either side closed it in good order.
+        Closed = "closed",
+        /// The peer vanished or spoke no HTTP.
+        Failed = "failed",
+        /// A request head, or its first byte, took too long.
+        HeadTimeout = "head_timeout",
+        /// More header fields than allowed.
+        HeadFields = "head_fields",
+        /// Nothing was asked for too long.
+        Idle = "idle",
+        /// The peer accepted no bytes for too long.
+        WriteStall = "write_stall",
+        /// Idle, and its place was needed.
+        Evicted = "evicted",
+        /// The process is stopping and it was idle or had finished.
+        Drained = "drained",
+        /// The process is stopping and could not wait any longer.
+        Aborted = "aborted",
+        /// A bug.
+        Panicked = "panicked",
+    }
+}
+
+/// How one attempt at an upstream ended.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum AttemptOutcome {
+    /// A usable answer.
+    Ok,
+    /// It failed.
+    Failed(FailureClass),
+    /// Nobody wanted it any more: the client left, or another attempt was faster.
+    Abandoned,
+}
+
+impl AttemptOutcome {
+    /// The `outcome` label.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Ok => "ok",
+            Self::Failed(_) => "failed",
+            Self::Abandoned => "abandoned",
+        }
+    }
+
+    /// The `reason` label.
+    pub fn reason(self) -> &'static str {
+        match self {
+            Self::Failed(class) => class.label(),
+            Self::Ok | Self::Abandoned => "none",
+        }
+    }
+}
+
+impl From<FailureClass> for AttemptOutcome {
+    fn from(class: FailureClass) -> Self {
+        Self::Failed(class)
+    }
+}
+
+impl From<crate::domain::outcome::End> for StreamEnd {
+    fn from(end: crate::domain::outcome::End) -> Self {
+        use crate::domain::outcome::End;
+        match end {
+            End::Complete => Self::Complete,
+            End::UpstreamFailed(FailureClass::NoContent | FailureClass::HeadersTimeout) => Self::Idle,
+            End::UpstreamFailed(FailureClass::StreamCut) => Self::Truncated,
+            End::UpstreamFailed(_) | End::DeadlinePassed | End::ShuttingDown => Self::Error,
+            End::ClientGone => Self::ClientGone,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::outcome::End;
+
+    #[test]
+    fn a_streams_end_has_the_same_label_in_metrics_and_in_the_log() {
+        let failed = FailureClass::ALL.map(End::UpstreamFailed);
+        let others = [End::Complete, End::DeadlinePassed, End::ClientGone, End::ShuttingDown];
+        for end in failed.into_iter().chain(others) {
+            assert_eq!(StreamEnd::from(end).label(), end.label(), "{end:?}");
+        }
+    }
+}

@@ -1,0 +1,227 @@
+//! Handles to every metric, resolved at configuration time.
+//!
+//! A reload asks for the same names again and gets the same handles back, so no number is lost. Names that configurations
+//! used once stay for the life of the process; after [`MOST_NAMES`] distinct ones further names share the name `other`,
+//! so that a million reloads cannot grow the process.
+//!
+//! It deliberately does not decide what counts as an outcome: callers do.
+
+use std::collections::HashMap;
+use std::hash::Hash;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+
+use super::catalog;
+use super::cells::{Counter, Gauge, Histogram, Level};
+use super::families::Families;
+use super::handles::{ConnectionMetrics, ProviderMetrics, RouteMetrics, UpstreamMetrics, pairs, set};
+use super::labels::{Cache, CacheEvent, ReloadResult, ShedReason};
+use crate::domain::decision::{Action, DecisionSource, FallbackReason, Score};
+use crate::domain::id::{ProviderId, RouteId, UpstreamId};
+use crate::domain::operation::TrafficClass;
+use crate::domain::outcome::FailureClass;
+
+/// Most distinct routes, and most distinct upstreams, that get series of their own.
+pub const MOST_NAMES: usize = 1_024;
+/// Most distinct pairs of upstreams in `failovers_total`.
+const MOST_PAIRS: usize = 4_096;
+/// Most distinct model versions a provider may report.
+const MOST_VERSIONS: usize = 16;
+/// Most merchant categories.
+const MOST_CATEGORIES: usize = 64;
+/// The name that everything beyond a bound shares.
+const OTHER: &str = "other";
+
+const CLASSES: [TrafficClass; 2] = [TrafficClass::Risk, TrafficClass::Llm];
+const ACTIONS: [Action; 4] = [Action::Pass, Action::Challenge, Action::Review, Action::Reject];
+const SOURCES: [DecisionSource; 4] = [
+    DecisionSource::Live,
+    DecisionSource::Replayed,
+    DecisionSource::Late,
+    DecisionSource::Fallback(FallbackReason::Deadline),
+];
+
+/// Every metric of the process.
+pub struct Metrics {
+    families: Arc<Families>,
+    routes: Bounded<RouteId, RouteMetrics>,
+    upstreams: Bounded<(ProviderId, Box<str>), UpstreamMetrics>,
+    providers: Bounded<ProviderId, ProviderMetrics>,
+    failovers: Bounded<(UpstreamId, UpstreamId, FailureClass), Counter>,
+    risk_scores: Bounded<Box<str>, Histogram>,
+    decisions: HashMap<Box<str>, Vec<Counter>>,
+    shed: Vec<Counter>,
+    caches: Vec<Counter>,
+    config_reloads: Vec<Counter>,
+    config_last_success: Level,
+    /// Configurations still held, the current one included.
+    pub snapshots_alive: Gauge,
+    /// Calls whose cost is unknown.
+    pub unpriced: Counter,
+    /// Bugs contained to one request or connection.
+    pub panics: Counter,
+    /// Access log lines given up.
+    pub log_dropped: Counter,
+    /// Client connections.
+    pub connections: ConnectionMetrics,
+}
+
+impl Metrics {
+    /// All metrics at zero, with a lane for each core; every merchant category counts as `other`.
+    pub fn new() -> Arc<Self> {
+        Self::with_merchant_categories(&[])
+    }
+
+    /// As [`Metrics::new`], with the merchant categories (at most 64) that decisions are counted by.
+    pub fn with_merchant_categories(categories: &[&str]) -> Arc<Self> {
+        let families = Arc::new(Families::new(thread::available_parallelism().map_or(1, usize::from)));
+        let f = &*families;
+        Arc::new(Self {
+            decisions: decisions(f, categories),
+            shed: pairs(f, &catalog::SHED, &CLASSES.map(TrafficClass::label), &ShedReason::labels()),
+            caches: pairs(f, &catalog::CACHE_EVENTS, &Cache::labels(), &CacheEvent::labels()),
+            config_reloads: set(f, &catalog::CONFIG_RELOADS, &[], &ReloadResult::labels()),
+            config_last_success: f.level(&catalog::CONFIG_LAST_SUCCESS, &[]),
+            snapshots_alive: f.gauge(&catalog::CONFIG_SNAPSHOTS, &[]),
+            unpriced: f.counter(&catalog::UNPRICED, &[]),
+            panics: f.counter(&catalog::PANICS, &[]),
+            log_dropped: f.counter(&catalog::LOG_DROPPED, &[]),
+            connections: ConnectionMetrics::new(f),
+            routes: Bounded::new(MOST_NAMES),
+            upstreams: Bounded::new(MOST_NAMES),
+            providers: Bounded::new(MOST_NAMES),
+            failovers: Bounded::new(MOST_PAIRS),
+            risk_scores: Bounded::new(MOST_VERSIONS),
+            families,
+        })
+    }
+
+    /// The handles of a route; the same ones each time.
+    pub fn route(&self, id: &RouteId) -> Arc<RouteMetrics> {
+        self.routes
+            .get(id.clone(), |overflow| RouteMetrics::new(&self.families, if overflow { OTHER } else { id.as_str() }))
+    }
+
+    /// The handles of a provider's model; the same ones each time. A provider on the risk side has no model: pass `""`.
+    pub fn upstream(&self, provider: &ProviderId, model: &str) -> Arc<UpstreamMetrics> {
+        self.upstreams.get((provider.clone(), model.into()), |overflow| {
+            let (provider, model) = if overflow { (OTHER, OTHER) } else { (provider.as_str(), model) };
+            UpstreamMetrics::new(&self.families, provider, model)
+        })
+    }
+
+    /// The handles of a provider; the same ones each time.
+    pub fn provider(&self, id: &ProviderId) -> Arc<ProviderMetrics> {
+        self.providers.get(id.clone(), |overflow| {
+            ProviderMetrics::new(&self.families, if overflow { OTHER } else { id.as_str() })
+        })
+    }
+
+    /// Counts a call's move from one upstream to another. Takes a short lock: failovers are not the common case.
+    pub fn failover(&self, from: &UpstreamId, to: &UpstreamId, class: FailureClass) {
+        let counter = self.failovers.get((from.clone(), to.clone(), class), |overflow| {
+            let (from, to) = if overflow { (OTHER, OTHER) } else { (from.as_str(), to.as_str()) };
+            self.families.counter(&catalog::FAILOVERS, &[from, to, if overflow { OTHER } else { class.label() }])
+        });
+        counter.inc();
+    }
+
+    /// Counts a risk decision. A category that was not declared at construction counts as `other`.
+    pub fn decision(&self, merchant_category: Option<&str>, action: Action, source: DecisionSource) {
+        let counters = self.decisions.get(merchant_category.unwrap_or(OTHER)).or_else(|| self.decisions.get(OTHER));
+        let action = ACTIONS.iter().position(|known| *known == action);
+        let source = SOURCES.iter().position(|known| known.as_str() == source.as_str());
+        if let (Some(counters), Some(action), Some(source)) = (counters, action, source) {
+            counters.get(action * SOURCES.len() + source).inspect(|counter| counter.inc());
+        }
+    }
+
+    /// Counts a score a provider reported; after 16 distinct model versions, further ones count as `other`.
+    pub fn risk_score(&self, model_version: Option<&str>, score: Score) {
+        let version = model_version.filter(|version| version.len() <= 128).unwrap_or("unknown");
+        let histogram = self.risk_scores.get(version.into(), |overflow| {
+            self.families.histogram(&catalog::RISK_SCORE, &[if overflow { OTHER } else { version }])
+        });
+        histogram.observe_units(u64::from(score.micro()));
+    }
+
+    /// Counts a call refused because the process was full.
+    pub fn shed(&self, class: TrafficClass, reason: ShedReason) {
+        if let Some(class) = CLASSES.iter().position(|known| *known == class) {
+            self.shed.get(class * ShedReason::ALL.len() + reason as usize).inspect(|counter| counter.inc());
+        }
+    }
+
+    /// Counts what a cache did.
+    pub fn cache(&self, cache: Cache, event: CacheEvent) {
+        self.caches.get(cache as usize * CacheEvent::ALL.len() + event as usize).inspect(|counter| counter.inc());
+    }
+
+    /// Tells which configuration is in use, by the short form of its version, and when it was loaded.
+    pub fn config_in_use(&self, hash: &str, unix_seconds: u64) {
+        self.families.info(&catalog::CONFIG_INFO, &[hash]);
+        self.config_last_success.set(i64::try_from(unix_seconds).unwrap_or(i64::MAX));
+    }
+
+    /// Counts a reload.
+    pub fn config_reload(&self, result: ReloadResult) {
+        self.config_reloads.get(result as usize).inspect(|counter| counter.inc());
+    }
+
+    /// Everything in Prometheus' text format. An error is logged and gives an empty text.
+    pub fn render(&self) -> String {
+        self.families.render().unwrap_or_else(|err| {
+            tracing::error!(%err, "metrics cannot be rendered");
+            String::new()
+        })
+    }
+}
+
+/// Handles by key. Beyond `most` keys every new key gets the same, shared handles.
+struct Bounded<K, V> {
+    most: usize,
+    /// Locked while a configuration is built, and on the rare paths that say so; never while a request waits for I/O.
+    known: Mutex<Known<K, V>>,
+}
+
+struct Known<K, V> {
+    by_key: HashMap<K, Arc<V>>,
+    shared: Option<Arc<V>>,
+}
+
+impl<K: Eq + Hash, V> Bounded<K, V> {
+    fn new(most: usize) -> Self {
+        Self { most, known: Mutex::new(Known { by_key: HashMap::new(), shared: None }) }
+    }
+
+    /// The handles of `key`, made on first use; `make(true)` makes the shared ones.
+    fn get(&self, key: K, make: impl FnOnce(bool) -> V) -> Arc<V> {
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let Known { by_key, shared } = &mut *known;
+        if let Some(handles) = by_key.get(&key) {
+            return Arc::clone(handles);
+        }
+        if by_key.len() >= self.most {
+            return Arc::clone(shared.get_or_insert_with(|| Arc::new(make(true))));
+        }
+        let handles = Arc::new(make(false));
+        by_key.insert(key, Arc::clone(&handles));
+        handles
+    }
+}
+
+fn decisions(f: &Families, categories: &[&str]) -> HashMap<Box<str>, Vec<Counter>> {
+    let sources = SOURCES.map(DecisionSource::as_str);
+    let counters = |category: &str| {
+        let of_action = |action: &Action| set(f, &catalog::DECISIONS, &[category, action.as_str()], &sources);
+        ACTIONS.iter().flat_map(of_action).collect()
+    };
+    let mut all = HashMap::new();
+    for category in categories.iter().take(MOST_CATEGORIES).chain([&OTHER]) {
+        all.entry((*category).into()).or_insert_with(|| counters(category));
+    }
+    all
+}
+
+#[cfg(test)]
+mod tests;
