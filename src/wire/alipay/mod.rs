@@ -1,0 +1,1 @@
+//! The bodies of Alipay's dialects, one file each.
