@@ -196,7 +196,7 @@ fn what_is_no_json_object_is_one_mistake_of_the_whole_body() {
 }
 
 #[test]
-fn a_key_that_comes_twice_is_refused_at_every_level() {
+fn s10_a_key_that_comes_twice_is_refused_at_every_level() {
     let twice = |from: &str, to: &str| pointers(&least().to_string().replacen(from, to, 1));
     assert_eq!(twice("{", r#"{"total_amount":"0.01","#), ["/total_amount"]);
     assert_eq!(twice(r#"{"id":"m1"#, r#"{"id":"m2","id":"m1"#), ["/merchant/id"]);
