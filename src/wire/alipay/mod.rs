@@ -1,0 +1,3 @@
+//! The bodies of Alipay's dialects, one file each.
+
+pub mod di;
