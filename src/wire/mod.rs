@@ -1,1 +1,3 @@
 //! Floor 1: bytes to values and back, pure. Nothing here does I/O or knows a provider by name.
+
+pub mod sse;
