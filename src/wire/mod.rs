@@ -3,3 +3,4 @@
 pub mod alipay;
 pub mod object;
 pub mod risk;
+pub mod sse;
