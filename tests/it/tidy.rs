@@ -161,7 +161,7 @@ const ONLY: &[Only] = &[
         spelled: &["Deserialize"],
         seen: Seen::Code,
         within: &["src/config/", "src/domain/"],
-        allowed: &[("src/config/raw.rs", "says exactly what the text says")],
+        allowed: &[("src/config/raw", "says exactly what the text says")],
         instead: "read it in config/raw.rs and validate it in config/compile.rs",
     },
     Only {
