@@ -1,0 +1,241 @@
+//! The load generator: kept-alive connections, raw bytes, one thread, latencies from the moment a request was due.
+//!
+//! At a constant rate a request that had to wait for a free connection counts from when it should have left, so a
+//! stall is not hidden by the requests it held back (one that left late because of our timer counts from then). Every run ends: at its time, or at its number of requests.
+
+use std::cell::{Cell, RefCell};
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::task::{LocalSet, spawn_local};
+
+/// A request without an answer for so long is an error.
+const GIVE_UP: Duration = Duration::from_secs(20);
+
+/// When the next request leaves.
+#[derive(Clone, Copy)]
+pub enum Pace {
+    /// As soon as its connection is free.
+    Closed,
+    /// This many a second over all connections.
+    Rate(u32),
+    /// As `Rate`, and stop after this many.
+    Count(u32, u64),
+}
+
+/// Where to send what.
+#[derive(Clone)]
+pub struct Load {
+    to: SocketAddr,
+    connections: usize,
+    key: String,
+    streaming: bool,
+}
+
+/// What happened.
+pub struct Report {
+    /// Good answers.
+    pub done: u64,
+    /// Stream events seen, `[DONE]` not counted.
+    pub chunks: u64,
+    /// Everything else than a good answer.
+    pub errors: u64,
+    /// How long it really ran.
+    pub took: Duration,
+    latencies: Vec<Duration>,
+}
+
+impl Report {
+    /// In microseconds; `NaN` without any answer.
+    pub fn percentile(&self, share: f64) -> f64 {
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "an index into a vector")]
+        let rank = (self.latencies.len() as f64 * share) as usize;
+        self.latencies.get(rank).map_or(f64::NAN, |latency| latency.as_secs_f64() * 1e6)
+    }
+}
+
+/// What the connections share.
+struct Shared {
+    request: Vec<u8>,
+    start: Instant,
+    end: Instant,
+    pace: Pace,
+    sent: Cell<u64>,
+    chunks: Cell<u64>,
+    errors: Cell<u64>,
+    latencies: RefCell<Vec<Duration>>,
+}
+
+impl Load {
+    /// Chat completions to an address, as many connections at once.
+    pub fn new(to: SocketAddr, connections: usize) -> Self {
+        Self { to, connections, key: "none".to_owned(), streaming: false }
+    }
+
+    /// With a caller's key.
+    pub fn with_key(mut self, key: &str) -> Self {
+        key.clone_into(&mut self.key);
+        self
+    }
+
+    /// The same, asking for streams.
+    pub fn streaming(&self) -> Self {
+        Self { streaming: true, ..self.clone() }
+    }
+
+    /// Sends until the time is up (or the count is reached) and every request has its answer.
+    pub fn run(&self, pace: Pace, time: Duration) -> Report {
+        let start = Instant::now();
+        let shared = Rc::new(Shared {
+            request: self.request(),
+            start,
+            end: start + time,
+            pace,
+            sent: Cell::new(0),
+            chunks: Cell::new(0),
+            errors: Cell::new(0),
+            latencies: RefCell::new(Vec::new()),
+        });
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        LocalSet::new().block_on(&runtime, async {
+            let tasks: Vec<_> =
+                (0..self.connections).map(|_| spawn_local(one_connection(self.to, Rc::clone(&shared)))).collect();
+            for task in tasks {
+                task.await.unwrap();
+            }
+        });
+        let mut latencies = shared.latencies.take();
+        latencies.sort_unstable();
+        Report {
+            done: latencies.len() as u64,
+            chunks: shared.chunks.get(),
+            errors: shared.errors.get(),
+            took: start.elapsed(),
+            latencies,
+        }
+    }
+
+    fn request(&self) -> Vec<u8> {
+        let prompt = "Summarise this purchase in one short sentence for the customer's statement, please. ".repeat(10);
+        let stream = if self.streaming { r#""stream":true,"# } else { "" };
+        let body = format!(
+            r#"{{"model":"summary",{stream}"messages":[{{"role":"system","content":"Be brief."}},{{"role":"user","content":"{prompt}"}}],"temperature":0.2}}"#
+        );
+        let head = format!(
+            "POST /v1/chat/completions HTTP/1.1\r\nhost: {}\r\nauthorization: Bearer {}\r\ncontent-type: application/json\r\n\
+             accept: application/json\r\nuser-agent: bench\r\ncontent-length: {}\r\n\r\n",
+            self.to,
+            self.key,
+            body.len()
+        );
+        [head.into_bytes(), body.into_bytes()].concat()
+    }
+}
+
+impl Shared {
+    /// When the next request is due; `None` when there is none.
+    fn next(&self) -> Option<Instant> {
+        let number = self.sent.get();
+        let (rate, most) = match self.pace {
+            Pace::Closed => return (Instant::now() < self.end).then(Instant::now),
+            Pace::Rate(rate) => (rate, u64::MAX),
+            Pace::Count(rate, most) => (rate, most),
+        };
+        let due = self.start + Duration::from_secs_f64(number as f64 / f64::from(rate));
+        let more = number < most && (most < u64::MAX || due < self.end);
+        more.then(|| {
+            self.sent.set(number + 1);
+            due
+        })
+    }
+}
+
+async fn one_connection(to: SocketAddr, shared: Rc<Shared>) {
+    let mut connection = None;
+    while let Some(mut due) = shared.next() {
+        if due > Instant::now() {
+            tokio::time::sleep_until(due.into()).await;
+            // The timer's own lateness (up to a millisecond) is not the proxy's.
+            due = Instant::now();
+        }
+        let answer = tokio::time::timeout(GIVE_UP, exchange(to, &mut connection, &shared.request)).await;
+        if let Ok(Ok(chunks)) = answer {
+            shared.chunks.set(shared.chunks.get() + chunks);
+            shared.latencies.borrow_mut().push(due.elapsed());
+        } else {
+            connection = None;
+            shared.errors.set(shared.errors.get() + 1);
+            // A proxy that refuses everything must not be hammered.
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+}
+
+struct Connection {
+    stream: TcpStream,
+    buffer: Vec<u8>,
+}
+
+/// One request and its whole answer; the number of events in it.
+async fn exchange(to: SocketAddr, kept: &mut Option<Connection>, request: &[u8]) -> Result<u64, std::io::Error> {
+    let mut connection = if let Some(connection) = kept.take() {
+        connection
+    } else {
+        let stream = TcpStream::connect(to).await?;
+        stream.set_nodelay(true)?;
+        Connection { stream, buffer: Vec::with_capacity(8 * 1024) }
+    };
+    connection.stream.write_all(request).await?;
+    connection.buffer.clear();
+    let head = loop {
+        connection.more().await?;
+        if let Some(end) = find(&connection.buffer, b"\r\n\r\n") {
+            break end + 4;
+        }
+    };
+    let text = String::from_utf8_lossy(&connection.buffer[..head]).to_ascii_lowercase();
+    if !text.starts_with("http/1.1 200") {
+        return Err(std::io::Error::other("not a 200"));
+    }
+    let length = text.lines().find_map(|line| line.strip_prefix("content-length:")?.trim().parse::<usize>().ok());
+    let chunks = match length {
+        Some(length) => connection.whole(head + length).await?,
+        None => connection.chunked(head).await?,
+    };
+    if !text.contains("connection: close") {
+        *kept = Some(connection);
+    }
+    Ok(chunks)
+}
+
+impl Connection {
+    async fn more(&mut self) -> Result<(), std::io::Error> {
+        let read = self.stream.read_buf(&mut self.buffer).await?;
+        if read == 0 { Err(std::io::ErrorKind::UnexpectedEof.into()) } else { Ok(()) }
+    }
+
+    async fn whole(&mut self, length: usize) -> Result<u64, std::io::Error> {
+        while self.buffer.len() < length {
+            self.more().await?;
+        }
+        Ok(0)
+    }
+
+    /// Reads to the last chunk and counts events; a stream without `[DONE]` is an error.
+    async fn chunked(&mut self, head: usize) -> Result<u64, std::io::Error> {
+        while !self.buffer.ends_with(b"\r\n0\r\n\r\n") {
+            self.more().await?;
+        }
+        let body = &self.buffer[head..];
+        let events = body.windows(6).filter(|window| *window == b"data: ").count() as u64;
+        let done = find(body, b"data: [DONE]").is_some();
+        if events > 0 && !done { Err(std::io::Error::other("no [DONE]")) } else { Ok(events.saturating_sub(1)) }
+    }
+}
+
+fn find(hay: &[u8], needle: &[u8]) -> Option<usize> {
+    hay.windows(needle.len()).position(|window| window == needle)
+}

@@ -1,0 +1,204 @@
+//! What Weighbridge costs, beside the least that a hyper reverse proxy can do.
+//!
+//! `cargo bench --bench stack` runs a null upstream, a bare proxy and the product (and nginx, if installed) as processes
+//! of their own and measures each in interleaved rounds: throughput and CPU in a closed loop, latency at a constant
+//! arrival rate, CPU per relayed stream chunk. With taskset and two cores the proxy has core 0 to itself and everything
+//! else runs on core 1. Quote the ratios: absolute numbers belong to the machine.
+//!
+//! Options after `--`: `--seconds N` a phase, `--rounds N`, `--connections N`, `--rate N` for the latency phase,
+//! `--only bare,weighbridge`, `--smoke` (a short run that fails on any error), `--callgrind [--budget N]` (user
+//! instructions a request, see benches/callgrind.sh). Every run ends by itself.
+//!
+//! It does not measure the network, TLS or real providers.
+
+// Benches have no error path worth having: what fails should stop the run.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::print_stdout,
+    clippy::print_stderr,
+    clippy::disallowed_methods,
+    clippy::cast_precision_loss
+)]
+
+mod callgrind;
+mod load;
+mod process;
+mod servers;
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use load::{Load, Pace, Report};
+use process::{Kind, Pinned, Proxy, Upstream};
+
+/// What to run, from the command line.
+pub struct Options {
+    seconds: f64,
+    rounds: usize,
+    connections: usize,
+    rate: u32,
+    only: Vec<String>,
+    smoke: bool,
+    callgrind: bool,
+    budget: Option<f64>,
+}
+
+fn main() {
+    let arguments: Vec<String> = std::env::args().skip(1).filter(|argument| argument != "--bench").collect();
+    match arguments.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
+        ["null", listen] => servers::null(listen),
+        ["bare", listen, to] => servers::bare(listen, to),
+        _ => measure(&options(&arguments)),
+    }
+}
+
+fn options(arguments: &[String]) -> Options {
+    let value =
+        |name: &str| arguments.iter().position(|argument| argument == name).and_then(|at| arguments.get(at + 1));
+    let number = |name: &str, default: f64| value(name).map_or(default, |text| text.parse().expect(name));
+    let smoke = arguments.iter().any(|argument| argument == "--smoke");
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "small numbers that a person typed")]
+    let whole = |name: &str, default: f64| number(name, default).max(1.0) as u32;
+    Options {
+        seconds: number("--seconds", if smoke { 0.3 } else { 4.0 }).clamp(0.1, 60.0),
+        rounds: whole("--rounds", if smoke { 1.0 } else { 5.0 }).min(50) as usize,
+        connections: whole("--connections", 16.0).min(256) as usize,
+        rate: whole("--rate", if smoke { 200.0 } else { 1_000.0 }).min(20_000),
+        only: value("--only").map_or_else(Vec::new, |list| list.split(',').map(str::to_owned).collect()),
+        smoke,
+        callgrind: arguments.iter().any(|argument| argument == "--callgrind"),
+        budget: value("--budget").map(|text| text.parse().expect("--budget")),
+    }
+}
+
+fn measure(options: &Options) {
+    let pinned = Pinned::detect();
+    pinned.pin_self();
+    let upstream = Upstream::start(&pinned);
+    let wanted = |kind: &Kind| options.only.is_empty() || options.only.iter().any(|name| name == kind.name());
+    let kinds: Vec<Kind> = Kind::available().into_iter().filter(wanted).collect();
+    if options.callgrind {
+        callgrind::run(&kinds, &upstream, &pinned, options.budget);
+        return;
+    }
+    println!("{} s a phase, {} rounds, {} connections, {pinned}", options.seconds, options.rounds, options.connections);
+    let mut rows = Rows::default();
+    let started = Instant::now();
+    for _ in 0..options.rounds {
+        rows.take(Row::DIRECT, &latency_only(options, &upstream));
+        for kind in &kinds {
+            let proxy = Proxy::start(kind, &upstream, &pinned, &[]);
+            rows.take(kind.name(), &one_round(options, &proxy));
+        }
+    }
+    rows.print();
+    println!("{:.0} s in all", started.elapsed().as_secs_f64());
+    if options.smoke && rows.errors > 0 {
+        eprintln!("{} requests failed", rows.errors);
+        std::process::exit(1);
+    }
+}
+
+/// What one round measured, by name.
+type Figures = Vec<(&'static str, f64)>;
+
+fn latency_only(options: &Options, upstream: &Upstream) -> Figures {
+    let load = Load::new(upstream.address(), options.connections);
+    let steady = load.run(Pace::Rate(options.rate), Duration::from_secs_f64(options.seconds));
+    latencies(&steady)
+}
+
+fn latencies(report: &Report) -> Figures {
+    vec![("p50 us", report.percentile(0.50)), ("p99 us", report.percentile(0.99)), ("errors", report.errors as f64)]
+}
+
+fn one_round(options: &Options, proxy: &Proxy) -> Figures {
+    let phase = Duration::from_secs_f64(options.seconds);
+    let load = Load::new(proxy.address(), options.connections).with_key(proxy.key());
+    let warm = load.run(Pace::Closed, phase.mul_f64(0.2));
+
+    let before = proxy.cpu();
+    let closed = load.run(Pace::Closed, phase);
+    let cpu = proxy.cpu().saturating_sub(before).as_secs_f64();
+
+    let steady = load.run(Pace::Rate(options.rate), phase);
+
+    let before = proxy.cpu();
+    let streams = load.streaming().run(Pace::Closed, phase);
+    let stream_cpu = proxy.cpu().saturating_sub(before).as_secs_f64();
+
+    let errors = warm.errors + closed.errors + steady.errors + streams.errors;
+    let mut figures = vec![
+        ("req/s", closed.done as f64 / closed.took.as_secs_f64()),
+        ("req/s a core", closed.done as f64 / cpu),
+        ("cpu us/req", cpu * 1e6 / closed.done as f64),
+    ];
+    figures.extend(latencies(&steady).into_iter().filter(|(name, _)| *name != "errors"));
+    figures.push(("cpu us/chunk", stream_cpu * 1e6 / streams.chunks as f64));
+    figures.push(("rss MiB", proxy.resident_mib()));
+    figures.push(("errors", errors as f64));
+    figures
+}
+
+/// All rounds of all proxies.
+#[derive(Default)]
+struct Rows {
+    order: Vec<&'static str>,
+    figures: BTreeMap<(&'static str, &'static str), Vec<f64>>,
+    errors: u64,
+}
+
+struct Row;
+
+impl Row {
+    const DIRECT: &'static str = "direct";
+    const COLUMNS: [&'static str; 8] =
+        ["req/s", "req/s a core", "cpu us/req", "p50 us", "p99 us", "cpu us/chunk", "rss MiB", "errors"];
+}
+
+impl Rows {
+    fn take(&mut self, name: &'static str, figures: &Figures) {
+        if !self.order.contains(&name) {
+            self.order.push(name);
+        }
+        for &(column, value) in figures {
+            if column == "errors" && value > 0.0 {
+                self.errors += 1;
+            }
+            self.figures.entry((name, column)).or_default().push(value);
+        }
+    }
+
+    fn median(&self, name: &'static str, column: &'static str) -> Option<f64> {
+        let mut values = self.figures.get(&(name, column))?.clone();
+        values.sort_by(f64::total_cmp);
+        values.get(values.len() / 2).copied().filter(|value| value.is_finite())
+    }
+
+    /// Medians, then each proxy over `bare`.
+    fn print(&self) {
+        println!("\n{}", line("median of the rounds", Row::COLUMNS.iter().map(|&column| column.to_owned())));
+        for &name in &self.order {
+            println!("{}", line(name, Row::COLUMNS.iter().map(|&column| shown(self.median(name, column), 1))));
+        }
+        let columns = ["cpu/req", "cpu/chunk", "added p50 us", "added p99 us"];
+        println!("\n{}", line("over bare", columns.iter().map(|&column| column.to_owned())));
+        for &name in self.order.iter().filter(|name| **name != Row::DIRECT) {
+            let ratio = |column| Some(self.median(name, column)? / self.median("bare", column)?);
+            let added = |column| Some(self.median(name, column)? - self.median(Row::DIRECT, column)?);
+            let cells = [ratio("cpu us/req"), ratio("cpu us/chunk"), added("p50 us"), added("p99 us")];
+            println!("{}", line(name, cells.iter().map(|&cell| shown(cell, 2))));
+        }
+    }
+}
+
+fn line(name: &str, cells: impl Iterator<Item = String>) -> String {
+    cells.fold(format!("{name:<22}"), |line, cell| format!("{line}{cell:>14}"))
+}
+
+fn shown(value: Option<f64>, decimals: usize) -> String {
+    value.map_or("-".to_owned(), |value| format!("{value:.decimals$}"))
+}

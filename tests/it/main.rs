@@ -1,0 +1,15 @@
+//! The one integration binary: each extra one would link the whole crate again, and CI has two cores.
+//!
+//! One module per behaviour; add yours to the list.
+
+// clippy's "allow in tests" settings only see `#[test]` functions, and here the helpers are tests too.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::print_stdout,
+    clippy::disallowed_methods
+)]
+
+mod tidy;
