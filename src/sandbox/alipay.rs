@@ -34,7 +34,7 @@ mod tests;
 
 pub use admit::Refusal;
 pub use memory::Seen;
-pub use rules::{Effect, MAGIC_AMOUNTS, MagicAmount};
+pub use rules::{Effect, MAGIC_AMOUNTS, MagicAmount, USUAL};
 
 use admit::Admitted;
 use memory::Memory;
