@@ -3,7 +3,9 @@
 //! The simulated providers speak real HTTP/1 over any byte stream, so that what is tested against them is what runs
 //! against the real ones. This file has the connection they share; it knows no protocol and no fault.
 
+pub mod alipay;
 pub mod fault;
+pub mod keys;
 
 use std::error::Error as _;
 use std::future::Future;

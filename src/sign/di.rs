@@ -17,7 +17,7 @@ mod query;
 #[cfg(test)]
 mod tests;
 
-pub use query::canonical as canonical_query;
+pub use query::{canonical as canonical_query, decode as percent_decoded};
 
 /// Carries the signature of a request.
 pub const REQUEST_HEADER: &str = "di-signature";

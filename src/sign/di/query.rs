@@ -17,7 +17,7 @@ pub fn canonical(raw: &str) -> String {
 }
 
 /// Decodes `%XX`. A percent sign that no two hex digits follow stands for itself.
-fn decode(text: &str) -> Vec<u8> {
+pub fn decode(text: &str) -> Vec<u8> {
     let mut decoded = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();
     while let Some((&byte, after)) = rest.split_first() {

@@ -24,6 +24,8 @@ const LONGEST_EXPLANATION: usize = 1_024;
 const LONGEST_CODE: usize = 64;
 /// Bytes of an access token: it must fit into a header.
 const LONGEST_TOKEN: usize = 4_096;
+/// Seconds a token is believed to live at most: 30 days. Larger numbers must not reach clock arithmetic.
+const LONGEST_LIFE_S: u64 = 30 * 86_400;
 
 /// The media type of [`token_request`].
 pub const TOKEN_MEDIA_TYPE: &str = "application/x-www-form-urlencoded";
@@ -169,7 +171,7 @@ fn recommendation(raw: &RawValue) -> String {
 pub struct Token {
     /// What goes behind `Bearer`.
     pub access_token: Secret,
-    /// For how long, in seconds, counted from the answer. Greater than zero.
+    /// For how long, in seconds, counted from the answer. At least 1 and at most 30 days, whatever the provider says.
     pub expires_in_s: u64,
 }
 
@@ -192,7 +194,8 @@ pub fn decode_token(body: &[u8]) -> Result<Token, DecodeError> {
     let expires_in_s = object
         .get("expires_in")
         .and_then(|raw| raw.get().parse().ok())
-        .filter(|&seconds| seconds > 0)
+        .filter(|&seconds: &u64| seconds > 0)
+        .map(|seconds| seconds.min(LONGEST_LIFE_S))
         .ok_or(DecodeError::Field("expires_in"))?;
     Ok(Token { access_token, expires_in_s })
 }

@@ -62,6 +62,12 @@ fn a_token_is_read_and_does_not_show() {
 }
 
 #[test]
+fn a_token_that_lives_for_ever_is_believed_for_a_month() {
+    let body = format!(r#"{{"access_token":"t","token_type":"Bearer","expires_in":{}}}"#, u64::MAX);
+    assert_eq!(decode_token(body.as_bytes()).unwrap().expires_in_s, 2_592_000);
+}
+
+#[test]
 fn a_token_that_could_not_be_used_is_refused() {
     let refused = |body: &str| decode_token(body.as_bytes()).unwrap_err();
     let good = r#"{"access_token":"tok_1","token_type":"Bearer","expires_in":3600}"#;
