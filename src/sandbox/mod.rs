@@ -3,6 +3,7 @@
 //! The simulated providers speak real HTTP/1 over any byte stream, so that what is tested against them is what runs
 //! against the real ones. This file has the connection they share; it knows no protocol and no fault.
 
+pub mod aggregator;
 pub mod alipay;
 pub mod fault;
 pub mod keys;

@@ -1,6 +1,8 @@
 //! Floor 1: bytes to values and back, pure. Nothing here does I/O or knows a provider by name.
 
 pub mod alipay;
+pub mod json_edit;
 pub mod object;
+pub mod openai;
 pub mod risk;
 pub mod sse;

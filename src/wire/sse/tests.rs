@@ -192,7 +192,7 @@ fn p4_a_line_without_end_is_stopped_at_its_limit() {
 
 #[test]
 fn p4_an_event_without_end_is_stopped_at_its_limit() {
-    let line = [b"data: ".as_slice(), &[b'x'; 100_000], b"\n"].concat();
+    let line = [b"data: ".as_slice(), &vec![b'x'; 100_000], b"\n"].concat();
     let (events, error) = decode(std::iter::repeat_n(line.as_slice(), 100), Limits::default());
     assert_eq!((events.len(), error), (0, Some(SseError::EventTooLong)));
 }

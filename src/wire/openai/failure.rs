@@ -1,0 +1,207 @@
+//! Errors as providers report them: in the body of an error status, and dressed as an answer.
+
+use std::borrow::Cow;
+use std::fmt;
+
+use serde::de::{IgnoredAny, MapAccess, SeqAccess};
+
+use super::lenient::{Lenient, Loose, Shape};
+
+/// Characters of a provider's message that are kept.
+const MAX_MESSAGE: usize = 512;
+
+/// Characters of a provider's code or type that are kept.
+const MAX_WORD: usize = 64;
+
+/// The status that a known code or type stands for. Codes are looked up before types.
+///
+/// The `_error` types with their statuses are Anthropic's (listed at
+/// <https://hivebook.wiki/wiki/anthropic-api-error-handling>, read Nov 2026), the rest are words that OpenAI and servers
+/// like it put into `code`.
+const STATUS_OF: &[(&str, u16)] = &[
+    ("rate_limit_exceeded", 429),
+    ("rate_limit_error", 429),
+    ("too_many_requests", 429),
+    ("insufficient_quota", 429),
+    ("billing_hard_limit_reached", 429),
+    ("quota_exceeded", 429),
+    ("insufficient_balance", 402),
+    ("billing_error", 402),
+    ("server_error", 500),
+    ("internal_error", 500),
+    ("internal_server_error", 500),
+    ("api_error", 500),
+    ("service_unavailable", 503),
+    ("service_unavailable_error", 503),
+    ("engine_overloaded", 503),
+    ("overloaded", 529),
+    ("overloaded_error", 529),
+    ("timeout", 504),
+    ("timeout_error", 504),
+    ("context_length_exceeded", 400),
+    ("content_policy_violation", 400),
+    ("content_filter", 400),
+    ("invalid_request_error", 400),
+    ("invalid_api_key", 401),
+    ("authentication_error", 401),
+    ("permission_error", 403),
+    ("permission_denied", 403),
+    ("model_not_found", 404),
+    ("not_found_error", 404),
+    ("request_too_large", 413),
+];
+
+/// Codes and types that say money or a long allowance is used up, so that a retry soon is no use.
+const QUOTA: &[&str] =
+    &["insufficient_quota", "billing_hard_limit_reached", "quota_exceeded", "insufficient_balance", "billing_error"];
+
+/// What a provider said about a failure. The message may repeat the prompt, so debug output leaves it out.
+#[derive(Clone, PartialEq, Eq, Default)]
+pub struct EmbeddedError {
+    /// The status it reports or that its code or type stands for.
+    pub status: Option<u16>,
+    /// Its code, numbers included, at most 64 characters.
+    pub code: Option<String>,
+    /// Its type, at most 64 characters.
+    pub kind: Option<String>,
+    /// Its message, at most 512 characters; empty if it gave none.
+    pub message: String,
+}
+
+impl EmbeddedError {
+    /// True if money or a long allowance is used up, rather than a rate exceeded.
+    pub fn is_quota(&self) -> bool {
+        let known = |word: &Option<String>| word.as_deref().is_some_and(|word| QUOTA.contains(&word));
+        self.status == Some(402) || known(&self.code) || known(&self.kind)
+    }
+}
+
+impl fmt::Debug for EmbeddedError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("EmbeddedError").field("status", &self.status).field("code", &self.code).finish_non_exhaustive()
+    }
+}
+
+/// Reads the body of an error status; `None` if it is no JSON or holds nothing we know as an error.
+///
+/// Besides OpenAI's form it takes an error that is a string, one inside a list (Google's), vLLM's flat form, and the
+/// `detail` or `message` of web frameworks.
+pub fn parse_error(body: &[u8]) -> Option<EmbeddedError> {
+    match serde_json::from_slice::<Lenient<'_, ErrorBodies<'_>>>(body).ok()? {
+        Lenient::Map(parts) | Lenient::List(parts) => {
+            if let Some(error) = embedded(parts.error) {
+                return Some(error);
+            }
+            let flat = parts.flat.message.is_some().then_some(parts.flat);
+            flat.map(ErrorParts::into_error)
+        }
+        _ => None,
+    }
+}
+
+/// The error in a field of that name; `None` if it is null, false or empty, which several providers send with success.
+pub(super) fn embedded(field: Lenient<'_, ErrorParts<'_>>) -> Option<EmbeddedError> {
+    match field {
+        Lenient::Null | Lenient::Bool(false) | Lenient::Unsigned(0) => None,
+        Lenient::Text(text) if text.is_empty() => None,
+        Lenient::Text(text) => Some(EmbeddedError { message: bounded(&text, MAX_MESSAGE), ..EmbeddedError::default() }),
+        Lenient::Map(parts) | Lenient::List(parts) => parts.filled.then(|| parts.into_error()),
+        Lenient::Bool(true) | Lenient::Unsigned(_) | Lenient::Number => Some(EmbeddedError::default()),
+    }
+}
+
+/// The members of an error object.
+#[derive(Default)]
+pub(super) struct ErrorParts<'de> {
+    filled: bool,
+    message: Option<Cow<'de, str>>,
+    kind: Option<Cow<'de, str>>,
+    code: Loose<'de>,
+    status: Loose<'de>,
+}
+
+impl<'de> Shape<'de> for ErrorParts<'de> {
+    fn field<A: MapAccess<'de>>(&mut self, key: Cow<'de, str>, map: &mut A) -> Result<(), A::Error> {
+        self.filled = true;
+        match key.as_ref() {
+            "message" => self.message = map.next_value::<Loose<'_>>()?.text(),
+            "type" => self.kind = map.next_value::<Loose<'_>>()?.text(),
+            "code" => self.code = map.next_value()?,
+            "status" => self.status = map.next_value()?,
+            _ => map.next_value::<IgnoredAny>().map(drop)?,
+        }
+        Ok(())
+    }
+
+    fn element<A: SeqAccess<'de>>(&mut self, list: &mut A) -> Result<bool, A::Error> {
+        let more = list.next_element::<IgnoredAny>()?.is_some();
+        self.filled |= more;
+        Ok(more)
+    }
+}
+
+impl ErrorParts<'_> {
+    pub(super) fn into_error(self) -> EmbeddedError {
+        let kind = self.kind.map(|kind| bounded(&kind, MAX_WORD));
+        let code = match &self.code {
+            Lenient::Text(code) if !code.is_empty() => Some(bounded(code, MAX_WORD)),
+            Lenient::Unsigned(code) => Some(code.to_string()),
+            _ => None,
+        };
+        let number = self.code.unsigned().or_else(|| code.as_deref()?.parse().ok()).or_else(|| self.status.unsigned());
+        let number = number.and_then(|number| u16::try_from(number).ok()).filter(|number| (100..600).contains(number));
+        let word = code.as_deref().and_then(status_of).or_else(|| kind.as_deref().and_then(status_of));
+        let message = bounded(&self.message.unwrap_or_default(), MAX_MESSAGE);
+        EmbeddedError { status: number.or(word), code, kind, message }
+    }
+}
+
+fn status_of(word: &str) -> Option<u16> {
+    STATUS_OF.iter().find(|(known, _)| *known == word).map(|(_, status)| *status)
+}
+
+fn bounded(text: &str, max: usize) -> String {
+    text.chars().take(max).collect()
+}
+
+/// The body of an error status, or a list of such.
+#[derive(Default)]
+struct ErrorBodies<'de> {
+    error: Lenient<'de, ErrorParts<'de>>,
+    flat: ErrorParts<'de>,
+}
+
+impl<'de> Shape<'de> for ErrorBodies<'de> {
+    fn field<A: MapAccess<'de>>(&mut self, key: Cow<'de, str>, map: &mut A) -> Result<(), A::Error> {
+        match key.as_ref() {
+            "error" => self.error = map.next_value()?,
+            "detail" => self.flat.message = map.next_value::<Loose<'_>>()?.text(),
+            _ => return self.flat.field(key, map),
+        }
+        Ok(())
+    }
+
+    fn element<A: SeqAccess<'de>>(&mut self, list: &mut A) -> Result<bool, A::Error> {
+        let Some(element) = list.next_element::<Lenient<'_, ErrorObject<'_>>>()? else { return Ok(false) };
+        if let Lenient::Map(ErrorObject(error)) = element
+            && matches!(self.error, Lenient::Null)
+        {
+            self.error = error;
+        }
+        Ok(true)
+    }
+}
+
+/// One element of a list of errors.
+#[derive(Default)]
+struct ErrorObject<'de>(Lenient<'de, ErrorParts<'de>>);
+
+impl<'de> Shape<'de> for ErrorObject<'de> {
+    fn field<A: MapAccess<'de>>(&mut self, key: Cow<'de, str>, map: &mut A) -> Result<(), A::Error> {
+        if key == "error" {
+            self.0 = map.next_value()?;
+            return Ok(());
+        }
+        map.next_value::<IgnoredAny>().map(drop)
+    }
+}

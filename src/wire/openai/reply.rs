@@ -1,0 +1,223 @@
+//! What an answer, or one chunk of it, says about itself, read leniently.
+
+use std::borrow::Cow;
+
+use serde::de::{IgnoredAny, MapAccess, SeqAccess};
+
+use super::failure::{EmbeddedError, ErrorParts, embedded};
+use super::lenient::{Lenient, Loose, Shape};
+use crate::domain::usage::Usage;
+
+/// What one chunk of a stream holds.
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
+pub struct ChunkFacts {
+    /// Something the model said: text, reasoning, a tool call, a refusal, audio.
+    pub content: bool,
+    /// Some choice has its finish reason.
+    pub finished: bool,
+    /// The provider reports a failure in it.
+    pub error: Option<EmbeddedError>,
+    /// The token counts, if it has any.
+    pub usage: Option<Usage>,
+    /// Token counts and no choice: the extra chunk of `include_usage`.
+    pub usage_only: bool,
+    /// It is a JSON object. If not, the rest of these facts is empty.
+    pub json: bool,
+}
+
+/// What a whole answer holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ReplyFacts<'a> {
+    /// Something the model said. Of other operations: a non-empty `data`, `output`, `results`, `content` or `text`.
+    pub content: bool,
+    /// Some choice has its finish reason.
+    pub finished: bool,
+    /// The first finish reason.
+    pub finish_reason: Option<Cow<'a, str>>,
+    /// The provider reports a failure in it, whatever the status said.
+    pub error: Option<EmbeddedError>,
+    /// The token counts, if it has any.
+    pub usage: Option<Usage>,
+    /// The model as the provider names it.
+    pub model: Option<Cow<'a, str>>,
+}
+
+/// Reads one chunk; whatever is odd about it, the rest is still read.
+pub fn peek_chunk(data: &[u8]) -> ChunkFacts {
+    let Some(top) = Top::read(data) else { return ChunkFacts::default() };
+    let choices = top.choices;
+    ChunkFacts {
+        content: choices.content,
+        finished: choices.finish_reason.is_some(),
+        usage: top.usage,
+        usage_only: top.usage.is_some() && !choices.any,
+        json: true,
+        error: failure(top.error, choices.error, top.flat),
+    }
+}
+
+/// Reads a whole answer; `None` if it is no JSON object.
+pub fn peek_reply(body: &[u8]) -> Option<ReplyFacts<'_>> {
+    let top = Top::read(body)?;
+    let choices = top.choices;
+    Some(ReplyFacts {
+        content: choices.content || top.content,
+        finished: choices.finish_reason.is_some(),
+        finish_reason: choices.finish_reason,
+        usage: top.usage,
+        model: top.model,
+        error: failure(top.error, choices.error, top.flat),
+    })
+}
+
+/// The failure an answer reports: in its `error`, in a choice, or as vLLM does, by being an error itself.
+fn failure(
+    field: Lenient<'_, ErrorParts<'_>>,
+    choice: Option<EmbeddedError>,
+    flat: Option<ErrorParts<'_>>,
+) -> Option<EmbeddedError> {
+    embedded(field).or(choice).or_else(|| flat.map(ErrorParts::into_error))
+}
+
+/// The members of an answer or chunk.
+#[derive(Default)]
+struct Fields<'de> {
+    object: Loose<'de>,
+    flat: ErrorParts<'de>,
+    error: Lenient<'de, ErrorParts<'de>>,
+    choices: Choices<'de>,
+    usage: Counts,
+    model: Option<Cow<'de, str>>,
+    content: bool,
+}
+
+impl<'de> Shape<'de> for Fields<'de> {
+    fn field<A: MapAccess<'de>>(&mut self, key: Cow<'de, str>, map: &mut A) -> Result<(), A::Error> {
+        match key.as_ref() {
+            "choices" => {
+                if let Lenient::List(choices) = map.next_value()? {
+                    self.choices = choices;
+                }
+            }
+            "usage" => {
+                if let Lenient::Map(usage) = map.next_value()? {
+                    self.usage = usage;
+                }
+            }
+            "model" => self.model = map.next_value::<Loose<'_>>()?.text(),
+            "error" => self.error = map.next_value()?,
+            "object" => self.object = map.next_value()?,
+            "data" | "output" | "results" | "content" | "text" => {
+                self.content |= map.next_value::<Loose<'_>>()?.is_filled();
+            }
+            "message" | "type" | "code" => return self.flat.field(key, map),
+            _ => map.next_value::<IgnoredAny>().map(drop)?,
+        }
+        Ok(())
+    }
+}
+
+/// [`Fields`], sorted out.
+struct Top<'de> {
+    flat: Option<ErrorParts<'de>>,
+    error: Lenient<'de, ErrorParts<'de>>,
+    choices: Choices<'de>,
+    usage: Option<Usage>,
+    model: Option<Cow<'de, str>>,
+    content: bool,
+}
+
+impl<'de> Top<'de> {
+    fn read(json: &'de [u8]) -> Option<Self> {
+        let Ok(Lenient::Map(fields)) = serde_json::from_slice::<Lenient<'_, Fields<'_>>>(json) else { return None };
+        let Fields { object, flat, error, choices, usage, model, content } = fields;
+        let flat = (object.text().as_deref() == Some("error")).then_some(flat);
+        let usage = Some(usage.0).filter(|usage| !usage.is_empty());
+        Some(Self { flat, error, choices, usage, model, content })
+    }
+}
+
+/// All choices as one.
+#[derive(Default)]
+struct Choices<'de> {
+    any: bool,
+    content: bool,
+    finish_reason: Option<Cow<'de, str>>,
+    error: Option<EmbeddedError>,
+}
+
+impl<'de> Shape<'de> for Choices<'de> {
+    fn element<A: SeqAccess<'de>>(&mut self, list: &mut A) -> Result<bool, A::Error> {
+        let Some(choice) = list.next_element::<Lenient<'_, Choice<'_>>>()? else { return Ok(false) };
+        self.any = true;
+        let Lenient::Map(choice) = choice else { return Ok(true) };
+        self.content |= choice.content;
+        if self.error.is_none() {
+            // OpenRouter ends a choice this way, with or without saying why.
+            let ended = choice.finish_reason.as_deref() == Some("error");
+            self.error = embedded(choice.error).or_else(|| ended.then(EmbeddedError::default));
+        }
+        if self.finish_reason.is_none() {
+            self.finish_reason = choice.finish_reason;
+        }
+        Ok(true)
+    }
+}
+
+#[derive(Default)]
+struct Choice<'de> {
+    content: bool,
+    finish_reason: Option<Cow<'de, str>>,
+    error: Lenient<'de, ErrorParts<'de>>,
+}
+
+impl<'de> Shape<'de> for Choice<'de> {
+    fn field<A: MapAccess<'de>>(&mut self, key: Cow<'de, str>, map: &mut A) -> Result<(), A::Error> {
+        match key.as_ref() {
+            "delta" | "message" => {
+                if let Lenient::Map(Said(content)) = map.next_value()? {
+                    self.content |= content;
+                }
+            }
+            "text" => self.content |= map.next_value::<Loose<'_>>()?.is_filled(),
+            "finish_reason" => self.finish_reason = map.next_value::<Loose<'_>>()?.text(),
+            "error" => self.error = map.next_value()?,
+            _ => map.next_value::<IgnoredAny>().map(drop)?,
+        }
+        Ok(())
+    }
+}
+
+/// Whether a message, or a piece of one, says anything: a role alone does not.
+#[derive(Default)]
+struct Said(bool);
+
+impl<'de> Shape<'de> for Said {
+    fn field<A: MapAccess<'de>>(&mut self, key: Cow<'de, str>, map: &mut A) -> Result<(), A::Error> {
+        match key.as_ref() {
+            "content" | "reasoning_content" | "reasoning" | "reasoning_details" | "tool_calls" | "function_call"
+            | "refusal" | "audio" => self.0 |= map.next_value::<Loose<'_>>()?.is_filled(),
+            _ => map.next_value::<IgnoredAny>().map(drop)?,
+        }
+        Ok(())
+    }
+}
+
+/// Token counts, under the names of chat completions or of the later operations.
+#[derive(Default)]
+struct Counts(Usage);
+
+impl<'de> Shape<'de> for Counts {
+    fn field<A: MapAccess<'de>>(&mut self, key: Cow<'de, str>, map: &mut A) -> Result<(), A::Error> {
+        match key.as_ref() {
+            "prompt_tokens" | "input_tokens" => {
+                self.0.input_tokens = map.next_value::<Loose<'_>>()?.unsigned().or(self.0.input_tokens);
+            }
+            "completion_tokens" | "output_tokens" => {
+                self.0.output_tokens = map.next_value::<Loose<'_>>()?.unsigned().or(self.0.output_tokens);
+            }
+            _ => map.next_value::<IgnoredAny>().map(drop)?,
+        }
+        Ok(())
+    }
+}

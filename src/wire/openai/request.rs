@@ -1,0 +1,227 @@
+//! What a request says about how it is to be routed, read strictly.
+
+use std::borrow::Cow;
+
+use serde::de::{IgnoredAny, MapAccess};
+
+use super::lenient::{Lenient, Loose, Shape};
+
+/// Top-level keys one request may have. Real ones have a few dozen at most; each is compared with all before it.
+const MAX_KEYS: usize = 256;
+
+/// The fields whose value we act on. A second spelling of one of these could mean something else to the provider.
+const READ: [&str; 4] = ["model", "stream", "stream_options", "n"];
+
+/// The fields routing needs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RequestFacts<'a> {
+    /// The model as asked for, never empty.
+    pub model: Cow<'a, str>,
+    /// The caller wants events.
+    pub stream: bool,
+    /// The caller wants the chunk with the token counts.
+    pub include_usage: bool,
+    /// There is a `stream_options` object.
+    pub has_stream_options: bool,
+    /// How many answers, 1 unless the caller says otherwise.
+    pub n: u64,
+}
+
+/// Why a request is refused with 400. Says nothing of the body's content.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct DecodeError {
+    /// What is wrong and what to send instead.
+    pub message: &'static str,
+    /// The field it is about.
+    pub param: Option<&'static str>,
+    /// Line and column, both from 1, when the body is not JSON.
+    pub position: Option<(usize, usize)>,
+}
+
+impl DecodeError {
+    fn of(param: &'static str, message: &'static str) -> Self {
+        Self { message, param: Some(param), position: None }
+    }
+
+    fn whole(message: &'static str) -> Self {
+        Self { message, param: None, position: None }
+    }
+}
+
+/// Reads the fields routing needs, in one pass over the body after a cheap one for its depth.
+///
+/// # Errors
+///
+/// When the body is not a UTF-8 JSON object, nests deeper than `max_depth`, has a top-level key twice or more than 256,
+/// spells a field we read in other letter case, or gives one a wrong type.
+pub fn peek_request(body: &[u8], max_depth: usize) -> Result<RequestFacts<'_>, DecodeError> {
+    let text = std::str::from_utf8(body).map_err(|_| DecodeError::whole("the body must be JSON in UTF-8"))?;
+    if nests_deeper(body, max_depth) {
+        return Err(DecodeError::whole("the body is nested too deeply, send fewer levels"));
+    }
+    match serde_json::from_str::<Lenient<'_, Fields<'_>>>(text) {
+        Ok(Lenient::Map(fields)) => fields.facts(),
+        Ok(_) => Err(DecodeError::whole("the body must be a JSON object")),
+        Err(error) => {
+            let position = Some((error.line(), error.column()));
+            Err(DecodeError { message: "the body is not valid JSON", param: None, position })
+        }
+    }
+}
+
+#[derive(Default)]
+struct Fields<'de> {
+    seen: Vec<Cow<'de, str>>,
+    wrong: Option<DecodeError>,
+    model: Loose<'de>,
+    stream: Loose<'de>,
+    stream_options: Lenient<'de, StreamOptions<'de>>,
+    n: Loose<'de>,
+}
+
+impl<'de> Shape<'de> for Fields<'de> {
+    fn field<A: MapAccess<'de>>(&mut self, key: Cow<'de, str>, map: &mut A) -> Result<(), A::Error> {
+        if self.wrong.is_none() {
+            self.wrong = self.objection(&key);
+        }
+        match key.as_ref() {
+            "model" => self.model = map.next_value()?,
+            "stream" => self.stream = map.next_value()?,
+            "stream_options" => self.stream_options = map.next_value()?,
+            "n" => self.n = map.next_value()?,
+            _ => map.next_value::<IgnoredAny>().map(drop)?,
+        }
+        if self.wrong.is_none() {
+            self.seen.push(key);
+        }
+        Ok(())
+    }
+}
+
+impl Fields<'_> {
+    /// What is wrong with one more key.
+    fn objection(&self, key: &str) -> Option<DecodeError> {
+        let read = READ.into_iter().find(|read| folds_to(key, read));
+        if self.seen.iter().any(|seen| seen == key) {
+            return Some(DecodeError {
+                param: read,
+                ..DecodeError::whole("a top-level key appears twice, send it once")
+            });
+        }
+        if let Some(read) = read.filter(|read| *read != key) {
+            return Some(DecodeError::of(read, "a field is spelt in another letter case, write it in lower case"));
+        }
+        (self.seen.len() >= MAX_KEYS).then(|| DecodeError::whole("the body has too many top-level keys"))
+    }
+}
+
+impl<'de> Fields<'de> {
+    fn facts(self) -> Result<RequestFacts<'de>, DecodeError> {
+        if let Some(wrong) = self.wrong {
+            return Err(wrong);
+        }
+        let model = match self.model {
+            Lenient::Text(model) if !model.is_empty() => model,
+            Lenient::Text(_) => return Err(DecodeError::of("model", "model must not be empty")),
+            Lenient::Null => return Err(DecodeError::of("model", "model is missing, name the model to use")),
+            _ => return Err(DecodeError::of("model", "model must be a string")),
+        };
+        let stream = flag(&self.stream).ok_or(DecodeError::of("stream", "stream must be true or false"))?;
+        let (has_stream_options, include_usage) = match self.stream_options {
+            Lenient::Null => (false, false),
+            Lenient::Map(options) => (true, options.include_usage()?),
+            _ => return Err(DecodeError::of("stream_options", "stream_options must be an object")),
+        };
+        let n = match self.n {
+            Lenient::Null => 1,
+            Lenient::Unsigned(n) if n > 0 => n,
+            _ => return Err(DecodeError::of("n", "n must be a whole number of at least 1")),
+        };
+        Ok(RequestFacts { model, stream, include_usage, has_stream_options, n })
+    }
+}
+
+#[derive(Default)]
+struct StreamOptions<'de> {
+    include_usage: Option<Loose<'de>>,
+    twice: bool,
+}
+
+impl<'de> Shape<'de> for StreamOptions<'de> {
+    fn field<A: MapAccess<'de>>(&mut self, key: Cow<'de, str>, map: &mut A) -> Result<(), A::Error> {
+        if key != "include_usage" {
+            return map.next_value::<IgnoredAny>().map(drop);
+        }
+        self.twice |= self.include_usage.is_some();
+        self.include_usage = Some(map.next_value()?);
+        Ok(())
+    }
+}
+
+impl StreamOptions<'_> {
+    fn include_usage(self) -> Result<bool, DecodeError> {
+        const PARAM: &str = "stream_options.include_usage";
+        if self.twice {
+            return Err(DecodeError::of(PARAM, "include_usage appears twice, send it once"));
+        }
+        flag(&self.include_usage.unwrap_or_default())
+            .ok_or(DecodeError::of(PARAM, "include_usage must be true or false"))
+    }
+}
+
+/// A boolean, null meaning false; `None` for any other type.
+fn flag(value: &Loose<'_>) -> Option<bool> {
+    match value {
+        Lenient::Null => Some(false),
+        Lenient::Bool(value) => Some(*value),
+        _ => None,
+    }
+}
+
+/// True if a reader that ignores letter case takes `key` for `name`. Go's reader does, and it folds the long s into s
+/// (<https://go.dev/src/encoding/json/v2/fold.go>, read Nov 2026); of our fields none has the other such letter, k.
+fn folds_to(key: &str, name: &str) -> bool {
+    let folded = key.chars().map(|letter| match letter {
+        '\u{17f}' => 's',
+        other => other.to_ascii_lowercase(),
+    });
+    folded.eq(name.chars())
+}
+
+/// True if objects and lists nest deeper than `max`. Of a body that is no JSON it may say anything; parsing refuses that.
+fn nests_deeper(body: &[u8], max: usize) -> bool {
+    let mut depth = 0_usize;
+    let mut rest = body;
+    while let Some((byte, tail)) = rest.split_first() {
+        rest = tail;
+        match byte {
+            b'{' | b'[' => {
+                depth += 1;
+                if depth > max {
+                    return true;
+                }
+            }
+            b'}' | b']' => depth = depth.saturating_sub(1),
+            b'"' => rest = after_string(tail),
+            _ => {}
+        }
+    }
+    false
+}
+
+/// What follows the string whose opening quote was just passed.
+fn after_string(mut rest: &[u8]) -> &[u8] {
+    let stops = |byte: &u8| *byte == b'"' || *byte == b'\\';
+    loop {
+        let (blocks, _) = rest.as_chunks::<16>();
+        let clean = blocks.iter().take_while(|block| !block.iter().fold(false, |hit, byte| hit | stops(byte))).count();
+        rest = rest.get(clean * 16..).unwrap_or_default();
+        let Some(at) = rest.iter().position(stops) else { return &[] };
+        let escaped = rest.get(at) == Some(&b'\\');
+        rest = rest.get(at + 1 + usize::from(escaped)..).unwrap_or_default();
+        if !escaped {
+            return rest;
+        }
+    }
+}
