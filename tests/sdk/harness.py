@@ -1,0 +1,192 @@
+"""Starts the product as its users do, and speaks plain HTTP to it with the standard library only."""
+
+import hashlib
+import http.client
+import json
+import os
+import re
+import select
+import signal
+import socket
+import subprocess
+import time
+import urllib.parse
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+BINARY = Path(os.environ.get("WEIGHBRIDGE_BIN", ROOT / "target/release/weighbridge"))
+READY_WITHIN = 20
+STOP_WITHIN = 15
+
+NARROW_KEY = "wb-sdk-narrow-key-0123456789abcdef0123456789abcdef"
+SLOW_KEY = "wb-sdk-slow-key-0123456789abcdef0123456789abcdef01"
+
+# Callers of our own beside those of the repository's routes.toml, to show what a key may not do.
+EXTRA_CALLERS = f"""
+[[caller]]
+id = "sdk-narrow"
+tenant = "sdk-tests"
+key_digest = "sha256:{hashlib.sha256(NARROW_KEY.encode()).hexdigest()}"
+allow = ["summary"]
+
+[[caller]]
+id = "sdk-slow"
+tenant = "sdk-tests"
+key_digest = "sha256:{hashlib.sha256(SLOW_KEY.encode()).hexdigest()}"
+allow = ["summary"]
+limits = {{ requests_per_minute = 1 }}
+"""
+
+
+@dataclass
+class Answer:
+    """One whole HTTP answer; header names in lower case."""
+
+    status: int
+    headers: dict
+    body: bytes
+    took: float
+
+    def json(self):
+        return json.loads(self.body)
+
+
+def exchange(base: str, method: str, path: str, body=None, headers=None, timeout=30) -> Answer:
+    """One request on a connection of its own. `body` is bytes, or anything JSON can say."""
+    address = urllib.parse.urlsplit(base)
+    connection = http.client.HTTPConnection(address.hostname, address.port, timeout=timeout)
+    headers = dict(headers or {})
+    if body is not None and not isinstance(body, bytes):
+        body = json.dumps(body, ensure_ascii=False).encode()
+        headers.setdefault("Content-Type", "application/json")
+    started = time.monotonic()
+    try:
+        connection.request(method, path, body=body, headers=headers)
+        response = connection.getresponse()
+        whole = response.read()
+        lower = {name.lower(): value for name, value in response.getheaders()}
+        return Answer(response.status, lower, whole, time.monotonic() - started)
+    finally:
+        connection.close()
+
+
+def free_port() -> int:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        return taken.getsockname()[1]
+
+
+class Process:
+    """The product, running; stopped with SIGTERM and expected to leave with 0."""
+
+    def __init__(self, arguments, log: Path, env=None, stdout=None):
+        self.log = log
+        self.output = open(log, "wb")
+        self.process = subprocess.Popen(
+            [str(BINARY), *arguments],
+            cwd=ROOT,
+            env={**os.environ, **(env or {})},
+            stdin=subprocess.DEVNULL,
+            stdout=stdout or self.output,
+            stderr=self.output,
+        )
+
+    def said(self) -> str:
+        return self.log.read_text(errors="replace")[-4000:]
+
+    def wait_for_port(self, port: int):
+        until = time.monotonic() + READY_WITHIN
+        while time.monotonic() < until:
+            assert self.process.poll() is None, f"it ended with {self.process.returncode}:\n{self.said()}"
+            with socket.socket() as probe:
+                if probe.connect_ex(("127.0.0.1", port)) == 0:
+                    return
+            time.sleep(0.02)
+        raise AssertionError(f"port {port} is not open after {READY_WITHIN} s:\n{self.said()}")
+
+    def first_line(self) -> str:
+        until = time.monotonic() + READY_WITHIN
+        line = b""
+        stream = self.process.stdout.fileno()
+        while not line.endswith(b"\n"):
+            left = until - time.monotonic()
+            ready = left > 0 and select.select([stream], [], [], left)[0]
+            byte = os.read(stream, 1) if ready else b""
+            assert byte, f"no line on its output ({self.process.poll()}):\n{self.said()}"
+            line += byte
+        return line.decode()
+
+    def stop(self):
+        self.process.send_signal(signal.SIGTERM)
+        try:
+            code = self.process.wait(STOP_WITHIN)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+            raise AssertionError(f"it still runs {STOP_WITHIN} s after SIGTERM:\n{self.said()}") from None
+        finally:
+            self.output.close()
+        assert code == 0, f"it ended with {code}:\n{self.said()}"
+
+
+class Sandbox:
+    """`weighbridge sandbox --json`: the proxy in front of simulated providers."""
+
+    def __init__(self, folder: Path):
+        routes = folder / "routes.toml"
+        routes.write_text((ROOT / "routes.toml").read_text() + EXTRA_CALLERS)
+        arguments = ["sandbox", "--json", "--routes", str(routes), "--providers", str(ROOT / "providers")]
+        arguments += ["--data-dir", str(folder / "data"), "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"]
+        self.process = Process(arguments, folder / "log", stdout=subprocess.PIPE)
+        self.said = json.loads(self.process.first_line())
+        self.data = self.said["data"]
+        self.base_url = self.said["base_url"]
+        self.admin = self.said["admin"]
+        self.key = self.said["api_key"]
+
+    def stop(self):
+        self.process.stop()
+
+    def call(self, method, path, body=None, key=None, headers=None, timeout=30) -> Answer:
+        """A request to the data port with the sandbox's key, or `key`."""
+        headers = {"Authorization": f"Bearer {key or self.key}", **(headers or {})}
+        return exchange(self.data, method, path, body, headers, timeout)
+
+    def assess(self, body, **options) -> Answer:
+        return self.call("POST", "/v1/risk/assessments", body, **options)
+
+    def metric(self, name: str, **labels) -> float:
+        """The sum of a metric over all series that have these labels."""
+        text = exchange(self.admin, "GET", "/metrics").body.decode()
+        total = 0.0
+        for line in text.splitlines():
+            match = re.fullmatch(rf"{re.escape(name)}(?:\{{(.*)\}})? (\S+)", line)
+            if match:
+                have = dict(re.findall(r'(\w+)="([^"]*)"', match[1] or ""))
+                if all(have.get(label) == value for label, value in labels.items()):
+                    total += float(match[2])
+        return total
+
+    def eventually(self, truth, within=3.0):
+        """Waits until `truth()` holds."""
+        until = time.monotonic() + within
+        while not truth():
+            assert time.monotonic() < until, f"still not so after {within} s"
+            time.sleep(0.02)
+
+
+def payment(amount="88.00", **changes) -> dict:
+    """A valid assessment request with an order number of its own."""
+    body = {
+        "out_trade_no": f"T{uuid.uuid4().hex}",
+        "total_amount": amount,
+        "currency": "CNY",
+        "subject": "demo",
+        "merchant": {"id": "m1", "category": "groceries", "country": "CN"},
+        "user": {"id": f"u-{uuid.uuid4().hex[:12]}", "country": "CN"},
+        "device": {"id": "d1", "ip": "203.0.113.7"},
+    }
+    body.update(changes)
+    return body
