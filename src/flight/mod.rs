@@ -1,1 +1,9 @@
-//! Floor 3: what travels through the stacks.
+//! Floor 3: what travels through the stacks: an [`arrival::Arrival`] through the ingress, a [`call::Call`] through a
+//! route, a [`reply::Reply`] back up, an [`error`] instead of it, and a [`trail::Trail`] that sees all of it.
+
+pub mod allowance;
+pub mod arrival;
+pub mod call;
+pub mod error;
+pub mod reply;
+pub mod trail;

@@ -1,1 +1,6 @@
-//! Floor 6: composition.
+//! Floor 6: composition. [`stack`] shows every tower stack; [`snapshot`] is one configuration made runnable.
+
+pub mod dispatch;
+pub mod pin;
+pub mod snapshot;
+pub mod stack;

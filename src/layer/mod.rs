@@ -1,1 +1,51 @@
-//! Floor 5: tower layers.
+//! Floor 5: tower layers, each generic over the service inside.
+//!
+//! Every file has the same three parts, in this order: `Params` (plain values that `gateway/stack.rs` fills in),
+//! `FooLayer` (makes it), `Foo<S>` (is it). Three rules hold for all:
+//!
+//! * **Always ready.** `poll_ready` returns `Ready(Ok)`. Capacity is taken inside `call`, and a full or open thing refuses
+//!   with a typed error so that failover can try the next candidate. A queue in a payment path is latency in disguise.
+//! * **Call first, wait later.** `call` invokes the inner service before the first await, so nothing is cloned per
+//!   request that need not be.
+//! * **The end is the body's end.** What must last as long as the reply goes into `ReplyBody::on_end`.
+//!
+//! A layer that only looks and refuses has a future without a box; one that acts on the reply boxes it once.
+
+use std::future::Future;
+use std::pin::Pin;
+
+pub mod admission;
+pub mod authenticate;
+pub mod bulkhead;
+pub mod cache;
+pub mod catch_panic;
+pub mod deadline;
+pub mod drain;
+pub mod failover;
+pub mod fallback;
+pub mod idempotency;
+pub mod meter;
+pub mod observe;
+pub mod pace;
+pub mod read_body;
+pub mod record;
+pub mod rescue;
+pub mod soft_deadline;
+pub mod stamp;
+pub mod strict;
+pub mod throttle;
+pub mod timeout;
+pub mod trip;
+
+/// The future of a layer that acts on its reply.
+pub type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
+
+/// Implements the part of [`tower::Service`] that is the same everywhere: always ready.
+macro_rules! always_ready {
+    () => {
+        fn poll_ready(&mut self, _: &mut std::task::Context<'_>) -> std::task::Poll<Result<(), Self::Error>> {
+            std::task::Poll::Ready(Ok(()))
+        }
+    };
+}
+pub(crate) use always_ready;

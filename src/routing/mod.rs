@@ -1,1 +1,3 @@
-//! Floor 3: pure decisions about where a call goes.
+//! Floor 3: pure decisions about where a call goes. Nothing here waits, and the same functions answer `explain`.
+
+pub mod select;

@@ -1,1 +1,14 @@
-//! Floor 4: one provider, live.
+//! Floor 4: one provider, live: its connections, its credentials, its health, and one attempt at it.
+
+pub mod alipay;
+pub mod attempt;
+pub mod breaker;
+pub mod dial;
+pub mod limiter;
+pub mod live;
+pub mod openai;
+pub mod pool;
+pub mod retry_after;
+pub mod send;
+pub mod stream;
+pub mod token;

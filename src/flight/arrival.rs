@@ -1,0 +1,68 @@
+//! A request on its way through the ingress, before it is a call.
+//!
+//! Typed fields instead of `http::Extensions`: what a layer needs is in the signature, and nothing is looked up by type.
+
+use std::sync::Arc;
+
+use http::HeaderValue;
+use http::request::Parts;
+use tokio::time::Instant;
+
+use crate::config::table::{Caller, ConfigVersion, Limits};
+use crate::domain::id::RequestId;
+use crate::domain::operation::Operation;
+use crate::flight::allowance::Allowance;
+use crate::flight::trail::Trail;
+
+/// One request with the configuration pinned to it. `P` is the pinned snapshot, `B` the body: a stream, later bytes.
+pub struct Arrival<P, B> {
+    /// Method, path, headers.
+    pub head: Parts,
+    /// The body.
+    pub body: B,
+    /// Its identity.
+    pub id: RequestId,
+    /// When it was first seen; deadlines count from here.
+    pub arrived: Instant,
+    /// What happens to it.
+    pub trail: Trail,
+    /// One configuration version for the whole request.
+    pub pinned: P,
+    /// What the path stands for, once matched.
+    pub operation: Option<Operation>,
+    /// The path's parameter, once matched.
+    pub parameter: Option<String>,
+    /// Who asks, once identified.
+    pub caller: Option<Arc<LiveCaller>>,
+}
+
+impl<P, B> Arrival<P, B> {
+    /// The same arrival with another body.
+    pub fn with_body<C>(self, body: C) -> Arrival<P, C> {
+        let Self { head, body: _, id, arrived, trail, pinned, operation, parameter, caller } = self;
+        Arrival { head, body, id, arrived, trail, pinned, operation, parameter, caller }
+    }
+}
+
+/// A caller and what it has used of its limits; the use survives a reload by id.
+pub struct LiveCaller {
+    /// Who it is.
+    pub caller: Arc<Caller>,
+    /// What it has used.
+    pub allowance: Arc<Allowance>,
+}
+
+/// What the ingress layers ask of a pinned snapshot, so that they need not know how it is composed.
+pub trait Pinned: Clone + Send + Sync + 'static {
+    /// Which configuration this is.
+    fn version(&self) -> ConfigVersion;
+
+    /// Its version as the value of `wb-config`.
+    fn version_header(&self) -> &HeaderValue;
+
+    /// Process-wide limits.
+    fn limits(&self) -> &Limits;
+
+    /// The caller with this key digest.
+    fn caller(&self, key_digest: &[u8; 32]) -> Option<&Arc<LiveCaller>>;
+}

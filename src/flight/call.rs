@@ -1,0 +1,100 @@
+//! One accepted request, decoded as far as anybody needs it, with everything that was decided about it so far.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use tokio::time::Instant;
+
+use crate::config::table::{Caller, RiskRoute};
+use crate::domain::deadline::Deadline;
+use crate::domain::id::RequestId;
+use crate::domain::operation::Operation;
+use crate::flight::trail::Trail;
+use crate::wire::risk::Assessment;
+
+/// What a caller asked for. Cloning is cheap: an attempt gets its own.
+#[derive(Clone)]
+pub struct Call {
+    /// What to do.
+    pub operation: Operation,
+    /// The request body as it arrived.
+    pub body: Bytes,
+    /// The few facts read from it.
+    pub facts: Facts,
+    /// Who, when, until when.
+    pub context: Arc<CallContext>,
+    /// No attempt may outlive this.
+    pub deadline: Deadline,
+}
+
+/// What does not change while a call is in flight.
+pub struct CallContext {
+    /// Its identity.
+    pub id: RequestId,
+    /// Who asked.
+    pub caller: Arc<Caller>,
+    /// When its first byte was seen.
+    pub arrived: Instant,
+    /// What happened to it.
+    pub trail: Trail,
+    /// What the caller wants of the answer cache.
+    pub cache: CacheWish,
+}
+
+/// `wb-cache`: the caller's word on the answer cache.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum CacheWish {
+    /// As the route says.
+    #[default]
+    Default,
+    /// A fresh answer, which may be stored.
+    NoCache,
+    /// Neither read nor stored.
+    NoStore,
+    /// Only a stored answer.
+    OnlyIfCached,
+}
+
+/// The decoded part of a body.
+#[derive(Clone)]
+pub enum Facts {
+    /// An LLM request.
+    Llm(LlmFacts),
+    /// A payment attempt.
+    Risk(Arc<RiskFacts>),
+}
+
+/// What we read of an LLM request; everything else travels untouched.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct LlmFacts {
+    /// The caller wants server-sent events.
+    pub stream: bool,
+    /// The caller wants the usage event at the end of the stream.
+    pub include_usage: bool,
+}
+
+/// A payment attempt and the route whose rules decide it.
+pub struct RiskFacts {
+    /// The decoded request.
+    pub assessment: Assessment,
+    /// The pinned route.
+    pub route: Arc<RiskRoute>,
+}
+
+impl Call {
+    /// The LLM facts; a risk call reads as "whole answer".
+    pub fn llm(&self) -> LlmFacts {
+        match self.facts {
+            Facts::Llm(facts) => facts,
+            Facts::Risk(_) => LlmFacts { stream: false, include_usage: false },
+        }
+    }
+
+    /// The risk facts, if this is a risk call.
+    pub fn risk(&self) -> Option<&Arc<RiskFacts>> {
+        match &self.facts {
+            Facts::Llm(_) => None,
+            Facts::Risk(facts) => Some(facts),
+        }
+    }
+}

@@ -1,0 +1,161 @@
+//! What can go wrong with an attempt and with a call. Neither ever holds a body, a prompt or a secret.
+//!
+//! Only `layer/rescue.rs` turns a [`CallError`] into a status code.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::domain::decision::FallbackReason;
+use crate::domain::outcome::{FailureClass, Sent};
+use crate::wire::openai::EmbeddedError;
+use crate::wire::risk::FieldError;
+
+/// One attempt's failure.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("{}: {detail}", class.label())]
+pub struct AttemptError {
+    /// What kind.
+    pub class: FailureClass,
+    /// What may have reached the provider.
+    pub sent: Sent,
+    /// The provider's status, if it answered.
+    pub status: Option<u16>,
+    /// How long the provider asked us to stay away.
+    pub retry_after: Option<Duration>,
+    /// The provider's own words, for a caller whose request it refused.
+    pub said: Option<Arc<EmbeddedError>>,
+    /// What happened, in our words.
+    pub detail: &'static str,
+}
+
+impl AttemptError {
+    /// A failure with nothing but a class, what was sent and a sentence.
+    pub fn new(class: FailureClass, sent: Sent, detail: &'static str) -> Self {
+        Self { class, sent, status: None, retry_after: None, said: None, detail }
+    }
+
+    /// A refusal by our own bulkhead, breaker or pace; nothing was sent.
+    pub fn local(class: FailureClass, retry_after: Option<Duration>, detail: &'static str) -> Self {
+        Self { retry_after, ..Self::new(class, Sent::No, detail) }
+    }
+}
+
+/// Why a call has no answer.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum CallError {
+    /// The HTTP framing or headers are not acceptable.
+    #[error("{0}")]
+    Framing(&'static str),
+    /// `Expect` holds something else than `100-continue`.
+    #[error("only expect: 100-continue is understood")]
+    Expectation,
+    /// No such path.
+    #[error("no such path")]
+    NotFound,
+    /// The path exists, the method does not.
+    #[error("method not allowed, use {allow}")]
+    Method {
+        /// The methods that exist.
+        allow: &'static str,
+    },
+    /// No key, or one we do not know.
+    #[error("unknown caller key")]
+    BadKey,
+    /// The key is known and may not do this.
+    #[error("this key may not use {0}")]
+    NotAllowed(String),
+    /// The process is full.
+    #[error("the proxy is at its limit of {what}")]
+    Shed {
+        /// Which limit.
+        what: &'static str,
+    },
+    /// The caller is over its own limit.
+    #[error("this key is over its limit of {what}")]
+    Throttled {
+        /// Which limit.
+        what: &'static str,
+        /// When it has room again.
+        retry_after: Duration,
+    },
+    /// The body is larger than allowed.
+    #[error("the request body is larger than {limit_bytes} bytes")]
+    BodyTooLarge {
+        /// The limit.
+        limit_bytes: usize,
+    },
+    /// The body did not arrive in time, or broke off.
+    #[error("the request body did not arrive")]
+    BodyIncomplete,
+    /// Compressed or not JSON by its own declaration.
+    #[error("{0}")]
+    MediaType(&'static str),
+    /// A request that is not what the path takes.
+    #[error("{message}")]
+    BadRequest {
+        /// What is wrong, without quoting it.
+        message: String,
+        /// Which parameter.
+        param: Option<&'static str>,
+    },
+    /// Bad fields of a risk request, all of them.
+    #[error("{} bad fields", .0.len())]
+    BadFields(Arc<Vec<FieldError>>),
+    /// No route has this name.
+    #[error("no such model")]
+    UnknownModel {
+        /// The name asked for, if it is short and plain.
+        model: String,
+    },
+    /// The id was used with another body.
+    #[error("out_trade_no was used before with another body")]
+    Conflict,
+    /// `only-if-cached` and nothing is.
+    #[error("nothing stored for this request")]
+    NotCached,
+    /// Every candidate failed or refused.
+    #[error("no candidate answered: {last}")]
+    Exhausted {
+        /// The failure that speaks for all.
+        last: AttemptError,
+        /// The earliest moment a candidate may have room again.
+        retry_after: Option<Duration>,
+    },
+    /// Our own time is up.
+    #[error("the deadline passed")]
+    DeadlinePassed,
+    /// No verdict could be had, and the route wants an error then.
+    #[error("no risk decision: {}", .0.text())]
+    NoDecision(FallbackReason),
+    /// A bug; the details are in the log.
+    #[error("internal error")]
+    Internal,
+}
+
+impl CallError {
+    /// A closed set of words for metrics and logs.
+    pub fn label(&self) -> &'static str {
+        match self {
+            Self::Framing(_) => "framing",
+            Self::Expectation => "expectation",
+            Self::NotFound => "not_found",
+            Self::Method { .. } => "method",
+            Self::BadKey => "bad_key",
+            Self::NotAllowed(_) => "not_allowed",
+            Self::Shed { .. } => "shed",
+            Self::Throttled { .. } => "throttled",
+            Self::BodyTooLarge { .. } => "body_too_large",
+            Self::BodyIncomplete => "body_incomplete",
+            Self::MediaType(_) => "media_type",
+            Self::BadRequest { .. } => "bad_request",
+            Self::BadFields(_) => "bad_fields",
+            Self::UnknownModel { .. } => "unknown_model",
+            Self::Conflict => "conflict",
+            Self::NotCached => "not_cached",
+            Self::Exhausted { last, .. } => last.class.label(),
+            Self::DeadlinePassed => "deadline_passed",
+            Self::NoDecision(reason) => reason.code(),
+            Self::Internal => "internal",
+        }
+    }
+}

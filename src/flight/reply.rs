@@ -1,0 +1,263 @@
+//! The answer on its way to the client, and the one hook for whatever belongs to its end.
+//!
+//! A reply ends when its body ends. Permits, breaker verdicts, metering, metrics and log lines that belong to the end
+//! go into [`ReplyBody::on_end`]; there is no second mechanism. The body is polled, never pumped through a channel, so a
+//! slow reader slows the provider instead of filling our memory.
+
+use std::convert::Infallible;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use futures_util::Stream;
+use http::{HeaderMap, StatusCode};
+use http_body::{Frame, SizeHint};
+
+use crate::domain::decision::Decision;
+use crate::domain::id::RequestId;
+use crate::domain::outcome::{End, FailureClass};
+use crate::domain::usage::Usage;
+use crate::wire::openai::{ErrorBody, error_event};
+use crate::wire::sse::Event;
+
+/// A status, the few headers that may pass, and a body.
+pub struct Reply {
+    /// What the client sees.
+    pub status: StatusCode,
+    /// Allow-listed headers.
+    pub headers: HeaderMap,
+    /// The content.
+    pub body: ReplyBody,
+    /// Tokens, filled at the latest when the body ends.
+    pub usage: UsageSlot,
+    /// True if the answer is whole and final, and so may be stored.
+    pub complete: bool,
+    /// A risk reply's meaning; its bytes are made from it at the ingress.
+    pub decision: Option<Arc<Decision>>,
+}
+
+/// Where whoever reads the provider's answer leaves the token counts. Cloning shares it.
+#[derive(Clone, Default)]
+pub struct UsageSlot(Arc<Mutex<Usage>>);
+
+impl UsageSlot {
+    /// Replaces what is known.
+    pub fn set(&self, usage: Usage) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = usage;
+    }
+
+    /// What is known.
+    pub fn get(&self) -> Usage {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Events of a stream that is past its commit point. `Err` is the one failure that ends it.
+pub type EventStream = Pin<Box<dyn Stream<Item = Result<Event, FailureClass>> + Send>>;
+
+type Interrupt = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+/// What the end of a body looked like.
+#[derive(Clone, Copy, Debug)]
+pub struct Ended {
+    /// How.
+    pub end: End,
+    /// Body bytes handed to the connection.
+    pub bytes: u64,
+}
+
+type EndHook = Box<dyn FnOnce(&Ended) + Send>;
+
+/// The only body type after `send`.
+pub struct ReplyBody {
+    content: Content,
+    interrupts: Vec<(Interrupt, End)>,
+    hooks: Vec<EndHook>,
+    bytes: u64,
+    call: Option<RequestId>,
+}
+
+enum Content {
+    Whole(Bytes),
+    Events(EventStream),
+    /// The terminal event went out; what is left is to let the upstream connection finish.
+    Closing(EventStream),
+    Over,
+}
+
+impl ReplyBody {
+    /// A body that is already here.
+    pub fn whole(bytes: Bytes) -> Self {
+        Self::new(Content::Whole(bytes))
+    }
+
+    /// A stream of events, from its first content on.
+    pub fn events(events: EventStream) -> Self {
+        Self::new(Content::Events(events))
+    }
+
+    fn new(content: Content) -> Self {
+        Self { content, interrupts: Vec::new(), hooks: Vec::with_capacity(8), bytes: 0, call: None }
+    }
+
+    /// Runs `hook` exactly once when the body ends, also when it is dropped. Later hooks run first, as drops do.
+    pub fn on_end(&mut self, hook: impl FnOnce(&Ended) + Send + 'static) {
+        self.hooks.push(Box::new(hook));
+    }
+
+    /// Ends a stream with one error event once `moment` is ready. A whole body ignores it: it is already here.
+    pub fn end_when(&mut self, moment: impl Future<Output = ()> + Send + 'static, end: End) {
+        if self.is_stream() {
+            self.interrupts.push((Box::pin(moment), end));
+        }
+    }
+
+    /// Gives a whole body its bytes, once what they say is known.
+    pub fn fill(&mut self, bytes: Bytes) {
+        if let Content::Whole(content) = &mut self.content {
+            *content = bytes;
+        }
+    }
+
+    /// Names the call in an error event.
+    pub fn name_call(&mut self, id: RequestId) {
+        self.call = Some(id);
+    }
+
+    /// True for server-sent events.
+    pub fn is_stream(&self) -> bool {
+        matches!(self.content, Content::Events(_))
+    }
+
+    /// The bytes of a whole body that has not been sent yet.
+    pub fn as_whole(&self) -> Option<&Bytes> {
+        match &self.content {
+            Content::Whole(bytes) => Some(bytes),
+            Content::Events(_) | Content::Closing(_) | Content::Over => None,
+        }
+    }
+
+    fn finish(&mut self, end: End) {
+        self.content = Content::Over;
+        self.interrupts.clear();
+        let ended = Ended { end, bytes: self.bytes };
+        while let Some(hook) = self.hooks.pop() {
+            hook(&ended);
+        }
+    }
+
+    fn frame(&mut self, bytes: Bytes) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        self.bytes += bytes.len() as u64;
+        Poll::Ready(Some(Ok(Frame::data(bytes))))
+    }
+
+    fn fail(&mut self, end: End) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        let event = error_event(&describe(end), self.call.as_ref().map_or("", RequestId::as_str));
+        let frame = self.frame(event.raw().clone());
+        self.finish(end);
+        frame
+    }
+
+    fn poll_events(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        let Content::Events(events) = &mut self.content else { return Poll::Ready(None) };
+        match events.as_mut().poll_next(cx) {
+            Poll::Ready(Some(Ok(event))) => {
+                if event.is_done() {
+                    self.close();
+                }
+                self.frame(event.raw().clone())
+            }
+            Poll::Ready(Some(Err(class))) => self.fail(End::UpstreamFailed(class)),
+            Poll::Ready(None) => self.fail(End::UpstreamFailed(FailureClass::StreamCut)),
+            Poll::Pending => match self.interrupted(cx) {
+                Some(end) => self.fail(end),
+                None => Poll::Pending,
+            },
+        }
+    }
+
+    fn interrupted(&mut self, cx: &mut Context<'_>) -> Option<End> {
+        self.interrupts.iter_mut().find_map(|(moment, end)| moment.as_mut().poll(cx).is_ready().then_some(*end))
+    }
+
+    fn close(&mut self) {
+        if let Content::Events(events) = std::mem::replace(&mut self.content, Content::Over) {
+            self.content = Content::Closing(events);
+        }
+    }
+}
+
+impl http_body::Body for ReplyBody {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        let this = &mut *self;
+        match &mut this.content {
+            Content::Whole(bytes) => {
+                let bytes = std::mem::take(bytes);
+                this.content = Content::Over;
+                if bytes.is_empty() {
+                    this.finish(End::Complete);
+                    return Poll::Ready(None);
+                }
+                let frame = this.frame(bytes);
+                this.finish(End::Complete);
+                frame
+            }
+            Content::Events(_) => this.poll_events(cx),
+            Content::Closing(events) => {
+                // One look, never a wait: if the upstream's own end is already here, its connection can be reused.
+                let _ = events.as_mut().poll_next(cx);
+                this.finish(End::Complete);
+                Poll::Ready(None)
+            }
+            Content::Over => Poll::Ready(None),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.content {
+            Content::Whole(bytes) => bytes.is_empty() && self.hooks.is_empty(),
+            Content::Over => true,
+            Content::Events(_) | Content::Closing(_) => false,
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.content {
+            Content::Whole(bytes) => SizeHint::with_exact(bytes.len() as u64),
+            Content::Over => SizeHint::with_exact(0),
+            Content::Events(_) | Content::Closing(_) => SizeHint::default(),
+        }
+    }
+}
+
+impl Drop for ReplyBody {
+    fn drop(&mut self) {
+        let end = if matches!(self.content, Content::Closing(_)) { End::Complete } else { End::ClientGone };
+        self.finish(end);
+    }
+}
+
+/// The words of the one error event.
+fn describe(end: End) -> ErrorBody<'static> {
+    let (code, message) = match end {
+        End::UpstreamFailed(FailureClass::StreamCut) => {
+            ("upstream_truncated", "the provider's stream ended before its answer was complete")
+        }
+        End::UpstreamFailed(FailureClass::NoContent | FailureClass::HeadersTimeout) => {
+            ("upstream_stalled", "the provider stopped sending before its answer was complete")
+        }
+        End::DeadlinePassed => ("deadline_exceeded", "the call's total time was up before the answer was complete"),
+        End::ShuttingDown => ("shutting_down", "the proxy is restarting and could not wait any longer; try again"),
+        End::UpstreamFailed(_) | End::Complete | End::ClientGone => {
+            ("upstream_error", "the provider reported an error before its answer was complete")
+        }
+    };
+    ErrorBody { message, kind: "api_error", param: None, code: Some(code) }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,266 @@
+//! From a path to an operation, and from a body to a call.
+
+use std::sync::{Arc, LazyLock};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::future::{Either, Ready, ready};
+use http::header::CONTENT_TYPE;
+use http::{HeaderMap, HeaderValue, Method, StatusCode};
+use matchit::Router;
+use tower::{Layer, Service, ServiceExt};
+
+use crate::domain::deadline::Deadline;
+use crate::domain::operation::Operation;
+use crate::flight::arrival::{Arrival, LiveCaller};
+use crate::flight::call::{CacheWish, Call, CallContext, Facts, LlmFacts, RiskFacts};
+use crate::flight::error::CallError;
+use crate::flight::reply::{Reply, ReplyBody, UsageSlot};
+use crate::gateway::snapshot::{ReadyRoute, Snapshot};
+use crate::layer::{BoxFuture, always_ready};
+use crate::routing::select::{self, NoRoute};
+use crate::wire::openai::{model_object, models_list, peek_request};
+use crate::wire::risk::{DecisionView, decode, encode_decision};
+
+/// Who made the models, as `GET /v1/models` says it.
+const OWNER: &str = "weighbridge";
+
+/// The path table: exact paths, one method each.
+static PATHS: LazyLock<Router<(Method, &'static str, Operation)>> = LazyLock::new(|| {
+    let table = [
+        ("/v1/chat/completions", Method::POST, "POST", Operation::ChatCompletions),
+        ("/v1/models", Method::GET, "GET", Operation::ModelsList),
+        ("/v1/models/{*id}", Method::GET, "GET", Operation::ModelsGet),
+        ("/v1/risk/assessments", Method::POST, "POST", Operation::RiskAssess),
+    ];
+    let mut router = Router::new();
+    for (path, method, allow, operation) in table {
+        // A conflict would be a typo in the table above; the test below reads every row.
+        drop(router.insert(path, (method, allow, operation)));
+    }
+    router
+});
+
+/// Makes [`Match`].
+#[derive(Clone, Copy)]
+pub struct MatchLayer;
+
+/// Finds the operation, or 404, or 405.
+#[derive(Clone)]
+pub struct Match<S>(S);
+
+impl<S> Layer<S> for MatchLayer {
+    type Service = Match<S>;
+
+    fn layer(&self, inner: S) -> Match<S> {
+        Match(inner)
+    }
+}
+
+impl<S, P, B> Service<Arrival<P, B>> for Match<S>
+where
+    S: Service<Arrival<P, B>, Error = CallError>,
+{
+    type Response = S::Response;
+    type Error = CallError;
+    type Future = Either<Ready<Result<S::Response, CallError>>, S::Future>;
+
+    always_ready!();
+
+    fn call(&mut self, mut arrival: Arrival<P, B>) -> Self::Future {
+        match find(&arrival.head.method, arrival.head.uri.path()) {
+            Ok((operation, parameter)) => {
+                arrival.trail.lock().operation = Some(operation);
+                arrival.operation = Some(operation);
+                arrival.parameter = parameter;
+                Either::Right(self.0.call(arrival))
+            }
+            Err(error) => Either::Left(ready(Err(error))),
+        }
+    }
+}
+
+fn find(method: &Method, path: &str) -> Result<(Operation, Option<String>), CallError> {
+    let found = PATHS.at(path).map_err(|_| CallError::NotFound)?;
+    let (expected, allow, operation) = found.value;
+    if method != expected {
+        return Err(CallError::Method { allow });
+    }
+    Ok((*operation, found.params.get("id").map(str::to_owned)))
+}
+
+/// The innermost ingress service: makes a call and hands it to its route.
+#[derive(Clone, Copy)]
+pub struct Dispatch;
+
+impl Service<Arrival<Arc<Snapshot>, Bytes>> for Dispatch {
+    type Response = Reply;
+    type Error = CallError;
+    type Future = BoxFuture<Result<Reply, CallError>>;
+
+    always_ready!();
+
+    fn call(&mut self, arrival: Arrival<Arc<Snapshot>, Bytes>) -> Self::Future {
+        let Some((operation, caller)) = arrival.operation.zip(arrival.caller.clone()) else {
+            return Box::pin(ready(Err(CallError::Internal)));
+        };
+        match operation {
+            Operation::ChatCompletions => Box::pin(chat(arrival, caller)),
+            Operation::RiskAssess => Box::pin(assess(arrival, caller)),
+            Operation::ModelsList => Box::pin(ready(Ok(list_models(&arrival, &caller)))),
+            Operation::ModelsGet => Box::pin(ready(get_model(&arrival, &caller))),
+        }
+    }
+}
+
+type Ready2 = Arrival<Arc<Snapshot>, Bytes>;
+
+async fn chat(arrival: Ready2, caller: Arc<LiveCaller>) -> Result<Reply, CallError> {
+    let snapshot = Arc::clone(&arrival.pinned);
+    let depth = snapshot.table().limits().json_depth;
+    let facts = peek_request(&arrival.body, depth)
+        .map_err(|error| CallError::BadRequest { message: error.to_string(), param: error.param })?;
+    let (stream, include_usage) = (facts.stream, facts.include_usage);
+    let route = select::llm(snapshot.table(), &caller.caller, &facts.model).map_err(|missing| match missing {
+        NoRoute::Unknown => CallError::UnknownModel { model: facts.model.clone().into_owned() },
+        NoRoute::NotAllowed => CallError::NotAllowed(facts.model.clone().into_owned()),
+    })?;
+    let ready = snapshot.llm(&route.id).ok_or(CallError::Internal)?;
+    let longest = route.timeouts.total.min(patience(&arrival.head.headers, stream));
+    arrival.trail.lock().stream = stream;
+    let facts = Facts::Llm(LlmFacts { stream, include_usage });
+    let call = call(&arrival, caller, Operation::ChatCompletions, facts, longest);
+    fly(ready, call).await
+}
+
+async fn assess(arrival: Ready2, caller: Arc<LiveCaller>) -> Result<Reply, CallError> {
+    let snapshot = Arc::clone(&arrival.pinned);
+    let assessment = decode(&arrival.body).map_err(|fields| CallError::BadFields(Arc::new(fields)))?;
+    let route = select::risk(snapshot.table(), &caller.caller).map_err(|missing| match missing {
+        NoRoute::Unknown => CallError::NotFound,
+        NoRoute::NotAllowed => CallError::NotAllowed("risk".to_owned()),
+    })?;
+    let ready = snapshot.risk().ok_or(CallError::Internal)?;
+    let facts = Arc::new(RiskFacts { assessment, route: Arc::clone(route) });
+    let call = call(&arrival, caller, Operation::RiskAssess, Facts::Risk(Arc::clone(&facts)), route.hard_limit);
+    let id = decision_id(arrival.id.as_str());
+    let mut reply = fly(ready, call).await?;
+    let decision = reply.decision.clone().ok_or(CallError::Internal)?;
+    let version = snapshot.table().version().to_string();
+    let view = DecisionView {
+        id: &id,
+        out_trade_no: &facts.assessment.out_trade_no,
+        decision: &decision,
+        bands: route.bands,
+        rule: "default",
+        version: &version,
+    };
+    reply.body.fill(encode_decision(&view));
+    reply.headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    Ok(reply)
+}
+
+/// `ra_` and the part of our own id that is unique; a caller's own request id may repeat, so it is not used.
+fn decision_id(request_id: &str) -> String {
+    match request_id.strip_prefix("req_") {
+        Some(unique) if unique.len() == 32 => format!("ra_{unique}"),
+        _ => crate::domain::id::RequestId::fresh().as_str().replace("req_", "ra_"),
+    }
+}
+
+async fn fly(route: &ReadyRoute, call: Call) -> Result<Reply, CallError> {
+    call.context.trail.lock().route = Some(Arc::clone(&route.names));
+    let flying = route.names.metrics.in_flight.hold();
+    let mut reply = route.service.clone().oneshot(call).await?;
+    reply.body.on_end(move |_| drop(flying));
+    Ok(reply)
+}
+
+fn call(arrival: &Ready2, caller: Arc<LiveCaller>, operation: Operation, facts: Facts, longest: Duration) -> Call {
+    let context = CallContext {
+        id: arrival.id.clone(),
+        caller: Arc::clone(&caller.caller),
+        arrived: arrival.arrived,
+        trail: arrival.trail.clone(),
+        cache: cache_wish(&arrival.head.headers),
+    };
+    let deadline = Deadline::after(arrival.arrived, longest);
+    Call { operation, body: arrival.body.clone(), facts, context: Arc::new(context), deadline }
+}
+
+fn cache_wish(headers: &HeaderMap) -> CacheWish {
+    match headers.get("wb-cache").map(HeaderValue::as_bytes) {
+        Some(b"no-cache") => CacheWish::NoCache,
+        Some(b"no-store") => CacheWish::NoStore,
+        Some(b"only-if-cached") => CacheWish::OnlyIfCached,
+        _ => CacheWish::Default,
+    }
+}
+
+/// How long the caller said it would wait. The SDKs' own timers end with the headers of a stream, so for streams only
+/// our own header counts.
+fn patience(headers: &HeaderMap, stream: bool) -> Duration {
+    let number = |name: &str| headers.get(name)?.to_str().ok()?.parse::<f64>().ok().filter(|n| n.is_finite() && *n > 0.0);
+    let ours = number("wb-timeout-ms").map(|ms| ms / 1e3);
+    let sdk = || number("x-stainless-timeout").or_else(|| number("x-stainless-read-timeout"));
+    let seconds = ours.or_else(|| if stream { None } else { sdk() });
+    seconds.map_or(Duration::MAX, |seconds| Duration::from_secs_f64(seconds.min(86_400.0)))
+}
+
+fn list_models(arrival: &Ready2, caller: &LiveCaller) -> Reply {
+    let snapshot = &arrival.pinned;
+    let routes = snapshot.table().llm_routes().keys().map(crate::domain::id::RouteId::as_str);
+    let mine: Vec<_> =
+        routes.filter(|id| caller.caller.may_use(id)).map(|id| (id, snapshot.loaded_at(), OWNER)).collect();
+    json(models_list(&mine))
+}
+
+fn get_model(arrival: &Ready2, caller: &LiveCaller) -> Result<Reply, CallError> {
+    let id = arrival.parameter.as_deref().unwrap_or_default();
+    match select::llm(arrival.pinned.table(), &caller.caller, id) {
+        Ok(route) => Ok(json(model_object(route.id.as_str(), arrival.pinned.loaded_at(), OWNER))),
+        Err(_) => Err(CallError::UnknownModel { model: id.to_owned() }),
+    }
+}
+
+fn json(body: Bytes) -> Reply {
+    let mut headers = HeaderMap::with_capacity(16);
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    let body = ReplyBody::whole(body);
+    Reply { status: StatusCode::OK, headers, body, usage: UsageSlot::default(), complete: true, decision: None }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn f4_only_exact_paths_and_their_method_are_known() {
+        let label = |method, path| find(&method, path).map(|(operation, id)| (operation, id)).map_err(|error| error.label());
+        assert_eq!(label(Method::POST, "/v1/chat/completions"), Ok((Operation::ChatCompletions, None)));
+        assert_eq!(label(Method::GET, "/v1/models"), Ok((Operation::ModelsList, None)));
+        assert_eq!(label(Method::GET, "/v1/models/a/b"), Ok((Operation::ModelsGet, Some("a/b".to_owned()))));
+        assert_eq!(label(Method::POST, "/v1/risk/assessments"), Ok((Operation::RiskAssess, None)));
+        for method in [Method::GET, Method::TRACE, Method::CONNECT, Method::from_bytes(b"post").unwrap()] {
+            assert_eq!(label(method.clone(), "/v1/chat/completions"), Err("method"), "{method}");
+        }
+        for path in ["/", "/v1/chat/completions/", "//v1/chat/completions", "/v1/x/../models", "/v1/..%2fmodels", "/metrics"] {
+            assert_eq!(label(Method::POST, path), Err("not_found"), "{path}");
+        }
+    }
+
+    #[test]
+    fn the_callers_patience_is_read_from_our_header_first_and_never_cuts_a_stream_by_an_sdks_timer() {
+        let headers = |fields: &[(&'static str, &str)]| -> HeaderMap {
+            fields.iter().map(|&(name, value)| (name.parse().unwrap(), value.parse().unwrap())).collect()
+        };
+        let sdk = headers(&[("x-stainless-timeout", "60")]);
+        assert_eq!(patience(&sdk, false), Duration::from_secs(60));
+        assert_eq!(patience(&sdk, true), Duration::MAX);
+        let both = headers(&[("x-stainless-timeout", "60"), ("wb-timeout-ms", "1500")]);
+        assert_eq!(patience(&both, true), Duration::from_millis(1500));
+        for bad in ["0", "-1", "NaN", "soon"] {
+            assert_eq!(patience(&headers(&[("wb-timeout-ms", bad)]), false), Duration::MAX, "{bad}");
+        }
+    }
+}

@@ -1,0 +1,169 @@
+//! Every tower stack of the product, one line and one reason per layer.
+//!
+//! Read from top to bottom: the top sees the request first and the reply last. The four stacks meet at two boxed seams,
+//! [`RouteService`] and `AttemptService`, so that types and compile errors stay short.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+
+use http::header::{AUTHORIZATION, COOKIE, PROXY_AUTHORIZATION};
+use http::{Request, Response};
+use hyper::body::Incoming;
+use tower::util::BoxCloneSyncService;
+use tower::{Service, ServiceBuilder, service_fn};
+use tower_http::sensitive_headers::SetSensitiveRequestHeadersLayer;
+
+use crate::config::table::{Candidate, LlmRoute, RiskRoute};
+use crate::domain::id::RouteId;
+use crate::flight::reply::ReplyBody;
+use crate::gateway::dispatch::{Dispatch, MatchLayer};
+use crate::gateway::pin::PinLayer;
+use crate::gateway::snapshot::{Live, RouteService, Shared};
+use crate::layer::admission::{self, AdmissionLayer};
+use crate::layer::authenticate::IdentifyLayer;
+use crate::layer::bulkhead::{self, BulkheadLayer};
+use crate::layer::cache::{self, CacheLayer};
+use crate::layer::catch_panic::CatchPanicLayer;
+use crate::layer::deadline::DeadlineLayer;
+use crate::layer::drain::{self, DrainLayer};
+use crate::layer::failover::{self, AttemptService, Failover, Lane};
+use crate::layer::fallback::{self, FallbackLayer};
+use crate::layer::idempotency::{self, IdempotencyLayer};
+use crate::layer::meter::{self, MeterLayer};
+use crate::layer::observe::{self, ObserveLayer};
+use crate::layer::pace::{self, PaceLayer};
+use crate::layer::read_body::ReadBodyLayer;
+use crate::layer::record::{self, RecordLayer};
+use crate::layer::rescue::RescueLayer;
+use crate::layer::soft_deadline::{self, SoftDeadlineLayer};
+use crate::layer::stamp::StampLayer;
+use crate::layer::strict::StrictLayer;
+use crate::layer::throttle::ThrottleLayer;
+use crate::layer::timeout::TimeoutLayer;
+use crate::layer::trip::{self, TripLayer};
+use crate::telemetry::metrics::Metrics;
+use crate::upstream::live::{Fleet, LiveUpstream};
+use crate::upstream::send::send;
+
+/// Once per request, whatever it asks for.
+pub fn ingress(
+    live: &Live,
+    shared: &Shared,
+) -> impl Service<Request<Incoming>, Response = Response<ReplyBody>, Error = Infallible, Future: Send + 'static>
++ Clone
++ Send
++ 'static {
+    let unrouted = shared.metrics.route(&RouteId::new("none"));
+    let (gate, metrics) = (Arc::clone(&shared.gate), Arc::clone(&shared.metrics));
+    ServiceBuilder::new()
+        // Before anything could print a header.
+        .layer(SetSensitiveRequestHeadersLayer::new([AUTHORIZATION, PROXY_AUTHORIZATION, COOKIE]))
+        // One configuration version for all that follows; the clock starts.
+        .layer(PinLayer(Arc::clone(live)))
+        // Outside Rescue, so that it sees the final status; writes at the end of the body.
+        .layer(RecordLayer(record::Params { log: shared.log.clone(), unrouted }))
+        // Outside Rescue too: errors carry our headers as answers do.
+        .layer(StampLayer)
+        // Every error becomes a response here, in the dialect of the path.
+        .layer(RescueLayer)
+        // A bug below costs one request, and that request is answered and recorded.
+        .layer(CatchPanicLayer { metrics: Arc::clone(&metrics) })
+        // Ambiguous requests go no further; inside Record and Rescue, so that refusals are counted and answered.
+        .layer(StrictLayer)
+        // Path and method to operation: risk and LLM calls have different permits below.
+        .layer(MatchLayer)
+        // Process-wide room, before a body byte is read; its permit lives in the reply's body.
+        .layer(AdmissionLayer(admission::Params { gate, metrics }))
+        // Streams that outlive a drain end in one error event.
+        .layer(DrainLayer(drain::Params { over: shared.drained.clone() }))
+        // Who is it: an unknown caller never makes us buffer a body.
+        .layer(IdentifyLayer)
+        // The caller's own limits, for the same reason before the body.
+        .layer(ThrottleLayer)
+        // The body becomes bytes, bounded in size and silence.
+        .layer(ReadBodyLayer)
+        // Decode the few facts, select the route, make the call.
+        .service(Dispatch)
+}
+
+/// One payment attempt: one decision, on time.
+pub fn risk(route: &Arc<RiskRoute>, lanes: Arc<[Lane]>, shared: &Shared) -> RouteService {
+    let metrics = &shared.metrics;
+    let stack = ServiceBuilder::new()
+        // Outermost, so that time-up is one more reason to fall back.
+        .layer(FallbackLayer(fallback::Params { on_exhausted: route.on_exhausted, metrics: Arc::clone(metrics) }))
+        // Answers when the time is up; the call below goes on to its hard limit.
+        .layer(SoftDeadlineLayer(soft_deadline::Params { deadline: route.deadline, metrics: Arc::clone(metrics) }))
+        // Inside Fallback, so that a fallback is never kept as a verdict; below the timer, so that late ones are.
+        .layer(IdempotencyLayer(idempotency::Params { ledger: shared.ledger.clone(), metrics: Arc::clone(metrics) }))
+        // Asks candidates; an at-most-once operation moves on only when nothing was sent.
+        .service(Failover::new(failover::Params {
+            lanes,
+            max_attempts: route.max_attempts,
+            connect: route.connect,
+            first_content: route.deadline,
+            idle: route.hard_limit,
+            metrics: Arc::clone(metrics),
+        }));
+    BoxCloneSyncService::new(stack)
+}
+
+/// One LLM call: one answer, whole or streamed.
+pub fn llm(route: &Arc<LlmRoute>, lanes: Arc<[Lane]>, shared: &Shared) -> RouteService {
+    let cache = cache::Params {
+        store: shared.store.clone(),
+        ttl: route.cache.map(|cache| cache.ttl),
+        fingerprint: route.fingerprint,
+        metrics: Arc::clone(&shared.metrics),
+    };
+    let stack = ServiceBuilder::new()
+        // Outermost: total time covers everything below, streams included.
+        .layer(DeadlineLayer)
+        // Complete answers again, for the same tenant and the same bytes.
+        .layer(CacheLayer(cache))
+        // Asks candidates until one shows content; after that there is no way back.
+        .service(Failover::new(failover::Params {
+            lanes,
+            max_attempts: route.max_attempts,
+            connect: route.timeouts.connect,
+            first_content: route.timeouts.first_content,
+            idle: route.timeouts.idle,
+            metrics: Arc::clone(&shared.metrics),
+        }));
+    BoxCloneSyncService::new(stack)
+}
+
+/// One try at one candidate.
+pub fn attempt(upstream: &Arc<LiveUpstream>, metrics: &Arc<Metrics>) -> AttemptService {
+    let series = metrics.upstream(&upstream.names.provider, &upstream.names.model);
+    let provider = &upstream.provider;
+    let (places, limit) = (Arc::clone(&provider.bulkhead), provider.provider.in_flight);
+    let (model, sender) = (upstream.candidate.model.clone(), Arc::clone(upstream));
+    let stack = ServiceBuilder::new()
+        // Outermost: local refusals are attempts too.
+        .layer(ObserveLayer(observe::Params { names: Arc::clone(&upstream.names), metrics: Arc::clone(&series) }))
+        // Refuses at once while the breaker is open; outside Timeout, so that a timeout counts.
+        .layer(TripLayer(trip::Params { health: Arc::clone(&upstream.health), metrics: Arc::clone(&series) }))
+        // The provider's places; refuses when full, never queues.
+        .layer(BulkheadLayer(bulkhead::Params { places, limit }))
+        // The quota group's pause.
+        .layer(PaceLayer(pace::Params { pause: Arc::clone(&provider.pause) }))
+        // Tokens and cost of what came back.
+        .layer(MeterLayer(meter::Params { model, upstream: series, metrics: Arc::clone(metrics) }))
+        // Until the first content; the idle timer lives in the stream.
+        .layer(TimeoutLayer)
+        // Prepare, token, sign, exchange, read, verify, classify: steps, not layers.
+        .service(service_fn(move |attempt| send(attempt, Arc::clone(&sender))));
+    BoxCloneSyncService::new(stack)
+}
+
+/// Candidates with an attempt stack in front of each.
+pub fn lanes(candidates: &[Candidate], fleet: &Fleet, shared: &Shared) -> Arc<[Lane]> {
+    let upstreams = candidates.iter().filter_map(|candidate| fleet.upstreams.get(&candidate.upstream));
+    let lane = |upstream: &Arc<LiveUpstream>| Lane {
+        service: attempt(upstream, &shared.metrics),
+        metrics: shared.metrics.provider(&upstream.names.provider),
+        upstream: Arc::clone(upstream),
+    };
+    upstreams.map(lane).collect()
+}

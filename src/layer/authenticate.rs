@@ -1,0 +1,99 @@
+//! Who is calling: the key's full SHA-256 digest, looked up in memory. Every unknown key costs the same and gets the same
+//! answer; a store that is down cannot turn a good key into a 401, because there is none.
+
+use std::sync::Arc;
+
+use futures_util::future::{Either, Ready, ready};
+use http::HeaderMap;
+use http::header::AUTHORIZATION;
+use sha2::{Digest, Sha256};
+use tower::{Layer, Service};
+
+use crate::domain::operation::Operation;
+use crate::flight::arrival::{Arrival, LiveCaller, Pinned};
+use crate::flight::error::CallError;
+use crate::layer::always_ready;
+
+/// Longest key looked at.
+const LONGEST_KEY: usize = 512;
+
+/// Makes [`Identify`].
+#[derive(Clone, Copy)]
+pub struct IdentifyLayer;
+
+/// Finds the caller or refuses.
+#[derive(Clone)]
+pub struct Identify<S>(S);
+
+impl<S> Layer<S> for IdentifyLayer {
+    type Service = Identify<S>;
+
+    fn layer(&self, inner: S) -> Identify<S> {
+        Identify(inner)
+    }
+}
+
+impl<S, P, B> Service<Arrival<P, B>> for Identify<S>
+where
+    S: Service<Arrival<P, B>, Error = CallError>,
+    P: Pinned,
+{
+    type Response = S::Response;
+    type Error = CallError;
+    type Future = Either<Ready<Result<S::Response, CallError>>, S::Future>;
+
+    always_ready!();
+
+    fn call(&mut self, mut arrival: Arrival<P, B>) -> Self::Future {
+        match identify(&arrival) {
+            Ok(caller) => {
+                {
+                    let mut story = arrival.trail.lock();
+                    story.caller = Some(caller.caller.id.clone());
+                    story.tenant = Some(caller.caller.tenant.clone());
+                }
+                arrival.caller = Some(caller);
+                Either::Right(self.0.call(arrival))
+            }
+            Err(error) => Either::Left(ready(Err(error))),
+        }
+    }
+}
+
+fn identify<P: Pinned, B>(arrival: &Arrival<P, B>) -> Result<Arc<LiveCaller>, CallError> {
+    let key = bearer(&arrival.head.headers).ok_or(CallError::BadKey)?;
+    let digest: [u8; 32] = Sha256::digest(key).into();
+    let caller = arrival.pinned.caller(&digest).ok_or(CallError::BadKey)?;
+    // The risk route is known from the path alone: refuse before a body byte is read.
+    if arrival.operation == Some(Operation::RiskAssess) && !caller.caller.may_use("risk") {
+        return Err(CallError::NotAllowed("risk".to_owned()));
+    }
+    Ok(Arc::clone(caller))
+}
+
+fn bearer(headers: &HeaderMap) -> Option<&[u8]> {
+    let mut values = headers.get_all(AUTHORIZATION).iter();
+    let (only, None) = (values.next()?.as_bytes(), values.next()) else { return None };
+    let (scheme, key) = only.split_at_checked(7)?;
+    let fits = scheme.eq_ignore_ascii_case(b"bearer ") && !key.is_empty() && key.len() <= LONGEST_KEY;
+    fits.then_some(key)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn g1_only_one_well_formed_bearer_key_is_looked_up() {
+        let key = |values: &[&str]| {
+            let headers: HeaderMap = values.iter().map(|value| (AUTHORIZATION, value.parse().unwrap())).collect();
+            bearer(&headers).map(<[u8]>::to_vec)
+        };
+        assert_eq!(key(&["Bearer abc"]), Some(b"abc".to_vec()));
+        assert_eq!(key(&["bearer abc"]), Some(b"abc".to_vec()));
+        for bad in [&[][..], &["Bearer "], &["Basic abc"], &["Bearer"], &["Bearer a", "Bearer b"]] {
+            assert_eq!(key(bad), None, "{bad:?}");
+        }
+        assert_eq!(key(&[&format!("Bearer {}", "x".repeat(513))]), None);
+    }
+}

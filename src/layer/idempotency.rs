@@ -1,0 +1,221 @@
+//! One decision per payment attempt: the same `out_trade_no` with the same body gets the same decision, or waits for the
+//! one in flight; with another body it is a conflict.
+//!
+//! It sits below the soft deadline, so the call that leads outlives the caller that started it, and a verdict that comes
+//! after a fallback was answered is kept and labelled `late` for whoever asks again. Fallbacks never get here: they are
+//! no verdicts. Kept in memory for a day, within one process.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderMap, StatusCode};
+use moka::sync::Cache as Moka;
+use sha2::{Digest, Sha256};
+use tokio::sync::watch;
+use tokio::time::Instant;
+use tower::{Layer, Service};
+
+use crate::domain::decision::{Decision, DecisionSource};
+use crate::flight::call::{Call, RiskFacts};
+use crate::flight::error::CallError;
+use crate::flight::reply::{Reply, ReplyBody, UsageSlot};
+use crate::layer::{BoxFuture, always_ready};
+use crate::telemetry::labels::{Cache, CacheEvent};
+use crate::telemetry::metrics::Metrics;
+
+/// Decisions remembered.
+const MOST_DECISIONS: u64 = 100_000;
+const LIFE: Duration = Duration::from_secs(24 * 3600);
+
+type Key = [u8; 32];
+type Digest32 = [u8; 32];
+type Landed = Option<Result<Arc<Decided>, CallError>>;
+
+/// What was decided, and whether its first asker still got it.
+struct Decided {
+    body: Digest32,
+    decision: Arc<Decision>,
+    late: bool,
+}
+
+struct Flying {
+    body: Digest32,
+    landed: watch::Receiver<Landed>,
+}
+
+/// Decisions made and in the making, shared by all workers.
+#[derive(Clone)]
+pub struct Ledger {
+    /// Held for a look-up and an insertion, never across an await.
+    flights: Arc<Mutex<HashMap<Key, Flying>>>,
+    decided: Moka<Key, Arc<Decided>>,
+}
+
+impl Default for Ledger {
+    fn default() -> Self {
+        let decided = Moka::builder().max_capacity(MOST_DECISIONS).time_to_live(LIFE).build();
+        Self { flights: Arc::default(), decided }
+    }
+}
+
+/// What a call finds.
+enum Found {
+    Nothing(Lead),
+    Flying(watch::Receiver<Landed>),
+    Decided(Arc<Decided>),
+    OtherBody,
+}
+
+impl Ledger {
+    fn look(&self, key: Key, body: Digest32) -> Found {
+        let mut flights = self.flights();
+        if let Some(flying) = flights.get(&key) {
+            return if flying.body == body { Found::Flying(flying.landed.clone()) } else { Found::OtherBody };
+        }
+        if let Some(decided) = self.decided.get(&key) {
+            return if decided.body == body { Found::Decided(decided) } else { Found::OtherBody };
+        }
+        let (tell, landed) = watch::channel(None);
+        flights.insert(key, Flying { body, landed });
+        Found::Nothing(Lead { ledger: self.clone(), key, body, tell })
+    }
+
+    fn flights(&self) -> MutexGuard<'_, HashMap<Key, Flying>> {
+        self.flights.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The one call that asks the provider. Dropped without a word, it makes room for another.
+struct Lead {
+    ledger: Ledger,
+    key: Key,
+    body: Digest32,
+    tell: watch::Sender<Landed>,
+}
+
+impl Lead {
+    fn land(self, decision: &Arc<Decision>, late: bool) {
+        let decided = Arc::new(Decided { body: self.body, decision: Arc::clone(decision), late });
+        // Stored before the flight goes, so that nobody in between finds neither.
+        self.ledger.decided.insert(self.key, Arc::clone(&decided));
+        self.tell.send_replace(Some(Ok(decided)));
+    }
+
+    fn fail(self, error: &CallError) {
+        self.tell.send_replace(Some(Err(error.clone())));
+    }
+}
+
+impl Drop for Lead {
+    fn drop(&mut self) {
+        self.ledger.flights().remove(&self.key);
+    }
+}
+
+/// Plain values for [`IdempotencyLayer`].
+#[derive(Clone)]
+pub struct Params {
+    /// Shared by all workers and configurations.
+    pub ledger: Ledger,
+    /// Counts replays.
+    pub metrics: Arc<Metrics>,
+}
+
+/// Makes [`Idempotency`].
+#[derive(Clone)]
+pub struct IdempotencyLayer(pub Params);
+
+/// Decides once.
+#[derive(Clone)]
+pub struct Idempotency<S> {
+    inner: S,
+    params: Params,
+}
+
+impl<S> Layer<S> for IdempotencyLayer {
+    type Service = Idempotency<S>;
+
+    fn layer(&self, inner: S) -> Idempotency<S> {
+        Idempotency { inner, params: self.0.clone() }
+    }
+}
+
+impl<S> Service<Call> for Idempotency<S>
+where
+    S: Service<Call, Response = Reply, Error = CallError>,
+    S::Future: Send + 'static,
+{
+    type Response = Reply;
+    type Error = CallError;
+    type Future = BoxFuture<Result<Reply, CallError>>;
+
+    always_ready!();
+
+    fn call(&mut self, call: Call) -> Self::Future {
+        let Some(facts) = call.risk().cloned() else {
+            return Box::pin(std::future::ready(Err(CallError::Internal)));
+        };
+        let key = key(call.context.caller.tenant.as_str(), &facts);
+        let count = |event| self.params.metrics.cache(Cache::Idempotency, event);
+        match self.params.ledger.look(key, Sha256::digest(&call.body).into()) {
+            Found::OtherBody => Box::pin(std::future::ready(Err(CallError::Conflict))),
+            Found::Decided(decided) => {
+                count(CacheEvent::Hit);
+                Box::pin(std::future::ready(Ok(replay(&decided))))
+            }
+            Found::Flying(landed) => {
+                count(CacheEvent::Coalesced);
+                Box::pin(join(landed))
+            }
+            Found::Nothing(lead) => {
+                let due = call.context.arrived + facts.route.deadline;
+                let answer = self.inner.call(call);
+                Box::pin(async move {
+                    let result = answer.await;
+                    match &result {
+                        Ok(Reply { decision: Some(decision), .. }) => lead.land(decision, Instant::now() > due),
+                        Ok(_) => {}
+                        Err(error) => lead.fail(error),
+                    }
+                    result
+                })
+            }
+        }
+    }
+}
+
+async fn join(mut landed: watch::Receiver<Landed>) -> Result<Reply, CallError> {
+    // The leader is bounded by its hard limit; if it goes without a word, nothing was decided.
+    let landed = landed.wait_for(Option::is_some).await.map_err(|_| CallError::DeadlinePassed)?;
+    match &*landed {
+        Some(Ok(decided)) => Ok(replay(decided)),
+        Some(Err(error)) => Err(error.clone()),
+        None => Err(CallError::DeadlinePassed),
+    }
+}
+
+fn replay(decided: &Decided) -> Reply {
+    let source = if decided.late { DecisionSource::Late } else { DecisionSource::Replayed };
+    let decision = Decision { source, ..Decision::clone(&decided.decision) };
+    Reply {
+        status: StatusCode::OK,
+        headers: HeaderMap::new(),
+        body: ReplyBody::whole(Bytes::new()),
+        usage: UsageSlot::default(),
+        complete: true,
+        decision: Some(Arc::new(decision)),
+    }
+}
+
+fn key(tenant: &str, facts: &RiskFacts) -> Key {
+    let mut hash = Sha256::new();
+    hash.update((tenant.len() as u64).to_be_bytes());
+    hash.update(tenant);
+    hash.update(&facts.assessment.out_trade_no);
+    hash.finalize().into()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,100 @@
+//! Tokens and cost, from what the provider reports. A price we do not know is `unknown`, never zero.
+
+use std::sync::Arc;
+
+use tower::{Layer, Service};
+
+use crate::config::table::Model;
+use crate::domain::decision::Decision;
+use crate::domain::usage::Usage;
+use crate::flight::error::AttemptError;
+use crate::flight::reply::Reply;
+use crate::flight::trail::{CostNote, Trail};
+use crate::layer::{BoxFuture, always_ready};
+use crate::telemetry::handles::UpstreamMetrics;
+use crate::telemetry::metrics::Metrics;
+use crate::upstream::attempt::Attempt;
+
+/// Plain values for [`MeterLayer`].
+#[derive(Clone)]
+pub struct Params {
+    /// The model and its price; `None` on the risk side, where the decision knows its cost.
+    pub model: Option<Arc<Model>>,
+    /// The upstream's series.
+    pub upstream: Arc<UpstreamMetrics>,
+    /// Counts what has no price.
+    pub metrics: Arc<Metrics>,
+}
+
+/// Makes [`Meter`].
+#[derive(Clone)]
+pub struct MeterLayer(pub Params);
+
+/// Meters one upstream.
+#[derive(Clone)]
+pub struct Meter<S> {
+    inner: S,
+    params: Params,
+}
+
+impl<S> Layer<S> for MeterLayer {
+    type Service = Meter<S>;
+
+    fn layer(&self, inner: S) -> Meter<S> {
+        Meter { inner, params: self.0.clone() }
+    }
+}
+
+impl Params {
+    fn settle(&self, trail: &Trail, usage: Usage, cost: CostNote) {
+        self.upstream.usage(usage);
+        match cost {
+            CostNote::Known(cost) => self.upstream.cost(cost),
+            CostNote::Unknown | CostNote::Nothing => self.metrics.unpriced.inc(),
+        }
+        let mut story = trail.lock();
+        story.usage = usage;
+        story.cost = cost;
+    }
+
+    fn price(&self, usage: Usage) -> CostNote {
+        let price = self.model.as_ref().and_then(|model| model.price);
+        let cost = price.zip(usage.input_tokens).and_then(|(price, input)| price.cost(input, usage.output_tokens?));
+        cost.map_or(CostNote::Unknown, CostNote::Known)
+    }
+}
+
+fn decided(decision: &Decision) -> CostNote {
+    decision.verdict.as_ref().and_then(|verdict| verdict.cost).map_or(CostNote::Unknown, CostNote::Known)
+}
+
+impl<S> Service<Attempt> for Meter<S>
+where
+    S: Service<Attempt, Response = Reply, Error = AttemptError>,
+    S::Future: Send + 'static,
+{
+    type Response = Reply;
+    type Error = AttemptError;
+    type Future = BoxFuture<Result<Reply, AttemptError>>;
+
+    always_ready!();
+
+    fn call(&mut self, attempt: Attempt) -> Self::Future {
+        let trail = attempt.call.context.trail.clone();
+        let params = self.params.clone();
+        let answer = self.inner.call(attempt);
+        Box::pin(async move {
+            let mut reply = answer.await?;
+            if let Some(decision) = &reply.decision {
+                params.settle(&trail, Usage::default(), decided(decision));
+            } else if reply.body.is_stream() {
+                let usage = reply.usage.clone();
+                reply.body.on_end(move |_| params.settle(&trail, usage.get(), params.price(usage.get())));
+            } else {
+                let usage = reply.usage.get();
+                params.settle(&trail, usage, params.price(usage));
+            }
+            Ok(reply)
+        })
+    }
+}

@@ -1,0 +1,117 @@
+//! Metrics and trail of one attempt, whatever becomes of it, also when nobody waits for it any more.
+
+use std::sync::Arc;
+
+use tokio::time::Instant;
+use tower::{Layer, Service};
+
+use crate::domain::outcome::{End, FailureClass};
+use crate::flight::error::AttemptError;
+use crate::flight::reply::Reply;
+use crate::flight::trail::{AttemptNote, Trail, UpstreamNames};
+use crate::layer::{BoxFuture, always_ready};
+use crate::telemetry::labels::AttemptOutcome;
+use crate::telemetry::handles::UpstreamMetrics;
+use crate::upstream::attempt::Attempt;
+
+/// Plain values for [`ObserveLayer`].
+#[derive(Clone)]
+pub struct Params {
+    /// Who is tried.
+    pub names: Arc<UpstreamNames>,
+    /// Its series.
+    pub metrics: Arc<UpstreamMetrics>,
+}
+
+/// Makes [`Observe`].
+#[derive(Clone)]
+pub struct ObserveLayer(pub Params);
+
+/// Watches attempts.
+#[derive(Clone)]
+pub struct Observe<S> {
+    inner: S,
+    params: Params,
+}
+
+impl<S> Layer<S> for ObserveLayer {
+    type Service = Observe<S>;
+
+    fn layer(&self, inner: S) -> Observe<S> {
+        Observe { inner, params: self.0.clone() }
+    }
+}
+
+/// One attempt being watched; dropped unfinished, it was abandoned.
+struct Watch {
+    params: Params,
+    trail: Trail,
+    started: Instant,
+    seen: bool,
+}
+
+impl Watch {
+    fn note(&mut self, failure: Option<FailureClass>) {
+        self.seen = true;
+        let duration = self.started.elapsed();
+        let upstream = Arc::clone(&self.params.names);
+        self.trail.lock().attempts.push(AttemptNote { upstream, failure, duration });
+        match failure {
+            None => self.params.metrics.observe_first_content(duration),
+            Some(class) => self.count(AttemptOutcome::Failed(class)),
+        }
+    }
+
+    fn count(&self, outcome: AttemptOutcome) {
+        self.params.metrics.attempt(outcome);
+        self.params.metrics.observe_duration(self.started.elapsed());
+    }
+
+    fn finish(&self, end: End) {
+        self.count(match end {
+            End::Complete => AttemptOutcome::Ok,
+            End::UpstreamFailed(class) => AttemptOutcome::Failed(class),
+            End::DeadlinePassed => AttemptOutcome::Failed(FailureClass::DeadlinePassed),
+            End::ClientGone | End::ShuttingDown => AttemptOutcome::Abandoned,
+        });
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        if !self.seen {
+            self.count(AttemptOutcome::Abandoned);
+        }
+    }
+}
+
+impl<S> Service<Attempt> for Observe<S>
+where
+    S: Service<Attempt, Response = Reply, Error = AttemptError>,
+    S::Future: Send + 'static,
+{
+    type Response = Reply;
+    type Error = AttemptError;
+    type Future = BoxFuture<Result<Reply, AttemptError>>;
+
+    always_ready!();
+
+    fn call(&mut self, attempt: Attempt) -> Self::Future {
+        let trail = attempt.call.context.trail.clone();
+        let mut watch = Watch { params: self.params.clone(), trail, started: Instant::now(), seen: false };
+        let answer = self.inner.call(attempt);
+        Box::pin(async move {
+            match answer.await {
+                Ok(mut reply) => {
+                    watch.note(None);
+                    reply.body.on_end(move |ended| watch.finish(ended.end));
+                    Ok(reply)
+                }
+                Err(error) => {
+                    watch.note(Some(error.class));
+                    Err(error)
+                }
+            }
+        })
+    }
+}

@@ -1,0 +1,191 @@
+//! One access-log line and one set of measurements per request, written at the end of its body, however it ended.
+//!
+//! It also holds on to the pinned snapshot until then, because that is how long the request uses it.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::{Response, StatusCode};
+use tokio::time::Instant;
+use tower::{Layer, Service};
+
+use crate::domain::id::RequestId;
+use crate::domain::operation::Operation;
+use crate::domain::outcome::End;
+use crate::flight::arrival::{Arrival, Pinned};
+use crate::flight::reply::{Ended, ReplyBody};
+use crate::flight::trail::{self, CostNote, Story, Trail};
+use crate::layer::{BoxFuture, always_ready};
+use crate::telemetry::access::{AccessLog, AccessRecord, AttemptNote};
+use crate::telemetry::labels::{AttemptOutcome, RequestOutcome};
+use crate::telemetry::handles::RouteMetrics;
+
+/// What nginx calls a client that went away before the answer; never on the wire.
+const CLIENT_GONE: u16 = 499;
+
+/// Plain values for [`RecordLayer`].
+#[derive(Clone)]
+pub struct Params {
+    /// Where lines go.
+    pub log: AccessLog,
+    /// The series of requests that never reached a route.
+    pub unrouted: Arc<RouteMetrics>,
+}
+
+/// Makes [`Record`].
+#[derive(Clone)]
+pub struct RecordLayer(pub Params);
+
+/// Writes the record.
+#[derive(Clone)]
+pub struct Record<S> {
+    inner: S,
+    params: Arc<Params>,
+}
+
+impl<S> Layer<S> for RecordLayer {
+    type Service = Record<S>;
+
+    fn layer(&self, inner: S) -> Record<S> {
+        Record { inner, params: Arc::new(self.0.clone()) }
+    }
+}
+
+impl<S, P, B> Service<Arrival<P, B>> for Record<S>
+where
+    S: Service<Arrival<P, B>, Response = Response<ReplyBody>, Error = Infallible>,
+    S::Future: Send + 'static,
+    P: Pinned,
+{
+    type Response = Response<ReplyBody>;
+    type Error = Infallible;
+    type Future = BoxFuture<Result<Response<ReplyBody>, Infallible>>;
+
+    always_ready!();
+
+    fn call(&mut self, arrival: Arrival<P, B>) -> Self::Future {
+        arrival.trail.lock().retry_count = retry_count(&arrival);
+        let mut entry = Entry {
+            params: Arc::clone(&self.params),
+            pinned: arrival.pinned.clone(),
+            id: arrival.id.clone(),
+            trail: arrival.trail.clone(),
+            arrived: arrival.arrived,
+            head: None,
+            written: false,
+        };
+        let answer = self.inner.call(arrival);
+        Box::pin(async move {
+            let mut response = answer.await?;
+            entry.answered(&response);
+            response.body_mut().on_end(move |ended| entry.write(ended));
+            Ok(response)
+        })
+    }
+}
+
+fn retry_count<P, B>(arrival: &Arrival<P, B>) -> Option<u32> {
+    arrival.head.headers.get("x-stainless-retry-count")?.to_str().ok()?.parse().ok()
+}
+
+/// The record being made. Dropped unwritten, the client went away before there was an answer.
+struct Entry<P: Pinned> {
+    params: Arc<Params>,
+    pinned: P,
+    id: RequestId,
+    trail: Trail,
+    arrived: Instant,
+    head: Option<Head>,
+    written: bool,
+}
+
+#[derive(Clone, Copy)]
+struct Head {
+    status: StatusCode,
+    is_stream: bool,
+    overhead: Duration,
+}
+
+impl<P: Pinned> Entry<P> {
+    fn answered(&mut self, response: &Response<ReplyBody>) {
+        let overhead = self.arrived.elapsed().saturating_sub(self.trail.upstream_time());
+        self.head = Some(Head { status: response.status(), is_stream: response.body().is_stream(), overhead });
+    }
+
+    fn write(&mut self, ended: &Ended) {
+        self.written = true;
+        let story = self.trail.lock();
+        let duration = self.arrived.elapsed();
+        let outcome = outcome(self.head, ended.end, &story);
+        let metrics = story.route.as_ref().map_or(&self.params.unrouted, |route| &route.metrics);
+        metrics.request(outcome);
+        metrics.duration.observe(duration);
+        if let Some(head) = self.head {
+            metrics.overhead.observe(head.overhead);
+            if head.is_stream {
+                metrics.stream(ended.end);
+            }
+        }
+        let attempts: Vec<_> = story.attempts.iter().map(attempt).collect();
+        let record = AccessRecord { duration, attempts: &attempts, ..self.describe(&story, outcome, ended) };
+        self.params.log.access(&record);
+    }
+
+    fn describe<'s>(&'s self, story: &'s Story, outcome: RequestOutcome, ended: &Ended) -> AccessRecord<'s> {
+        let served = story.served.as_ref();
+        AccessRecord {
+            status: self.head.map_or(CLIENT_GONE, |head| head.status.as_u16()),
+            caller: story.caller.as_ref().map(|caller| caller.as_str()),
+            tenant: story.tenant.as_ref().map(|tenant| tenant.as_str()),
+            route: story.route.as_ref().map(|route| route.id.as_str()),
+            operation: story.operation.map(Operation::label),
+            provider: served.map(|names| names.provider.as_str()),
+            model: served.map(|names| names.model.as_str()),
+            cache: Some(story.cache.label()),
+            overhead: self.head.map_or(Duration::ZERO, |head| head.overhead),
+            bytes_in: story.bytes_in,
+            bytes_out: ended.bytes,
+            usage: story.usage,
+            cost: if let CostNote::Known(cost) = story.cost { Some(cost) } else { None },
+            stream_end: self.head.filter(|head| head.is_stream).map(|_| ended.end),
+            decision: story.decision,
+            error_code: story.error,
+            config_version: self.pinned.version_header().to_str().ok(),
+            client_retries: story.retry_count,
+            ..AccessRecord::new(self.id.as_str(), outcome)
+        }
+    }
+}
+
+impl<P: Pinned> Drop for Entry<P> {
+    fn drop(&mut self) {
+        if !self.written {
+            self.write(&Ended { end: End::ClientGone, bytes: 0 });
+        }
+    }
+}
+
+fn attempt(note: &trail::AttemptNote) -> AttemptNote<'_> {
+    let outcome = note.failure.map_or(AttemptOutcome::Ok, AttemptOutcome::Failed);
+    AttemptNote { upstream: note.upstream.upstream.as_str(), outcome }
+}
+
+fn outcome(head: Option<Head>, end: End, story: &Story) -> RequestOutcome {
+    match (end, head) {
+        (End::ClientGone, _) | (_, None) => RequestOutcome::ClientGone,
+        (End::ShuttingDown, _) => RequestOutcome::ShuttingDown,
+        (End::DeadlinePassed, _) => RequestOutcome::Timeout,
+        (End::UpstreamFailed(_), _) => RequestOutcome::UpstreamError,
+        (End::Complete, Some(head)) => match head.status.as_u16() {
+            ..400 => RequestOutcome::Ok,
+            401 | 403 => RequestOutcome::Unauthorised,
+            429 => RequestOutcome::RateLimited,
+            408 | 504 => RequestOutcome::Timeout,
+            400..500 => RequestOutcome::ClientError,
+            500 => RequestOutcome::Error,
+            _ if story.error == Some("shed") => RequestOutcome::Shed,
+            _ => RequestOutcome::UpstreamError,
+        },
+    }
+}

@@ -1,0 +1,108 @@
+//! The promise of the risk route: an answer by the deadline, whatever is below. The promise is the timer's.
+//!
+//! It is a timer around a call of its own, not a cancellation: a verdict that was paid for is not thrown away. The call
+//! goes on to its hard limit; what it learns reaches the idempotency store below and the metrics. What runs detached is
+//! bounded by the hard limit and, towards the provider, by its bulkhead.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+use tokio::time::timeout_at;
+use tower::{Layer, Service};
+
+use crate::domain::deadline::Deadline;
+use crate::domain::decision::DecisionSource;
+use crate::flight::call::Call;
+use crate::flight::error::CallError;
+use crate::flight::reply::Reply;
+use crate::layer::{BoxFuture, always_ready};
+use crate::telemetry::metrics::Metrics;
+
+/// Plain values for [`SoftDeadlineLayer`].
+#[derive(Clone)]
+pub struct Params {
+    /// The answer leaves by then, counted from arrival.
+    pub deadline: Duration,
+    /// Counts late verdicts.
+    pub metrics: Arc<Metrics>,
+}
+
+/// What writing the answer may take after the timer fired.
+const RESERVE: Duration = Duration::from_millis(5);
+
+/// Makes [`SoftDeadline`].
+#[derive(Clone)]
+pub struct SoftDeadlineLayer(pub Params);
+
+/// Answers on time.
+#[derive(Clone)]
+pub struct SoftDeadline<S> {
+    inner: S,
+    params: Params,
+}
+
+impl<S> Layer<S> for SoftDeadlineLayer {
+    type Service = SoftDeadline<S>;
+
+    fn layer(&self, inner: S) -> SoftDeadline<S> {
+        SoftDeadline { inner, params: self.0.clone() }
+    }
+}
+
+impl<S> Service<Call> for SoftDeadline<S>
+where
+    S: Service<Call, Response = Reply, Error = CallError>,
+    S::Future: Send + 'static,
+{
+    type Response = Reply;
+    type Error = CallError;
+    type Future = BoxFuture<Result<Reply, CallError>>;
+
+    always_ready!();
+
+    fn call(&mut self, call: Call) -> Self::Future {
+        let soft = Deadline::after(call.context.arrived, self.params.deadline.saturating_sub(RESERVE));
+        let soft = soft.earlier(call.deadline).instant();
+        let hard = call.deadline.instant();
+        let late = Late { category: category(&call), id: call.context.id.clone(), metrics: Arc::clone(&self.params.metrics) };
+        let answer = self.inner.call(call);
+        let (answered, waiting) = oneshot::channel();
+        tokio::spawn(async move {
+            let result = timeout_at(hard, answer).await.unwrap_or(Err(CallError::DeadlinePassed));
+            if let Err(unheard) = answered.send(result) {
+                late.note(&unheard);
+            }
+        });
+        Box::pin(async move {
+            match timeout_at(soft, waiting).await {
+                Ok(Ok(result)) => result,
+                Ok(Err(_)) => Err(CallError::Internal),
+                Err(_) => Err(CallError::DeadlinePassed),
+            }
+        })
+    }
+}
+
+/// Takes note of a verdict nobody waits for any more.
+struct Late {
+    category: Option<String>,
+    id: crate::domain::id::RequestId,
+    metrics: Arc<Metrics>,
+}
+
+impl Late {
+    fn note(&self, result: &Result<Reply, CallError>) {
+        if let Ok(Some(decision)) = result.as_ref().map(|reply| reply.decision.as_ref()) {
+            self.metrics.decision(self.category.as_deref(), decision.action, DecisionSource::Late);
+            tracing::info!(call.id = %self.id, action = decision.action.as_str(), "late verdict");
+        }
+    }
+}
+
+fn category(call: &Call) -> Option<String> {
+    call.risk().and_then(|facts| facts.assessment.merchant.category.clone())
+}
+
+#[cfg(test)]
+mod tests;

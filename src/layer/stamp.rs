@@ -1,0 +1,132 @@
+//! Our headers on every answer, success or error: who served it, how often we tried, what it cost, which configuration.
+//!
+//! Values that configuration determines are made once and cloned here; only numbers are written per request.
+
+use std::convert::Infallible;
+use std::fmt::Write;
+
+use bytes::{BufMut, Bytes, BytesMut};
+use http::header::{AGE, CACHE_CONTROL};
+use http::{HeaderMap, HeaderName, HeaderValue, Response};
+use tokio::time::Instant;
+use tower::{Layer, Service};
+
+use crate::domain::outcome::{Blame, FailureClass};
+use crate::flight::arrival::{Arrival, Pinned};
+use crate::flight::reply::ReplyBody;
+use crate::flight::trail::{CacheNote, CostNote, Story, Trail};
+use crate::layer::{BoxFuture, always_ready};
+
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+const UPSTREAM_REQUEST_ID: HeaderName = HeaderName::from_static("wb-upstream-request-id");
+const ROUTE: HeaderName = HeaderName::from_static("wb-route");
+const PROVIDER: HeaderName = HeaderName::from_static("wb-provider");
+const MODEL: HeaderName = HeaderName::from_static("wb-model");
+const ATTEMPTS: HeaderName = HeaderName::from_static("wb-attempts");
+const CACHE: HeaderName = HeaderName::from_static("wb-cache");
+const COST: HeaderName = HeaderName::from_static("wb-cost");
+const CONFIG: HeaderName = HeaderName::from_static("wb-config");
+const OVERHEAD: HeaderName = HeaderName::from_static("wb-overhead-us");
+const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
+
+/// Makes [`Stamp`].
+#[derive(Clone, Copy)]
+pub struct StampLayer;
+
+/// Adds our headers.
+#[derive(Clone)]
+pub struct Stamp<S>(S);
+
+impl<S> Layer<S> for StampLayer {
+    type Service = Stamp<S>;
+
+    fn layer(&self, inner: S) -> Stamp<S> {
+        Stamp(inner)
+    }
+}
+
+impl<S, P, B> Service<Arrival<P, B>> for Stamp<S>
+where
+    S: Service<Arrival<P, B>, Response = Response<ReplyBody>, Error = Infallible>,
+    S::Future: Send + 'static,
+    P: Pinned,
+{
+    type Response = Response<ReplyBody>;
+    type Error = Infallible;
+    type Future = BoxFuture<Result<Response<ReplyBody>, Infallible>>;
+
+    always_ready!();
+
+    fn call(&mut self, arrival: Arrival<P, B>) -> Self::Future {
+        let (id, trail, arrived) = (arrival.id.clone(), arrival.trail.clone(), arrival.arrived);
+        let config = arrival.pinned.version_header().clone();
+        let answer = self.0.call(arrival);
+        Box::pin(async move {
+            let mut response = answer.await?;
+            response.body_mut().name_call(id.clone());
+            let headers = response.headers_mut();
+            headers.insert(REQUEST_ID, text(|line| line.write_str(id.as_str())));
+            headers.insert(CONFIG, config);
+            headers.entry(CACHE_CONTROL).or_insert(HeaderValue::from_static("private, no-store"));
+            stamp(headers, &trail, arrived);
+            Ok(response)
+        })
+    }
+}
+
+fn stamp(headers: &mut HeaderMap, trail: &Trail, arrived: Instant) {
+    let upstream_time = trail.upstream_time();
+    let overhead = arrived.elapsed().saturating_sub(upstream_time);
+    let story = trail.lock();
+    if let Some(route) = &story.route {
+        headers.insert(ROUTE, route.header.clone());
+    }
+    if let Some(served) = &story.served {
+        headers.insert(PROVIDER, served.provider_header.clone());
+        headers.insert(MODEL, served.model_header.clone());
+    }
+    if let Some(id) = &story.upstream_request_id {
+        headers.insert(UPSTREAM_REQUEST_ID, id.clone());
+    }
+    headers.insert(ATTEMPTS, HeaderValue::from(sent_attempts(&story)));
+    headers.insert(CACHE, HeaderValue::from_static(story.cache.label()));
+    if let CacheNote::Hit { age_seconds } = story.cache {
+        headers.insert(AGE, HeaderValue::from(age_seconds));
+    }
+    match story.cost {
+        CostNote::Nothing => {}
+        CostNote::Unknown => drop(headers.insert(COST, HeaderValue::from_static("unknown"))),
+        CostNote::Known(cost) => drop(headers.insert(COST, text(|line| write!(line, "{cost}")))),
+    }
+    let overhead_us = u64::try_from(overhead.as_micros()).unwrap_or(u64::MAX);
+    headers.insert(OVERHEAD, HeaderValue::from(overhead_us));
+    let upstream_us = upstream_time.as_micros();
+    let (whole, part) = (upstream_us / 1_000, upstream_us % 1_000);
+    let (own, own_part) = (overhead_us / 1_000, overhead_us % 1_000);
+    let timing = text(|line| write!(line, "wb;dur={own}.{own_part:03}, up;dur={whole}.{part:03}"));
+    headers.insert(SERVER_TIMING, timing);
+}
+
+/// Attempts a provider may have seen; our own refusals are not among them.
+fn sent_attempts(story: &Story) -> usize {
+    let local = |failure: FailureClass| failure.blame() == Blame::Local && failure != FailureClass::Unauthorised;
+    story.attempts.iter().filter(|attempt| !attempt.failure.is_some_and(local)).count()
+}
+
+/// A header value written once, without a copy.
+fn text(write: impl FnOnce(&mut HeaderLine) -> std::fmt::Result) -> HeaderValue {
+    let mut line = HeaderLine(BytesMut::with_capacity(48));
+    let written = write(&mut line).is_ok();
+    let bytes = if written { line.0.freeze() } else { Bytes::new() };
+    HeaderValue::from_maybe_shared(bytes).unwrap_or(HeaderValue::from_static(""))
+}
+
+struct HeaderLine(BytesMut);
+
+impl Write for HeaderLine {
+    fn write_str(&mut self, text: &str) -> std::fmt::Result {
+        self.0.put_slice(text.as_bytes());
+        Ok(())
+    }
+}
+

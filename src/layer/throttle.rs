@@ -1,0 +1,75 @@
+//! The caller's own limits: requests a minute, requests in flight. Before the body is read, so that a caller over its
+//! limit never makes us buffer one.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+use tower::{Layer, Service};
+
+use crate::flight::allowance::InFlight;
+use crate::flight::arrival::{Arrival, LiveCaller};
+use crate::flight::error::CallError;
+use crate::flight::reply::Reply;
+use crate::layer::{BoxFuture, always_ready};
+
+/// How soon a caller over its in-flight limit may find room.
+const SOON: Duration = Duration::from_secs(1);
+
+/// Makes [`Throttle`].
+#[derive(Clone, Copy)]
+pub struct ThrottleLayer;
+
+/// Holds callers to their limits.
+#[derive(Clone)]
+pub struct Throttle<S>(S);
+
+impl<S> Layer<S> for ThrottleLayer {
+    type Service = Throttle<S>;
+
+    fn layer(&self, inner: S) -> Throttle<S> {
+        Throttle(inner)
+    }
+}
+
+impl<S, P, B> Service<Arrival<P, B>> for Throttle<S>
+where
+    S: Service<Arrival<P, B>, Response = Reply, Error = CallError>,
+    S::Future: Send + 'static,
+{
+    type Response = Reply;
+    type Error = CallError;
+    type Future = BoxFuture<Result<Reply, CallError>>;
+
+    always_ready!();
+
+    fn call(&mut self, arrival: Arrival<P, B>) -> Self::Future {
+        match arrival.caller.as_deref().map_or(Ok(None), take) {
+            Err(error) => Box::pin(std::future::ready(Err(error))),
+            Ok(place) => {
+                let answer = self.0.call(arrival);
+                Box::pin(async move {
+                    let mut reply = answer.await?;
+                    if let Some(place) = place {
+                        reply.body.on_end(move |_| drop(place));
+                    }
+                    Ok(reply)
+                })
+            }
+        }
+    }
+}
+
+fn take(caller: &LiveCaller) -> Result<Option<InFlight>, CallError> {
+    let place = match caller.caller.in_flight {
+        None => None,
+        Some(limit) => {
+            let full = CallError::Throttled { what: "requests in flight", retry_after: SOON };
+            Some(caller.allowance.enter(limit).ok_or(full)?)
+        }
+    };
+    if let Some(per_minute) = caller.caller.requests_per_minute {
+        let late = |retry_after| CallError::Throttled { what: "requests per minute", retry_after };
+        caller.allowance.spend(Instant::now(), per_minute).map_err(late)?;
+    }
+    Ok(place)
+}

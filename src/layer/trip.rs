@@ -1,0 +1,136 @@
+//! The breaker in front of one upstream: refuses at once while it is open, lets one probe through when it is half-open,
+//! and learns from what becomes of every attempt, also from the end of its body.
+//!
+//! Refusals of our own, the caller's mistakes and its own impatience teach nothing.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+use tower::{Layer, Service};
+
+use crate::domain::outcome::{Blame, End, FailureClass};
+use crate::flight::error::AttemptError;
+use crate::flight::reply::Reply;
+use crate::layer::{BoxFuture, always_ready};
+use crate::telemetry::handles::UpstreamMetrics;
+use crate::upstream::attempt::Attempt;
+use crate::upstream::breaker::{Lesson, Permit};
+use crate::upstream::live::Health;
+
+/// An account that is used up will not be filled within seconds.
+const QUOTA_COOL_DOWN: Duration = Duration::from_secs(300);
+/// A forged answer is not a hiccup.
+const FORGERY_COOL_DOWN: Duration = Duration::from_secs(10);
+
+/// Plain values for [`TripLayer`].
+#[derive(Clone)]
+pub struct Params {
+    /// The upstream's health; survives reloads.
+    pub health: Arc<Health>,
+    /// Shows the state.
+    pub metrics: Arc<UpstreamMetrics>,
+}
+
+/// Makes [`Trip`].
+#[derive(Clone)]
+pub struct TripLayer(pub Params);
+
+/// Guards one upstream.
+#[derive(Clone)]
+pub struct Trip<S> {
+    inner: S,
+    params: Params,
+}
+
+impl<S> Layer<S> for TripLayer {
+    type Service = Trip<S>;
+
+    fn layer(&self, inner: S) -> Trip<S> {
+        Trip { inner, params: self.0.clone() }
+    }
+}
+
+/// A permit that must be answered: dropped unanswered it teaches nothing, but makes room for the next probe.
+struct Ticket {
+    params: Params,
+    permit: Permit,
+    answered: bool,
+}
+
+impl Ticket {
+    fn learn(&mut self, lesson: Lesson) {
+        self.answered = true;
+        let now = Instant::now();
+        self.params.health.learn(now, self.permit, lesson);
+        self.params.metrics.breaker.set(self.params.health.state(now).value());
+    }
+
+    fn learn_failure(&mut self, error: &AttemptError) {
+        match error.class {
+            FailureClass::BadSignature => self.trip(FORGERY_COOL_DOWN),
+            FailureClass::QuotaExhausted => self.trip(error.retry_after.unwrap_or(QUOTA_COOL_DOWN)),
+            // Told apart from the table: a rate limit pauses the quota group instead (`pace`).
+            FailureClass::RateLimited => self.learn(Lesson::Nothing),
+            class => self.learn(match class.blame() {
+                Blame::Provider => Lesson::Failure,
+                Blame::Caller => Lesson::Success,
+                Blame::Local | Blame::Nobody => Lesson::Nothing,
+            }),
+        }
+    }
+
+    fn trip(&mut self, least: Duration) {
+        self.answered = true;
+        let now = Instant::now();
+        self.params.health.trip(now, least);
+        self.params.metrics.breaker.set(self.params.health.state(now).value());
+    }
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        if !self.answered {
+            self.learn(Lesson::Nothing);
+        }
+    }
+}
+
+impl<S> Service<Attempt> for Trip<S>
+where
+    S: Service<Attempt, Response = Reply, Error = AttemptError>,
+    S::Future: Send + 'static,
+{
+    type Response = Reply;
+    type Error = AttemptError;
+    type Future = BoxFuture<Result<Reply, AttemptError>>;
+
+    always_ready!();
+
+    fn call(&mut self, attempt: Attempt) -> Self::Future {
+        let permit = self.params.health.permit(Instant::now());
+        if let Permit::Refused(wait) = permit {
+            let refused = AttemptError::local(FailureClass::Open, Some(wait), "the breaker is open");
+            return Box::pin(std::future::ready(Err(refused)));
+        }
+        let mut ticket = Ticket { params: self.params.clone(), permit, answered: false };
+        let answer = self.inner.call(attempt);
+        Box::pin(async move {
+            match answer.await {
+                Ok(mut reply) => {
+                    ticket.learn(Lesson::Success);
+                    reply.body.on_end(move |ended| {
+                        if let End::UpstreamFailed(_) = ended.end {
+                            ticket.learn(Lesson::Failure);
+                        }
+                    });
+                    Ok(reply)
+                }
+                Err(error) => {
+                    ticket.learn_failure(&error);
+                    Err(error)
+                }
+            }
+        })
+    }
+}

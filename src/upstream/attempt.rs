@@ -1,0 +1,24 @@
+//! One try at one upstream.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::flight::call::Call;
+
+/// What an attempt is given.
+#[derive(Clone)]
+pub struct Attempt {
+    /// The call it serves.
+    pub call: Call,
+    /// 1 for the first.
+    pub number: u32,
+    /// When it must have a reply (a whole answer, or a stream's first content).
+    pub limit: Instant,
+    /// What is fair: an attempt given less than this by the caller's own deadline does not count against the provider.
+    pub fair: Duration,
+    /// TCP and TLS.
+    pub connect: Duration,
+    /// Longest silence within the body.
+    pub idle: Duration,
+}

@@ -1,0 +1,320 @@
+//! The circuit breaker's state machine: pure, the clock passed in.
+//!
+//! Closed, it counts; it opens at five failures in a row or at half of at least twenty within ten seconds. Open, it
+//! refuses for a cool-down that doubles from one second to sixty, with a jitter of a fifth, so that many proxies do not
+//! come back in step. Then it lets one probe through at a time and closes after three successes. Refusals of our own
+//! and the caller's mistakes never reach it.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+const BUCKETS: usize = 10;
+const BUCKET: Duration = Duration::from_secs(1);
+const IN_A_ROW: u32 = 5;
+const ENOUGH_CALLS: u32 = 20;
+const SUCCESSES_TO_CLOSE: u32 = 3;
+const FIRST_COOL_DOWN: Duration = Duration::from_secs(1);
+const LONGEST_COOL_DOWN: Duration = Duration::from_secs(60);
+
+/// What a caller of the breaker may do.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Permit {
+    /// Go; the breaker is closed.
+    Normal,
+    /// Go; this one decides whether the breaker closes.
+    Probe,
+    /// Do not; ask again after this long.
+    Refused(Duration),
+}
+
+/// What an attempt taught.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Lesson {
+    /// The upstream works.
+    Success,
+    /// It does not.
+    Failure,
+    /// Nothing: the attempt was refused locally, or abandoned.
+    Nothing,
+}
+
+/// The state as metrics show it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum State {
+    /// 0
+    Closed,
+    /// 1
+    HalfOpen,
+    /// 2
+    Open,
+}
+
+impl State {
+    /// The metric's value.
+    pub fn value(self) -> i64 {
+        match self {
+            Self::Closed => 0,
+            Self::HalfOpen => 1,
+            Self::Open => 2,
+        }
+    }
+
+    /// For people.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Closed => "closed",
+            Self::HalfOpen => "half-open",
+            Self::Open => "open",
+        }
+    }
+}
+
+#[derive(Clone, Copy, Default, Debug)]
+struct Bucket {
+    second: u64,
+    successes: u32,
+    failures: u32,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Phase {
+    Closed,
+    Open { until: Instant },
+    HalfOpen { probing: bool, successes: u32 },
+}
+
+/// One upstream's breaker.
+#[derive(Debug)]
+pub struct Breaker {
+    start: Instant,
+    phase: Phase,
+    buckets: [Bucket; BUCKETS],
+    in_a_row: u32,
+    /// Times opened since it was last closed; the exponent of the cool-down.
+    trips: u32,
+    jitter: u64,
+}
+
+impl Breaker {
+    /// A closed breaker. `seed` spreads the jitter.
+    pub fn new(start: Instant, seed: u64) -> Self {
+        let buckets = [Bucket::default(); BUCKETS];
+        Self { start, phase: Phase::Closed, buckets, in_a_row: 0, trips: 0, jitter: seed | 1 }
+    }
+
+    /// May an attempt start? A [`Permit::Probe`] must be answered with [`Breaker::learn`], or no other probe follows.
+    pub fn permit(&mut self, now: Instant) -> Permit {
+        match self.phase {
+            Phase::Closed => Permit::Normal,
+            Phase::Open { until } if now < until => Permit::Refused(until - now),
+            Phase::Open { .. } => {
+                self.phase = Phase::HalfOpen { probing: true, successes: 0 };
+                Permit::Probe
+            }
+            Phase::HalfOpen { probing: true, .. } => Permit::Refused(FIRST_COOL_DOWN),
+            Phase::HalfOpen { probing: false, successes } => {
+                self.phase = Phase::HalfOpen { probing: true, successes };
+                Permit::Probe
+            }
+        }
+    }
+
+    /// Takes note of how an attempt with `permit` ended.
+    pub fn learn(&mut self, now: Instant, permit: Permit, lesson: Lesson) {
+        match (self.phase, permit) {
+            (Phase::Closed, _) => self.count(now, lesson),
+            (Phase::HalfOpen { successes, .. }, Permit::Probe) => match lesson {
+                Lesson::Failure => self.open(now),
+                Lesson::Success if successes + 1 >= SUCCESSES_TO_CLOSE => self.close(),
+                Lesson::Success => self.phase = Phase::HalfOpen { probing: false, successes: successes + 1 },
+                Lesson::Nothing => self.phase = Phase::HalfOpen { probing: false, successes },
+            },
+            // Stragglers from before it opened teach nothing new.
+            (Phase::HalfOpen { .. } | Phase::Open { .. }, _) => {}
+        }
+    }
+
+    /// Opens at once and for at least `least`: a forged answer, an exhausted account.
+    pub fn trip(&mut self, now: Instant, least: Duration) {
+        self.open(now);
+        if let Phase::Open { until } = &mut self.phase {
+            *until = (*until).max(now + least);
+        }
+    }
+
+    /// What it is now. An open breaker whose cool-down is over reads as half-open.
+    pub fn state(&self, now: Instant) -> State {
+        match self.phase {
+            Phase::Closed => State::Closed,
+            Phase::Open { until } if now < until => State::Open,
+            Phase::Open { .. } | Phase::HalfOpen { .. } => State::HalfOpen,
+        }
+    }
+
+    fn count(&mut self, now: Instant, lesson: Lesson) {
+        let second = now.saturating_duration_since(self.start).as_secs() / BUCKET.as_secs();
+        let index = usize::try_from(second).unwrap_or(0) % BUCKETS;
+        let Some(bucket) = self.buckets.get_mut(index) else { return };
+        if bucket.second != second {
+            *bucket = Bucket { second, ..Bucket::default() };
+        }
+        match lesson {
+            Lesson::Nothing => {}
+            Lesson::Success => {
+                bucket.successes = bucket.successes.saturating_add(1);
+                self.in_a_row = 0;
+            }
+            Lesson::Failure => {
+                bucket.failures = bucket.failures.saturating_add(1);
+                self.in_a_row += 1;
+                if self.in_a_row >= IN_A_ROW || self.is_half_failing(second) {
+                    self.open(now);
+                }
+            }
+        }
+    }
+
+    fn is_half_failing(&self, second: u64) -> bool {
+        let recent = self.buckets.iter().filter(|bucket| bucket.second + BUCKETS as u64 > second);
+        let (failures, all) = recent.fold((0u32, 0u32), |(failures, all), bucket| {
+            (failures.saturating_add(bucket.failures), all.saturating_add(bucket.failures).saturating_add(bucket.successes))
+        });
+        all >= ENOUGH_CALLS && failures.saturating_mul(2) >= all
+    }
+
+    fn open(&mut self, now: Instant) {
+        let cool_down = FIRST_COOL_DOWN.saturating_mul(1 << self.trips.min(6)).min(LONGEST_COOL_DOWN);
+        self.trips += 1;
+        self.in_a_row = 0;
+        self.buckets = [Bucket::default(); BUCKETS];
+        self.phase = Phase::Open { until: now + self.jittered(cool_down) };
+    }
+
+    fn close(&mut self) {
+        self.phase = Phase::Closed;
+        self.trips = 0;
+        self.in_a_row = 0;
+    }
+
+    /// Between four fifths and six fifths of `span`.
+    fn jittered(&mut self, span: Duration) -> Duration {
+        // xorshift: spread matters here, not quality.
+        self.jitter ^= self.jitter << 13;
+        self.jitter ^= self.jitter >> 7;
+        self.jitter ^= self.jitter << 17;
+        let percent = 80 + u32::try_from(self.jitter % 41).unwrap_or(20);
+        span * percent / 100
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn breaker() -> (Breaker, Instant) {
+        let start = Instant::now();
+        (Breaker::new(start, 7), start)
+    }
+
+    fn fail(breaker: &mut Breaker, now: Instant, times: u32) {
+        for _ in 0..times {
+            let permit = breaker.permit(now);
+            breaker.learn(now, permit, Lesson::Failure);
+        }
+    }
+
+    #[test]
+    fn it_opens_at_five_failures_in_a_row_and_not_at_four() {
+        let (mut breaker, now) = breaker();
+        fail(&mut breaker, now, 4);
+        assert_eq!(breaker.permit(now), Permit::Normal);
+        fail(&mut breaker, now, 1);
+        assert!(matches!(breaker.permit(now), Permit::Refused(_)));
+        assert_eq!(breaker.state(now), State::Open);
+    }
+
+    #[test]
+    fn it_opens_at_half_of_twenty_within_ten_seconds() {
+        let (mut breaker, now) = breaker();
+        for index in 0..20 {
+            let lesson = if index % 2 == 0 { Lesson::Success } else { Lesson::Failure };
+            assert_eq!(breaker.permit(now), Permit::Normal, "{index}");
+            breaker.learn(now, Permit::Normal, lesson);
+        }
+        assert_eq!(breaker.state(now), State::Open);
+    }
+
+    #[test]
+    fn old_failures_are_forgotten() {
+        let (mut breaker, now) = breaker();
+        for second in 0..60u64 {
+            let at = now + Duration::from_secs(second);
+            breaker.learn(at, Permit::Normal, Lesson::Failure);
+            breaker.learn(at, Permit::Normal, Lesson::Success);
+            if second > 0 && breaker.state(at) == State::Open {
+                // 10 s hold 10 + 10 outcomes: enough calls, half of them failed.
+                return;
+            }
+        }
+        panic!("half failures never opened it");
+    }
+
+    #[test]
+    fn one_probe_at_a_time_and_three_successes_close_it() {
+        let (mut breaker, now) = breaker();
+        fail(&mut breaker, now, 5);
+        let later = now + Duration::from_secs(2);
+        for _ in 0..3 {
+            assert_eq!(breaker.permit(later), Permit::Probe);
+            assert!(matches!(breaker.permit(later), Permit::Refused(_)));
+            breaker.learn(later, Permit::Probe, Lesson::Success);
+        }
+        assert_eq!(breaker.permit(later), Permit::Normal);
+    }
+
+    #[test]
+    fn an_abandoned_probe_makes_room_for_the_next() {
+        let (mut breaker, now) = breaker();
+        fail(&mut breaker, now, 5);
+        let later = now + Duration::from_secs(2);
+        assert_eq!(breaker.permit(later), Permit::Probe);
+        breaker.learn(later, Permit::Probe, Lesson::Nothing);
+        assert_eq!(breaker.permit(later), Permit::Probe);
+    }
+
+    #[test]
+    fn f16_the_cool_down_grows_to_a_minute_and_no_further() {
+        let (mut breaker, mut now) = breaker();
+        fail(&mut breaker, now, 5);
+        let mut last = Duration::ZERO;
+        for _ in 0..12 {
+            let Permit::Refused(wait) = breaker.permit(now) else { panic!("open") };
+            assert!(wait <= Duration::from_secs(72));
+            last = wait;
+            now += wait;
+            assert_eq!(breaker.permit(now), Permit::Probe);
+            breaker.learn(now, Permit::Probe, Lesson::Failure);
+        }
+        assert!(last >= Duration::from_secs(48));
+    }
+
+    proptest! {
+        #[test]
+        fn it_never_refuses_for_longer_than_its_longest_cool_down(steps in prop::collection::vec((0u64..5_000, 0u8..3), 1..300)) {
+            let (mut breaker, mut now) = breaker();
+            for (gap_ms, lesson) in steps {
+                now += Duration::from_millis(gap_ms);
+                let permit = breaker.permit(now);
+                if let Permit::Refused(wait) = permit {
+                    prop_assert!(wait <= Duration::from_secs(72));
+                    continue;
+                }
+                let lesson = [Lesson::Success, Lesson::Failure, Lesson::Nothing][usize::from(lesson)];
+                breaker.learn(now, permit, lesson);
+            }
+        }
+    }
+}

@@ -1,0 +1,154 @@
+//! The one seam to the network. Only this file opens outgoing connections.
+//!
+//! Names and ports come from configuration alone. The class of every *connected* address is checked after resolution,
+//! so a name that suddenly means 127.0.0.1 or a metadata service leads nowhere (S6). There are no proxies from the
+//! environment and no redirects.
+
+use std::future::Future;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::pin::Pin;
+use std::sync::Arc;
+
+use rustls::pki_types::ServerName;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+
+/// Most addresses tried for one connection.
+const MOST_ADDRESSES: usize = 4;
+
+/// A connection of any kind.
+pub trait Io: AsyncRead + AsyncWrite + Unpin + Send {}
+impl<T: AsyncRead + AsyncWrite + Unpin + Send> Io for T {}
+
+/// Where a connection leads.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub struct Origin {
+    /// True for TLS.
+    pub tls: bool,
+    /// Host name or address.
+    pub host: String,
+    /// Port.
+    pub port: u16,
+    /// True lets the connected address be loopback or private.
+    pub allow_private: bool,
+}
+
+/// Opens connections: over TCP and TLS when serving, in memory in tests.
+pub trait Dial: Send + Sync {
+    /// Connects. The caller bounds the time.
+    fn dial<'a>(&'a self, origin: &'a Origin) -> Pin<Box<dyn Future<Output = io::Result<Box<dyn Io>>> + Send + 'a>>;
+}
+
+/// TCP with NODELAY, and TLS where the origin wants it.
+pub struct TcpDial {
+    tls: TlsConnector,
+}
+
+impl TcpDial {
+    /// Uses this TLS configuration for every provider.
+    pub fn new(tls: Arc<rustls::ClientConfig>) -> Self {
+        Self { tls: TlsConnector::from(tls) }
+    }
+
+    async fn connect(&self, origin: &Origin) -> io::Result<Box<dyn Io>> {
+        let stream = tcp(origin).await?;
+        stream.set_nodelay(true)?;
+        if !origin.tls {
+            return Ok(Box::new(stream));
+        }
+        let name = ServerName::try_from(origin.host.clone()).map_err(io::Error::other)?;
+        Ok(Box::new(self.tls.connect(name, stream).await?))
+    }
+}
+
+impl Dial for TcpDial {
+    fn dial<'a>(&'a self, origin: &'a Origin) -> Pin<Box<dyn Future<Output = io::Result<Box<dyn Io>>> + Send + 'a>> {
+        Box::pin(self.connect(origin))
+    }
+}
+
+async fn tcp(origin: &Origin) -> io::Result<TcpStream> {
+    let mut failure = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
+    for address in addresses(origin).await?.into_iter().take(MOST_ADDRESSES) {
+        if !origin.allow_private && !is_public(address.ip()) {
+            failure = io::Error::new(io::ErrorKind::PermissionDenied, "the name resolves to a private address");
+            continue;
+        }
+        match TcpStream::connect(address).await {
+            Ok(stream) => return Ok(stream),
+            Err(err) => failure = err,
+        }
+    }
+    Err(failure)
+}
+
+async fn addresses(origin: &Origin) -> io::Result<Vec<SocketAddr>> {
+    match origin.host.parse::<IpAddr>() {
+        Ok(ip) => Ok(vec![SocketAddr::new(ip, origin.port)]),
+        Err(_) => Ok(tokio::net::lookup_host((origin.host.as_str(), origin.port)).await?.collect()),
+    }
+}
+
+/// True for addresses that belong to the public internet.
+fn is_public(ip: IpAddr) -> bool {
+    match ip {
+        IpAddr::V4(ip) => is_public_v4(ip),
+        IpAddr::V6(ip) => is_public_v6(ip),
+    }
+}
+
+fn is_public_v4(ip: Ipv4Addr) -> bool {
+    let [a, b, ..] = ip.octets();
+    let carrier_grade_nat = a == 100 && (64..128).contains(&b);
+    let benchmarking = a == 198 && (b == 18 || b == 19);
+    let special = ip.is_loopback() || ip.is_private() || ip.is_link_local() || ip.is_unspecified() || ip.is_broadcast();
+    let unroutable = a == 0 || a >= 224 || ip.is_documentation();
+    !(special || unroutable || carrier_grade_nat || benchmarking)
+}
+
+fn is_public_v6(ip: Ipv6Addr) -> bool {
+    if let Some(v4) = ip.to_ipv4_mapped() {
+        return is_public_v4(v4);
+    }
+    let [first, second, ..] = ip.segments();
+    let unique_local = first & 0xfe00 == 0xfc00;
+    let link_local = first & 0xffc0 == 0xfe80;
+    // Prefixes that carry an IPv4 address inside would be a way round the check above.
+    let translated = (first == 0x64 && second == 0xff9b) || first == 0x2002;
+    let documentation = first == 0x2001 && second == 0xdb8;
+    let low = first == 0;
+    !(ip.is_multicast() || unique_local || link_local || translated || documentation || low)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn s6_private_addresses_are_not_public_in_any_spelling() {
+        let private = [
+            "127.0.0.1", "10.1.2.3", "172.16.0.1", "192.168.1.1", "169.254.169.254", "0.0.0.0", "100.64.0.1", "224.0.0.1",
+            "255.255.255.255", "::1", "::", "::ffff:127.0.0.1", "::ffff:169.254.169.254", "fc00::1", "fe80::1", "ff02::1",
+            "64:ff9b::7f00:1", "2002:7f00:1::", "::127.0.0.1",
+        ];
+        for ip in private {
+            assert!(!is_public(ip.parse().unwrap()), "{ip}");
+        }
+    }
+
+    #[test]
+    fn public_addresses_are_public() {
+        for ip in ["1.1.1.1", "203.0.114.1", "2606:4700:4700::1111", "::ffff:1.1.1.1"] {
+            assert!(is_public(ip.parse().unwrap()), "{ip}");
+        }
+    }
+
+    #[tokio::test]
+    async fn s6_a_provider_that_may_not_be_private_is_not_dialled_on_loopback() {
+        let origin = Origin { tls: false, host: "127.0.0.1".into(), port: 9, allow_private: false };
+        let err = tcp(&origin).await.unwrap_err();
+        assert_eq!(err.kind(), io::ErrorKind::PermissionDenied);
+    }
+}

@@ -1,0 +1,227 @@
+//! The OpenAI-compatible protocol: what is sent, and what an answer means.
+//!
+//! Providers differ only in their descriptors. An answer counts when it has content; a 200 that holds an error, is
+//! empty or is of the wrong type is a failed attempt like any other.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::header::CONTENT_TYPE;
+use http::response::Parts;
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode};
+use http_body_util::Full;
+
+use crate::config::table::{Provider, StreamUsage};
+use crate::domain::outcome::{FailureClass, Sent};
+use crate::domain::usage::Usage;
+use crate::flight::error::AttemptError;
+use crate::flight::reply::{Reply, ReplyBody, UsageSlot};
+use crate::upstream::attempt::Attempt;
+use crate::upstream::live::LiveUpstream;
+use crate::upstream::pool::UpstreamBody;
+use crate::upstream::retry_after;
+use crate::upstream::send::read_whole;
+use crate::upstream::stream::{UsageEvent, prime};
+use crate::wire::json_edit::{self, UsageRequest};
+use crate::wire::openai::{EmbeddedError, parse_error, peek_reply};
+
+/// Largest whole answer.
+const ANSWER_BYTES: usize = 32 * 1024 * 1024;
+/// Largest error body read.
+const ERROR_BYTES: usize = 64 * 1024;
+
+/// Response headers that may reach the client; all others stay here.
+const PASSED: [HeaderName; 9] = [
+    CONTENT_TYPE,
+    HeaderName::from_static("openai-processing-ms"),
+    HeaderName::from_static("openai-version"),
+    HeaderName::from_static("x-ratelimit-limit-requests"),
+    HeaderName::from_static("x-ratelimit-limit-tokens"),
+    HeaderName::from_static("x-ratelimit-remaining-requests"),
+    HeaderName::from_static("x-ratelimit-remaining-tokens"),
+    HeaderName::from_static("x-ratelimit-reset-requests"),
+    HeaderName::from_static("x-ratelimit-reset-tokens"),
+];
+
+/// Where providers put their own id of a call.
+const THEIR_IDS: [&str; 3] = ["x-request-id", "x-generation-id", "x-litellm-call-id"];
+
+/// Builds the request: the caller's body with the provider's model name, our headers, the provider's credential.
+///
+/// # Errors
+/// [`FailureClass::Refused`] if the body cannot be edited, which decoding it has already ruled out.
+pub fn prepare(attempt: &Attempt, upstream: &LiveUpstream) -> Result<Request<Full<Bytes>>, AttemptError> {
+    let refused = |_| AttemptError::new(FailureClass::Refused, Sent::No, "the body could not be prepared for the provider");
+    let body = json_edit::rewrite_request(&attempt.call.body, &upstream.names.model, usage_request(attempt, upstream));
+    let mut request = Request::new(Full::new(body.map_err(refused)?));
+    *request.method_mut() = Method::POST;
+    *request.uri_mut() = upstream.uri.clone();
+    *request.headers_mut() = upstream.provider.headers.clone();
+    Ok(request)
+}
+
+fn usage_request(attempt: &Attempt, upstream: &LiveUpstream) -> UsageRequest {
+    let facts = attempt.call.llm();
+    match upstream.candidate.provider.stream_usage {
+        StreamUsage::OnRequest if facts.stream && !facts.include_usage => UsageRequest::Ask,
+        StreamUsage::OnRequest => UsageRequest::AsIs,
+        StreamUsage::Always | StreamUsage::Never => UsageRequest::Remove,
+    }
+}
+
+/// Reads the answer as far as it must be read before it may be shown.
+///
+/// # Errors
+/// [`AttemptError`] for every answer that is not one.
+pub async fn read(
+    response: Response<UpstreamBody>,
+    attempt: &Attempt,
+    upstream: &LiveUpstream,
+) -> Result<Reply, AttemptError> {
+    let (head, body) = response.into_parts();
+    note_their_id(&head.headers, attempt);
+    if head.status != StatusCode::OK {
+        let body = read_whole(body, ERROR_BYTES, attempt.idle).await.unwrap_or_default();
+        return Err(refusal(&head, &body, &upstream.candidate.provider));
+    }
+    if head.headers.contains_key(http::header::CONTENT_ENCODING) {
+        return Err(bad_reply("the answer is compressed though nobody asked for that"));
+    }
+    let is_stream = is_type(&head.headers, "text/event-stream");
+    match (attempt.call.llm().stream, is_stream) {
+        (true, true) => stream(head, body, attempt).await,
+        (false, false) => whole(head, body, attempt).await,
+        (true, false) => {
+            // Some aggregators answer a stream request with a plain error object and status 200.
+            let body = read_whole(body, ERROR_BYTES, attempt.idle).await.unwrap_or_default();
+            Err(peek_reply(&body).and_then(|facts| facts.error).map_or_else(
+                || bad_reply("a stream was asked for and something else came"),
+                embedded,
+            ))
+        }
+        (false, true) => Err(bad_reply("a whole answer was asked for and a stream came")),
+    }
+}
+
+async fn whole(head: Parts, body: UpstreamBody, attempt: &Attempt) -> Result<Reply, AttemptError> {
+    let bytes = read_whole(body, ANSWER_BYTES, attempt.idle).await.map_err(|err| err.into_attempt_error())?;
+    if bytes.is_empty() {
+        return Err(AttemptError::new(FailureClass::NoContent, Sent::Yes, "the answer is empty"));
+    }
+    let facts = peek_reply(&bytes).ok_or_else(|| bad_reply("the answer is not a JSON object"))?;
+    if let Some(error) = facts.error {
+        return Err(embedded(error));
+    }
+    let reason = facts.finish_reason.as_deref();
+    let cut_on_purpose = matches!(reason, Some("length" | "content_filter"));
+    if !facts.content && !cut_on_purpose {
+        return Err(AttemptError::new(FailureClass::NoContent, Sent::Yes, "the answer has no content"));
+    }
+    let usage = UsageSlot::default();
+    usage.set(facts.usage.unwrap_or_else(Usage::default));
+    let complete = matches!(reason, Some("stop" | "tool_calls" | "function_call"));
+    Ok(Reply {
+        status: StatusCode::OK,
+        headers: passed(&head.headers),
+        body: ReplyBody::whole(bytes),
+        usage,
+        complete,
+        decision: None,
+    })
+}
+
+async fn stream(head: Parts, body: UpstreamBody, attempt: &Attempt) -> Result<Reply, AttemptError> {
+    let usage_event = if attempt.call.llm().include_usage { UsageEvent::Forward } else { UsageEvent::Strip };
+    let usage = UsageSlot::default();
+    let primed = prime(body, usage.clone(), usage_event, attempt.idle).await?;
+    let mut headers = passed(&head.headers);
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/event-stream; charset=utf-8"));
+    headers.insert("x-accel-buffering", HeaderValue::from_static("no"));
+    let body = ReplyBody::events(Box::pin(primed));
+    Ok(Reply { status: StatusCode::OK, headers, body, usage, complete: false, decision: None })
+}
+
+fn refusal(head: &Parts, body: &[u8], provider: &Provider) -> AttemptError {
+    let said = parse_error(body);
+    let class = provider.errors.get(&head.status.as_u16()).copied();
+    let class = class.unwrap_or_else(|| classify(head.status.as_u16(), said.as_ref()));
+    AttemptError {
+        class,
+        sent: Sent::Yes,
+        status: Some(head.status.as_u16()),
+        retry_after: retry_after::parse(&head.headers),
+        said: said.map(Arc::new),
+        detail: "the provider refused",
+    }
+}
+
+/// What an error inside a 200 means.
+pub(super) fn embedded(error: EmbeddedError) -> AttemptError {
+    let class = error.status.map_or(FailureClass::NoContent, |status| classify(status, Some(&error)));
+    AttemptError {
+        class,
+        sent: Sent::Yes,
+        status: error.status,
+        retry_after: None,
+        said: Some(Arc::new(error)),
+        detail: "the provider reported an error inside a 200",
+    }
+}
+
+fn classify(status: u16, said: Option<&EmbeddedError>) -> FailureClass {
+    let code = said.and_then(|error| error.code.as_deref());
+    match status {
+        402 => FailureClass::QuotaExhausted,
+        429 if code == Some("insufficient_quota") => FailureClass::QuotaExhausted,
+        429 => FailureClass::RateLimited,
+        401 | 403 => FailureClass::Unauthorised,
+        503 | 529 => FailureClass::Overloaded,
+        408 | 425 => FailureClass::ProviderFault,
+        400..500 => FailureClass::Refused,
+        _ => FailureClass::ProviderFault,
+    }
+}
+
+fn bad_reply(detail: &'static str) -> AttemptError {
+    AttemptError::new(FailureClass::BadReply, Sent::Yes, detail)
+}
+
+fn passed(headers: &HeaderMap) -> HeaderMap {
+    let mut passed = HeaderMap::with_capacity(24);
+    for name in &PASSED {
+        if let Some(value) = headers.get(name) {
+            passed.insert(name.clone(), value.clone());
+        }
+    }
+    passed
+}
+
+fn note_their_id(headers: &HeaderMap, attempt: &Attempt) {
+    let id = THEIR_IDS.iter().find_map(|name| headers.get(*name)).filter(|id| id.len() <= 256);
+    attempt.call.context.trail.lock().upstream_request_id = id.cloned();
+}
+
+fn is_type(headers: &HeaderMap, media_type: &str) -> bool {
+    let value = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    value.get(..media_type.len()).is_some_and(|start| start.eq_ignore_ascii_case(media_type))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_status_has_a_class_and_only_the_callers_faults_are_refusals() {
+        for status in [400, 404, 413, 422] {
+            assert_eq!(classify(status, None), FailureClass::Refused, "{status}");
+        }
+        for status in [301, 302, 307, 500, 502, 504, 408, 599] {
+            assert_eq!(classify(status, None), FailureClass::ProviderFault, "{status}");
+        }
+        assert_eq!(classify(401, None), FailureClass::Unauthorised);
+        assert_eq!(classify(403, None), FailureClass::Unauthorised);
+        assert_eq!(classify(402, None), FailureClass::QuotaExhausted);
+        assert_eq!(classify(429, None), FailureClass::RateLimited);
+        assert_eq!(classify(529, None), FailureClass::Overloaded);
+    }
+}

@@ -1,0 +1,211 @@
+//! Connections to one origin, kept per core.
+//!
+//! A small pool of our own on `hyper::client::conn` instead of hyper-util's pooled client: connections never cross cores,
+//! and it knows exactly whether a byte of a request may have been written ([`Sent`]). The most recently used connection
+//! is taken first, an idle one is dropped well before providers drop theirs, and a request that was handed to a
+//! connection already dead is moved to a fresh one, because nothing of it was written.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body::{Body, Frame};
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper::client::conn::http1::{self, SendRequest};
+use hyper_util::rt::TokioIo;
+use tokio::time::{Instant, timeout};
+
+use crate::domain::outcome::Sent;
+use crate::domain::worker;
+use crate::upstream::dial::{Dial, Origin};
+
+/// Idle connections kept per core and origin.
+const MOST_IDLE: usize = 64;
+/// Below the 60 s after which common load balancers close theirs.
+const IDLE_LIMIT: Duration = Duration::from_secs(50);
+/// Connections tried before giving up on finding a live one.
+const MOST_STALE: usize = 8;
+/// Largest response head.
+const HEAD_BYTES: usize = 64 * 1024;
+
+/// All connections to one origin.
+pub struct Pool {
+    origin: Origin,
+    dial: Arc<dyn Dial>,
+    idle: Box<[Mutex<Vec<Idle>>]>,
+}
+
+struct Idle {
+    sender: SendRequest<Full<Bytes>>,
+    since: Instant,
+}
+
+/// Why no response head came.
+#[derive(Debug, thiserror::Error)]
+pub enum ExchangeError {
+    /// No connection in time.
+    #[error("no connection")]
+    Connect(#[source] io::Error),
+    /// The connection broke before a response.
+    #[error("the connection broke before a response")]
+    Broken {
+        /// What may have been written.
+        sent: Sent,
+        /// True if the connection had served before: it may just have been closed by its idle timer.
+        reused: bool,
+    },
+}
+
+impl Pool {
+    /// An empty pool.
+    pub fn new(origin: Origin, dial: Arc<dyn Dial>) -> Self {
+        let idle = (0..worker::MOST_WORKERS).map(|_| Mutex::new(Vec::new())).collect();
+        Self { origin, dial, idle }
+    }
+
+    /// Where it leads.
+    pub fn origin(&self) -> &Origin {
+        &self.origin
+    }
+
+    /// Sends one request and waits for the head of its response. `connect` bounds the dialling; the caller bounds the rest.
+    ///
+    /// # Errors
+    /// [`ExchangeError`], which knows what may have been sent.
+    ///
+    /// # Cancel safety
+    /// Dropping the future closes the connection it was using.
+    pub async fn exchange(
+        self: &Arc<Self>,
+        mut request: Request<Full<Bytes>>,
+        connect: Duration,
+    ) -> Result<Response<UpstreamBody>, ExchangeError> {
+        for _ in 0..MOST_STALE {
+            let Some(sender) = self.take_idle().await else { break };
+            match self.over(sender, request, true).await {
+                Err((error, Some(unsent))) if error.is_unsent() => request = *unsent,
+                Err((error, _)) => return Err(error),
+                Ok(response) => return Ok(response),
+            }
+        }
+        self.exchange_fresh(request, connect).await
+    }
+
+    /// As [`Pool::exchange`], on a connection nobody used before.
+    ///
+    /// # Errors
+    /// As [`Pool::exchange`].
+    pub async fn exchange_fresh(
+        self: &Arc<Self>,
+        request: Request<Full<Bytes>>,
+        connect: Duration,
+    ) -> Result<Response<UpstreamBody>, ExchangeError> {
+        let sender = self.connect(connect).await.map_err(ExchangeError::Connect)?;
+        self.over(sender, request, false).await.map_err(|(error, _)| error)
+    }
+
+    async fn over(
+        self: &Arc<Self>,
+        mut sender: SendRequest<Full<Bytes>>,
+        request: Request<Full<Bytes>>,
+        reused: bool,
+    ) -> Result<Response<UpstreamBody>, (ExchangeError, Option<Box<Request<Full<Bytes>>>>)> {
+        match sender.try_send_request(request).await {
+            Ok(response) => {
+                let lease = Lease { sender, pool: Arc::clone(self) };
+                Ok(response.map(|body| UpstreamBody { body, lease: Some(lease) }))
+            }
+            Err(mut err) => {
+                let unsent = err.take_message().map(Box::new);
+                let sent = if unsent.is_some() { Sent::No } else { Sent::Maybe };
+                Err((ExchangeError::Broken { sent, reused }, unsent))
+            }
+        }
+    }
+
+    async fn connect(&self, limit: Duration) -> io::Result<SendRequest<Full<Bytes>>> {
+        let late = |_| io::Error::new(io::ErrorKind::TimedOut, "no connection in time");
+        let open = async {
+            let io = self.dial.dial(&self.origin).await?;
+            let mut builder = http1::Builder::new();
+            builder.max_buf_size(HEAD_BYTES.max(8192 * 8));
+            let (sender, connection) = builder.handshake(TokioIo::new(io)).await.map_err(io::Error::other)?;
+            // The driver ends when the sender and the response body are dropped, or when the peer closes.
+            tokio::spawn(connection);
+            Ok(sender)
+        };
+        timeout(limit, open).await.map_err(late)?
+    }
+
+    async fn take_idle(&self) -> Option<SendRequest<Full<Bytes>>> {
+        loop {
+            let Idle { mut sender, since } = self.shelf()?.pop()?;
+            if since.elapsed() < IDLE_LIMIT && !sender.is_closed() && sender.ready().await.is_ok() {
+                return Some(sender);
+            }
+        }
+    }
+
+    fn put_back(&self, sender: SendRequest<Full<Bytes>>) {
+        let Some(mut shelf) = self.shelf() else { return };
+        // The oldest lie at the bottom: let go of what nobody will take again.
+        let stale = shelf.iter().take_while(|idle| idle.since.elapsed() >= IDLE_LIMIT || idle.sender.is_closed()).count();
+        shelf.drain(..stale);
+        if shelf.len() < MOST_IDLE && !sender.is_closed() {
+            shelf.push(Idle { sender, since: Instant::now() });
+        }
+    }
+
+    /// This core's idle connections. A `std` mutex: only this core takes it, for a push or a pop.
+    fn shelf(&self) -> Option<MutexGuard<'_, Vec<Idle>>> {
+        Some(self.idle.get(worker::index())?.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+impl ExchangeError {
+    fn is_unsent(&self) -> bool {
+        matches!(self, Self::Broken { sent: Sent::No, .. })
+    }
+}
+
+struct Lease {
+    sender: SendRequest<Full<Bytes>>,
+    pool: Arc<Pool>,
+}
+
+/// A response body that gives its connection back when it was read to its end, and closes it when it was not.
+pub struct UpstreamBody {
+    body: Incoming,
+    lease: Option<Lease>,
+}
+
+impl UpstreamBody {
+    /// True if nothing follows.
+    pub fn is_over(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn release(&mut self) {
+        if let Some(Lease { sender, pool }) = self.lease.take() {
+            pool.put_back(sender);
+        }
+    }
+}
+
+impl Body for UpstreamBody {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
+        if frame.is_none() || self.body.is_end_stream() {
+            self.release();
+        }
+        Poll::Ready(frame)
+    }
+}
