@@ -16,4 +16,6 @@ pub use reply::{ChunkFacts, ReplyFacts, peek_chunk, peek_reply};
 pub use request::{DecodeError, RequestFacts, peek_request};
 
 #[cfg(test)]
+mod golden;
+#[cfg(test)]
 mod tests;
