@@ -1,2 +1,30 @@
 //! Floor 2: text to a validated [`table::RoutingTable`].
+//!
+//! The way of a configuration: [`load`] reads files, [`compile`](compile::compile) turns their text into a table or into
+//! every mistake at once, [`diff`] says what a new table would change. Serving code sees only [`table`].
+//!
+//! What it deliberately does not do: read the environment (a [`SecretSource`](crate::domain::secret::SecretSource) is
+//! handed in), watch files, or keep anything between two calls.
+
+pub mod compile;
+pub mod error;
 pub mod table;
+pub mod units;
+
+mod address;
+mod catalog;
+mod checks;
+mod descriptor;
+mod mask;
+mod raw;
+mod read;
+mod report;
+mod routes;
+mod secrets;
+
+pub use compile::{CompileOptions, Rewire, SourceFile, Sources, compile};
+pub use error::{Code, ConfigError, Style, render_all};
+pub use secrets::{SecretPolicy, Secrets};
+
+#[cfg(test)]
+mod tests;

@@ -41,6 +41,7 @@ pub struct RoutingTable {
     pub(super) providers: BTreeMap<ProviderId, Arc<Provider>>,
     pub(super) llm: BTreeMap<RouteId, Arc<LlmRoute>>,
     pub(super) risk: Option<Arc<RiskRoute>>,
+    pub(super) facts: BTreeMap<ProviderId, ProviderFacts>,
 }
 
 impl RoutingTable {
@@ -72,6 +73,11 @@ impl RoutingTable {
     /// The risk route, if the configuration has one.
     pub fn risk_route(&self) -> Option<&Arc<RiskRoute>> {
         self.risk.as_ref()
+    }
+
+    /// Where each provider's address and prices were read, and when.
+    pub fn facts(&self) -> &BTreeMap<ProviderId, ProviderFacts> {
+        &self.facts
     }
 }
 
@@ -337,4 +343,24 @@ impl RiskPrice {
     pub fn currency(&self) -> Currency {
         self.standard.currency
     }
+}
+
+/// A page, and the day somebody looked at it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Fact {
+    /// An https address.
+    pub url: String,
+    /// `2026-11-22`
+    pub checked: String,
+}
+
+/// Where a provider file's facts come from.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ProviderFacts {
+    /// The provider itself: its address and protocol.
+    pub source: Fact,
+    /// Token prices, by the model's id; models of unknown price are absent.
+    pub model_prices: BTreeMap<String, Fact>,
+    /// The price of a risk call.
+    pub price: Option<Fact>,
 }

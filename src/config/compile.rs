@@ -1,0 +1,210 @@
+//! Text to [`RoutingTable`], or every mistake at once.
+//!
+//! Pure: the same text, secrets and options give the same table. It reads no file, no environment and no clock, so that
+//! `serve`, `check`, `explain`, the sandbox and the tests all compile through this one function.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use sha2::{Digest, Sha256};
+
+use super::catalog::{Catalog, Pick};
+use super::descriptor::{Builder, Built};
+use super::error::ConfigError;
+use super::raw::Document;
+use super::raw::routes::{Part, RawRoutes};
+use super::report::Report;
+use super::routes::{Plan, PlannedRisk, PlannedRoute, RISK};
+use super::secrets::{Secrets, Use};
+use super::table::{Auth, BaseUrl, Candidate, ConfigVersion, LlmRoute, Protocol, Provider, RiskRoute, RoutingTable};
+use crate::domain::id::{ProviderId, RouteId, UpstreamId};
+
+/// One configuration file.
+#[derive(Clone, PartialEq, Eq)]
+pub struct SourceFile {
+    /// As shown to people: the path they gave.
+    pub name: String,
+    /// What it says.
+    pub text: String,
+}
+
+impl std::fmt::Debug for SourceFile {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} ({} bytes)", self.name, self.text.len())
+    }
+}
+
+/// All text of one configuration.
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
+pub struct Sources {
+    /// The first is `routes.toml`; further ones are overlays whose sections are added. The same section, caller or
+    /// route in two files is a mistake.
+    pub routes: Vec<SourceFile>,
+    /// One per provider.
+    pub providers: Vec<SourceFile>,
+}
+
+/// Replaces every provider's address, and so permits private ones: how the sandbox puts its simulators in.
+pub type Rewire<'a> = dyn Fn(&ProviderId, Protocol) -> BaseUrl + 'a;
+
+/// How to compile.
+#[derive(Clone, Copy)]
+pub struct CompileOptions<'a> {
+    /// Where secrets come from.
+    pub secrets: Secrets<'a>,
+    /// Other addresses than the files say.
+    pub rewire: Option<&'a Rewire<'a>>,
+}
+
+/// Compiles a configuration.
+///
+/// # Errors
+/// Every mistake of all files (at most 200), by file and line. Messages contain neither values nor secrets.
+pub fn compile(sources: &Sources, options: &CompileOptions<'_>) -> Result<RoutingTable, Vec<ConfigError>> {
+    let report = Report::new(sources.routes.iter().chain(&sources.providers));
+    let table = compile_reporting(sources, options, &report);
+    let errors = report.into_errors();
+    match table {
+        Some(table) if errors.is_empty() => Ok(table),
+        _ if errors.is_empty() => Err(vec![ConfigError::of_file(
+            sources.routes.first().map(|file| file.name.clone()).unwrap_or_default(),
+            "the configuration could not be compiled".to_owned(),
+            None,
+        )]),
+        _ => Err(errors),
+    }
+}
+
+fn compile_reporting(sources: &Sources, options: &CompileOptions<'_>, report: &Report<'_>) -> Option<RoutingTable> {
+    let all = sources.routes.iter().chain(&sources.providers).enumerate();
+    let mut documents: Vec<Document<'_>> = all.map(|(file, source)| Document::parse(source, file, report)).collect();
+    let providers = documents.split_off(sources.routes.len());
+    let catalog = Catalog::read(&providers, report);
+    let parts = std::iter::once(Part::Main).chain(std::iter::repeat(Part::Overlay));
+    let sound = documents.iter().all(|document| document.sound);
+    let raw = documents.iter().zip(parts).filter(|(document, _)| document.sound);
+    let raw: Vec<RawRoutes> = raw.map(|(document, part)| RawRoutes::read(&document.root(report), part)).collect();
+    // Half of the routes would make the other half's references look wrong.
+    let plan = sound.then(|| Plan::make(raw, &catalog, report));
+    let built = build_providers(&catalog, plan.as_ref(), options, report);
+    let plan = plan.filter(|_| report.is_clean())?;
+    let version = version_of(sources, &built);
+    assemble(plan, built, version)
+}
+
+fn build_providers(
+    catalog: &Catalog,
+    plan: Option<&Plan>,
+    options: &CompileOptions<'_>,
+    report: &Report<'_>,
+) -> BTreeMap<ProviderId, Built> {
+    let used = plan.map(Plan::used).unwrap_or_default();
+    let builder = Builder { options, report };
+    let build = |(id, raw): (&String, _)| {
+        let used = if used.contains(id.as_str()) { Use::ByRoute } else { Use::None };
+        builder.build(raw, used).map(|built| (built.provider.id.clone(), built))
+    };
+    catalog.providers().iter().filter_map(build).collect()
+}
+
+/// Puts routes and providers together; `None` only if something is missing that no check reported.
+fn assemble(plan: Plan, built: BTreeMap<ProviderId, Built>, version: ConfigVersion) -> Option<RoutingTable> {
+    let facts = built.iter().map(|(id, built)| (id.clone(), built.facts.clone())).collect();
+    let providers: BTreeMap<ProviderId, Arc<Provider>> =
+        built.into_iter().map(|(id, built)| (id, built.provider)).collect();
+    let llm = plan.llm.into_iter().map(|(id, route)| Some((id.clone(), Arc::new(llm_route(id, &route, &providers)?))));
+    let llm = llm.collect::<Option<_>>()?;
+    let risk = match plan.risk {
+        Some(risk) => Some(Arc::new(risk_route(&risk, &providers)?)),
+        None => None,
+    };
+    Some(RoutingTable { version, limits: plan.limits, callers: plan.callers, providers, llm, risk, facts })
+}
+
+fn llm_route(id: RouteId, plan: &PlannedRoute, providers: &BTreeMap<ProviderId, Arc<Provider>>) -> Option<LlmRoute> {
+    let candidates = candidates(&plan.picks, providers)?;
+    let fingerprint = fingerprint(&candidates);
+    let &PlannedRoute { timeouts, max_attempts, cache, .. } = plan;
+    Some(LlmRoute { id, candidates, timeouts, max_attempts, cache, fingerprint })
+}
+
+fn risk_route(plan: &PlannedRisk, providers: &BTreeMap<ProviderId, Arc<Provider>>) -> Option<RiskRoute> {
+    Some(RiskRoute {
+        id: RouteId::new(RISK),
+        candidates: candidates(&plan.picks, providers)?,
+        deadline: plan.deadline,
+        hard_limit: plan.hard_limit,
+        connect: plan.connect,
+        max_attempts: plan.max_attempts,
+        bands: plan.bands,
+        vendor_action: plan.vendor_action,
+        on_exhausted: plan.on_exhausted,
+    })
+}
+
+fn candidates(picks: &[Pick], providers: &BTreeMap<ProviderId, Arc<Provider>>) -> Option<Vec<Candidate>> {
+    let candidate = |pick: &Pick| {
+        let provider = Arc::clone(providers.get(pick.provider.as_str())?);
+        let model = match &pick.model {
+            Some(id) => Some(Arc::clone(provider.models.iter().find(|model| model.id == *id)?)),
+            None => None,
+        };
+        Some(Candidate { upstream: UpstreamId::new(pick.upstream()), provider, model })
+    };
+    picks.iter().map(candidate).collect()
+}
+
+/// Changes with everything that decides what an answer says: who is asked, where, in which dialect, for which model.
+fn fingerprint(candidates: &[Candidate]) -> [u8; 32] {
+    let mut hash = Sha256::new();
+    for candidate in candidates {
+        let provider = &candidate.provider;
+        let protocol = match provider.protocol {
+            Protocol::OpenAi => "openai",
+            Protocol::DiHmac => "di-hmac",
+        };
+        let scheme = if provider.base_url.tls { "https" } else { "http" };
+        let authority = provider.base_url.authority();
+        let model = candidate.model.as_ref().map_or("", |model| model.name.as_str());
+        for part in [candidate.upstream.as_str(), protocol, scheme, &authority, &provider.base_url.path, model] {
+            add(&mut hash, part.as_bytes());
+        }
+        hash.update(length(provider.headers.len()));
+        for (name, value) in &provider.headers {
+            add(&mut hash, name.as_bytes());
+            add(&mut hash, value.as_bytes());
+        }
+    }
+    hash.finalize().into()
+}
+
+/// SHA-256 over the names and bytes of all files and the fingerprints of all secrets.
+fn version_of(sources: &Sources, built: &BTreeMap<ProviderId, Built>) -> ConfigVersion {
+    let mut hash = Sha256::new();
+    for files in [&sources.routes, &sources.providers] {
+        hash.update(length(files.len()));
+        for file in files {
+            add(&mut hash, file.name.as_bytes());
+            add(&mut hash, file.text.as_bytes());
+        }
+    }
+    for (id, built) in built.iter().filter(|(_, built)| built.secret_is_real) {
+        let secret = match &built.provider.auth {
+            Auth::None => continue,
+            Auth::Bearer { secret } | Auth::Header { secret, .. } | Auth::DiHmac { secret, .. } => secret,
+        };
+        add(&mut hash, id.as_str().as_bytes());
+        add(&mut hash, &Sha256::digest(secret.expose()));
+    }
+    ConfigVersion(hash.finalize().into())
+}
+
+/// Adds a part with its length, so that no two lists of parts have the same bytes.
+pub(super) fn add(hash: &mut Sha256, part: &[u8]) {
+    hash.update(length(part.len()));
+    hash.update(part);
+}
+
+fn length(length: usize) -> [u8; 8] {
+    u64::try_from(length).unwrap_or(u64::MAX).to_be_bytes()
+}

@@ -1,0 +1,184 @@
+//! One provider file to one [`Provider`], its secret resolved.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::address;
+use super::checks;
+use super::compile::CompileOptions;
+use super::error::Code;
+use super::raw::RawFact;
+use super::raw::provider::{AuthKind, RawAuth, RawModel, RawProvider, RawRiskPrice, RawTokenPrice};
+use super::report::{Field, Mistake, Report};
+use super::routes::accept;
+use super::secrets::{Form, Use};
+use super::table::{Auth, BaseUrl, Fact, Model, Protocol, Provider, ProviderFacts, RiskPrice, StreamUsage};
+use crate::domain::id::ProviderId;
+use crate::domain::money::TokenPrice;
+use crate::domain::secret::Secret;
+
+/// Enough for an ordinary account; every provider file should say its own.
+const DEFAULT_IN_FLIGHT: u32 = 256;
+
+/// A provider and what is known about where its numbers come from.
+pub(super) struct Built {
+    pub(super) provider: Arc<Provider>,
+    pub(super) facts: ProviderFacts,
+    /// False if the secret is a placeholder.
+    pub(super) secret_is_real: bool,
+}
+
+/// What a provider is built with.
+pub(super) struct Builder<'b> {
+    pub(super) options: &'b CompileOptions<'b>,
+    pub(super) report: &'b Report<'b>,
+}
+
+impl Builder<'_> {
+    /// Checks a provider file and builds the provider; `None` after reporting what is wrong.
+    pub(super) fn build(&self, raw: &RawProvider, used: Use) -> Option<Built> {
+        let protocol = raw.protocol.as_ref().map(|field| field.value);
+        let auth = raw.auth.as_ref().and_then(|auth| self.auth(auth, protocol, used));
+        checks::unique(raw.models.iter().map(|model| &model.id), "the model's id", self.report);
+        let models = raw.models.iter().filter_map(|model| self.model(model)).collect();
+        let price = raw.price.as_ref().and_then(|price| self.risk_price(price));
+        let headers = self.headers(raw);
+        let base_url = self.base_url(raw, protocol);
+        let protocol = protocol?;
+        checks::sections_of_protocol(raw, protocol, self.report);
+        let operations = checks::operations(raw, protocol, self.report);
+        let id = ProviderId::new(raw.id.as_ref()?.value.as_str());
+        let facts = facts(raw)?;
+        let (auth, secret_is_real) = auth?;
+        let provider = Provider {
+            protocol,
+            base_url: base_url?,
+            auth,
+            operations,
+            headers,
+            in_flight: raw.in_flight.as_ref().map_or(DEFAULT_IN_FLIGHT, |limit| limit.value),
+            quota_group: raw.quota_group.as_ref().map_or_else(|| id.as_str().to_owned(), |group| group.value.clone()),
+            stream_usage: raw.stream_usage.as_ref().map_or(StreamUsage::OnRequest, |field| field.value),
+            errors: raw.errors.clone(),
+            models,
+            price,
+            allow_private: self.options.rewire.is_some() || raw.allow_private.as_ref().is_some_and(|flag| flag.value),
+            id,
+        };
+        Some(Built { provider: Arc::new(provider), facts, secret_is_real })
+    }
+
+    fn base_url(&self, raw: &RawProvider, protocol: Option<Protocol>) -> Option<BaseUrl> {
+        let text = raw.base_url.as_ref()?;
+        match self.options.rewire {
+            Some(rewire) => {
+                let well_formed =
+                    address::parse(&text.value).map_err(|error| text.mistake(Code::BadValue, error.to_string()));
+                accept(well_formed, self.report)?;
+                Some(rewire(&ProviderId::new(raw.id.as_ref()?.value.as_str()), protocol?))
+            }
+            None => accept(checks::base_url(text, raw.allow_private.as_ref()), self.report),
+        }
+    }
+
+    fn headers(&self, raw: &RawProvider) -> Vec<(String, String)> {
+        let checked = raw.headers.iter().map(|(name, value)| checks::fixed_header(name, value));
+        checked.filter_map(|header| accept(header, self.report)).collect()
+    }
+
+    fn auth(&self, raw: &RawAuth, protocol: Option<Protocol>, used: Use) -> Option<(Auth, bool)> {
+        let kind = raw.kind.as_ref()?;
+        if let Some(protocol) = protocol {
+            let _ = accept(checks::auth_of_protocol(kind, protocol), self.report);
+        }
+        checks::auth_keys(raw, kind.value, self.report);
+        match kind.value {
+            AuthKind::None => Some((Auth::None, true)),
+            AuthKind::Bearer => {
+                let (secret, real) = self.secret(raw, Form::Key, used)?;
+                Some((Auth::Bearer { secret }, real))
+            }
+            AuthKind::Header => {
+                let name = self.accept_auth(checks::auth_header(raw), raw);
+                let (secret, real) = self.secret(raw, Form::Key, used)?;
+                Some((Auth::Header { name: name?, secret }, real))
+            }
+            AuthKind::DiHmac => {
+                let key_id = required(raw.key_id.as_ref(), raw, "key_id", "the name the provider gave to the secret");
+                let encoding =
+                    required(raw.secret_encoding.as_ref(), raw, "secret_encoding", "\"hex\", \"base64\" or \"raw\"");
+                let (key_id, encoding) = (self.accept_auth(key_id, raw), self.accept_auth(encoding, raw));
+                let (secret, real) = self.secret(raw, Form::Signing(encoding?.value), used)?;
+                Some((Auth::DiHmac { key_id: key_id?.value.clone(), secret }, real))
+            }
+        }
+    }
+
+    fn secret(&self, raw: &RawAuth, form: Form, used: Use) -> Option<(Secret, bool)> {
+        let place = self.accept_auth(checks::secret_place(raw), raw)?;
+        let resolved = accept(self.options.secrets.resolve(&place, form, used), self.report)?;
+        Some((resolved.secret, resolved.real))
+    }
+
+    /// Reports a mistake, unless it calls a key missing that is there and was reported as unreadable.
+    fn accept_auth<T>(&self, checked: Result<T, Mistake>, raw: &RawAuth) -> Option<T> {
+        match checked {
+            Err(mistake) if mistake.is(Code::MissingKey) && !raw.sound => None,
+            checked => accept(checked, self.report),
+        }
+    }
+
+    fn model(&self, raw: &RawModel) -> Option<Arc<Model>> {
+        let price = match &raw.price {
+            Some(price) => Some(self.token_price(price)?),
+            None => None,
+        };
+        let name = raw.name.as_ref().unwrap_or(&raw.id).value.clone();
+        Some(Arc::new(Model { id: raw.id.value.clone(), name, price }))
+    }
+
+    fn token_price(&self, raw: &RawTokenPrice) -> Option<TokenPrice> {
+        let input = raw.input.value;
+        let output = accept(checks::same_currency(&raw.output, input.currency), self.report)?;
+        Some(TokenPrice { input_per_million: input, output_per_million: output })
+    }
+
+    fn risk_price(&self, raw: &RawRiskPrice) -> Option<RiskPrice> {
+        let currency = raw.standard.value.currency;
+        let same = |price| accept(checks::same_currency(price, currency), self.report);
+        let mut features = BTreeMap::new();
+        for (name, price) in &raw.features {
+            let name = accept(checks::feature_name(name, price), self.report);
+            if let (Some(name), Some(price)) = (name, same(price)) {
+                features.insert(name.to_string(), price);
+            }
+        }
+        let cross_border = raw.cross_border.as_ref().map(same);
+        let cross_border = match cross_border {
+            Some(price) => Some(price?),
+            None => None,
+        };
+        Some(RiskPrice { standard: raw.standard.value, cross_border, features })
+    }
+}
+
+fn required<'f, T>(
+    field: Option<&'f Field<T>>,
+    auth: &RawAuth,
+    name: &str,
+    hint: &str,
+) -> Result<&'f Field<T>, Mistake> {
+    field
+        .ok_or_else(|| auth.at.mistake(Code::MissingKey, format!("missing key `{name}`")).hint(format!("write {hint}")))
+}
+
+fn facts(raw: &RawProvider) -> Option<ProviderFacts> {
+    let fact = |raw: &RawFact| Fact { url: raw.url.value.clone(), checked: raw.checked.value.clone() };
+    let models =
+        raw.models.iter().filter_map(|model| Some((model.id.value.clone(), fact(&model.price.as_ref()?.fact))));
+    Some(ProviderFacts {
+        source: fact(raw.source.as_ref()?),
+        model_prices: models.collect(),
+        price: raw.price.as_ref().map(|price| fact(&price.fact)),
+    })
+}

@@ -1,0 +1,291 @@
+//! `routes.toml`, key by key. The file itself is its documentation for people.
+
+use std::time::Duration;
+
+use crate::config::error::Code;
+use crate::config::read::{ANY_LIMIT, Table, Value, suggest};
+use crate::config::report::Field;
+use crate::config::table::OnExhausted;
+use crate::config::units;
+use crate::domain::decision::Score;
+use crate::domain::policy::VendorAction;
+
+const KEYS: [&str; 5] = ["version", "limits", "caller", "model", "risk"];
+const PLANNED: [&str; 2] = ["jurisdiction", "test"];
+const MIB: usize = 1 << 20;
+const GIB: usize = 1 << 30;
+const LONGEST_TTL: Duration = Duration::from_secs(30 * 86_400);
+
+/// One file: `routes.toml` itself or an overlay.
+#[derive(Default, Debug)]
+pub(in crate::config) struct RawRoutes {
+    pub(in crate::config) limits: Option<RawLimits>,
+    pub(in crate::config) callers: Vec<RawCaller>,
+    pub(in crate::config) models: Vec<RawRoute>,
+    pub(in crate::config) risk: Option<RawRisk>,
+}
+
+#[derive(Clone, Debug)]
+pub(in crate::config) struct RawLimits {
+    pub(in crate::config) at: Field<()>,
+    pub(in crate::config) body: Option<Field<usize>>,
+    pub(in crate::config) risk_body: Option<Field<usize>>,
+    pub(in crate::config) json_depth: Option<Field<usize>>,
+    pub(in crate::config) head: Option<Field<usize>>,
+    pub(in crate::config) head_fields: Option<Field<usize>>,
+    pub(in crate::config) head_timeout: Option<Field<Duration>>,
+    pub(in crate::config) body_idle: Option<Field<Duration>>,
+    pub(in crate::config) write_stall: Option<Field<Duration>>,
+    pub(in crate::config) keep_alive: Option<Field<Duration>>,
+    pub(in crate::config) connections: Option<Field<usize>>,
+    pub(in crate::config) in_flight: Option<Field<usize>>,
+    pub(in crate::config) in_flight_bytes: Option<Field<usize>>,
+}
+
+#[derive(Debug)]
+pub(in crate::config) struct RawCaller {
+    pub(in crate::config) id: Option<Field<String>>,
+    pub(in crate::config) tenant: Option<Field<String>>,
+    pub(in crate::config) key_digest: Option<Field<String>>,
+    pub(in crate::config) allow: Option<Field<Vec<Field<String>>>>,
+    pub(in crate::config) requests_per_minute: Option<Field<u32>>,
+    pub(in crate::config) in_flight: Option<Field<u32>>,
+}
+
+#[derive(Debug)]
+pub(in crate::config) struct RawRoute {
+    pub(in crate::config) name: Field<String>,
+    pub(in crate::config) candidates: Option<Field<Vec<Field<String>>>>,
+    pub(in crate::config) timeouts: RawTimeouts,
+    pub(in crate::config) max_attempts: Option<Field<u32>>,
+    pub(in crate::config) cache_ttl: Option<Field<Duration>>,
+}
+
+#[derive(Default, Debug)]
+pub(in crate::config) struct RawTimeouts {
+    pub(in crate::config) total: Option<Field<Duration>>,
+    pub(in crate::config) connect: Option<Field<Duration>>,
+    pub(in crate::config) first_content: Option<Field<Duration>>,
+    pub(in crate::config) idle: Option<Field<Duration>>,
+}
+
+#[derive(Debug)]
+pub(in crate::config) struct RawRisk {
+    pub(in crate::config) at: Field<()>,
+    pub(in crate::config) candidates: Option<Field<Vec<Field<String>>>>,
+    pub(in crate::config) deadline: Option<Field<Duration>>,
+    pub(in crate::config) hard_limit: Option<Field<Duration>>,
+    pub(in crate::config) connect: Option<Field<Duration>>,
+    pub(in crate::config) max_attempts: Option<Field<u32>>,
+    pub(in crate::config) bands: Option<RawBands>,
+    pub(in crate::config) vendor_action: Option<Field<VendorAction>>,
+    pub(in crate::config) on_exhausted: Option<Field<OnExhausted>>,
+}
+
+#[derive(Clone, Debug)]
+pub(in crate::config) struct RawBands {
+    pub(in crate::config) pass_below: Field<Score>,
+    pub(in crate::config) review_from: Field<Score>,
+    pub(in crate::config) reject_from: Option<Field<Score>>,
+}
+
+/// Whether a file has to say `version = 1`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(in crate::config) enum Part {
+    /// `routes.toml`: yes.
+    Main,
+    /// An overlay: it may.
+    Overlay,
+}
+
+impl RawRoutes {
+    /// Reads a whole file.
+    pub(in crate::config) fn read(root: &Table<'_>, part: Part) -> Self {
+        let root = root.clone().only(&KEYS, &PLANNED);
+        let version = if part == Part::Main { root.required("version") } else { root.get("version") };
+        if let Some(version) = version {
+            check_version(&version);
+        }
+        let models = root.get("model").and_then(|value| value.table());
+        Self {
+            limits: root.get("limits").and_then(|value| limits(&value)),
+            callers: root.get("caller").map(|value| value.tables().iter().map(caller).collect()).unwrap_or_default(),
+            models: models.map(|table| table.entries().filter_map(|entry| route(&entry)).collect()).unwrap_or_default(),
+            risk: root.get("risk").and_then(|value| risk(&value)),
+        }
+    }
+}
+
+fn check_version(value: &Value<'_>) {
+    if value.whole::<i64>(i64::MIN..=i64::MAX).is_some_and(|version| version.value != 1) {
+        value
+            .report()
+            .add(value.mistake(Code::Unsupported, "not a known version of this format").hint("write version = 1"));
+    }
+}
+
+fn limits(value: &Value<'_>) -> Option<RawLimits> {
+    const LIMIT_KEYS: [&str; 12] = [
+        "body",
+        "risk_body",
+        "json_depth",
+        "head",
+        "head_fields",
+        "head_timeout",
+        "body_idle",
+        "write_stall",
+        "keep_alive",
+        "connections",
+        "in_flight",
+        "in_flight_bytes",
+    ];
+    let table = value.table()?.only(&LIMIT_KEYS, &["handshake"]);
+    let size = |name: &str, bounds| table.get(name).and_then(|value| value.size(bounds));
+    let count = |name: &str, bounds| table.get(name).and_then(|value| value.whole(bounds));
+    let time = |name: &str| table.get(name).and_then(|value| value.duration(ANY_LIMIT));
+    Some(RawLimits {
+        at: place(&table),
+        body: size("body", 1024..=GIB),
+        risk_body: size("risk_body", 1024..=16 * MIB),
+        json_depth: count("json_depth", 1..=512),
+        head: size("head", 1024..=MIB),
+        head_fields: count("head_fields", 8..=1000),
+        head_timeout: time("head_timeout"),
+        body_idle: time("body_idle"),
+        write_stall: time("write_stall"),
+        keep_alive: time("keep_alive"),
+        connections: count("connections", 1..=1_000_000),
+        in_flight: count("in_flight", 1..=1_000_000),
+        in_flight_bytes: size("in_flight_bytes", MIB..=1024 * GIB),
+    })
+}
+
+fn caller(table: &Table<'_>) -> RawCaller {
+    let table = table.clone().only(&["id", "tenant", "key_digest", "allow", "limits"], &["budget", "signature"]);
+    let limits = table.get("limits").and_then(|value| value.table());
+    let limits = limits.map(|table| table.only(&["requests_per_minute", "in_flight"], &["tokens_per_minute"]));
+    let limit = |name: &str| limits.as_ref().and_then(|table| table.get(name)?.whole(1..=100_000_000));
+    RawCaller {
+        id: table.required("id").and_then(|value| value.name("-_.")),
+        tenant: table.get("tenant").and_then(|value| value.name("-_.")),
+        key_digest: table.required("key_digest").and_then(|value| value.string()),
+        allow: table.required("allow").and_then(|value| strings(&value)),
+        requests_per_minute: limit("requests_per_minute"),
+        in_flight: limit("in_flight"),
+    }
+}
+
+fn route((name, value): &(Field<String>, Value<'_>)) -> Option<RawRoute> {
+    const ROUTE_KEYS: [&str; 5] = ["order", "candidates", "timeouts", "max_attempts", "cache"];
+    let table = value.table()?.only(&ROUTE_KEYS, &["rule", "redact", "fallback_on"]);
+    if let Some(order) = table.get("order") {
+        check_order(&order);
+    }
+    Some(RawRoute {
+        name: name.clone(),
+        candidates: table.required("candidates").and_then(|value| strings(&value)),
+        timeouts: table.get("timeouts").and_then(|value| timeouts(&value)).unwrap_or_default(),
+        max_attempts: table.get("max_attempts").and_then(|value| value.whole(1..=5)),
+        cache_ttl: table.get("cache").and_then(|value| cache_ttl(&value)),
+    })
+}
+
+fn check_order(value: &Value<'_>) {
+    let Some(order) = value.string() else { return };
+    match order.value.as_str() {
+        "as-listed" => {}
+        "weighted" | "fastest" | "cheapest" => value.report().add(
+            order
+                .mistake(Code::Unsupported, "this order is not supported by this version")
+                .hint("write order = \"as-listed\", or leave it out"),
+        ),
+        other => {
+            let hint = suggest(other, &["as-listed"]).unwrap_or_default();
+            value.report().add(order.mistake(Code::BadValue, "not a known order").hint(hint));
+        }
+    }
+}
+
+fn timeouts(value: &Value<'_>) -> Option<RawTimeouts> {
+    let table = value.table()?.only(&["total", "connect", "first_content", "idle"], &[]);
+    let time = |name: &str| table.get(name).and_then(|value| value.duration(ANY_LIMIT));
+    Some(RawTimeouts {
+        total: time("total"),
+        connect: time("connect"),
+        first_content: time("first_content"),
+        idle: time("idle"),
+    })
+}
+
+fn cache_ttl(value: &Value<'_>) -> Option<Field<Duration>> {
+    let table = value.table()?.only(&["ttl"], &["stale_if_error"]);
+    table.required("ttl")?.duration(Duration::from_secs(1)..=LONGEST_TTL)
+}
+
+fn risk(value: &Value<'_>) -> Option<RawRisk> {
+    const RISK_KEYS: [&str; 8] =
+        ["candidates", "deadline", "hard_limit", "connect", "max_attempts", "bands", "vendor_action", "on_exhausted"];
+    const VENDOR: [(&str, VendorAction); 2] = [("floor", VendorAction::Floor), ("advisory", VendorAction::Advisory)];
+    let table = value.table()?.only(&RISK_KEYS, &["policy", "reuse"]);
+    let time = |name: &str| table.get(name).and_then(|value| value.duration(ANY_LIMIT));
+    Some(RawRisk {
+        at: place(&table),
+        candidates: table.required("candidates").and_then(|value| strings(&value)),
+        deadline: time("deadline"),
+        hard_limit: time("hard_limit"),
+        connect: time("connect"),
+        max_attempts: table.get("max_attempts").and_then(|value| value.whole(1..=5)),
+        bands: table.required("bands").and_then(|value| bands(&value)),
+        vendor_action: table.get("vendor_action").and_then(|value| value.word(&VENDOR)),
+        on_exhausted: table.get("on_exhausted").and_then(|value| on_exhausted(&value)),
+    })
+}
+
+fn bands(value: &Value<'_>) -> Option<RawBands> {
+    let table = value.table()?.only(&["pass_below", "review_from", "reject_from"], &[]);
+    let pass_below = table.required("pass_below").and_then(|value| score(&value));
+    let review_from = table.required("review_from").and_then(|value| score(&value));
+    let reject_from = table.get("reject_from").map(|value| score(&value));
+    let reject_from = match reject_from {
+        Some(None) => return None,
+        Some(threshold) => threshold,
+        None => None,
+    };
+    Some(RawBands { pass_below: pass_below?, review_from: review_from?, reject_from })
+}
+
+/// A threshold, from its own spelling: a seventh decimal would be cut, so it is refused.
+fn score(value: &Value<'_>) -> Option<Field<Score>> {
+    let number = value.number()?;
+    let decimals = number.value.split_once('.').map_or(0, |(_, decimals)| decimals.len());
+    let plain = number.value.bytes().all(|b| b.is_ascii_digit() || b == b'.');
+    if !plain || decimals > 6 {
+        return value.bad("write a plain number between 0 and 1 with at most 6 decimals, as in 0.3");
+    }
+    match Score::parse(&number.value) {
+        Some(score) => Some(number.with(score)),
+        None => value.bad("must be between 0 and 1"),
+    }
+}
+
+fn on_exhausted(value: &Value<'_>) -> Option<Field<OnExhausted>> {
+    const WORDS: [(&str, OnExhausted); 3] =
+        [("review", OnExhausted::Review), ("reject", OnExhausted::Reject), ("error", OnExhausted::Error)];
+    if !value.is_table() {
+        return value.word(&WORDS);
+    }
+    let amount = value.table()?.only(&["accept_up_to"], &[]).required("accept_up_to")?;
+    let text = amount.string()?;
+    match units::money(&text.value) {
+        Ok(money) => Some(text.with(OnExhausted::AcceptUpTo(money))),
+        Err(error) => amount.bad(error.to_string()),
+    }
+}
+
+fn strings(value: &Value<'_>) -> Option<Field<Vec<Field<String>>>> {
+    Some(Field { value: value.strings()?, at: value.at, key: value.key.clone() })
+}
+
+fn place(table: &Table<'_>) -> Field<()> {
+    Field { value: (), at: table.at, key: table.key.clone() }
+}

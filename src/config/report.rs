@@ -1,0 +1,155 @@
+//! Where mistakes are collected, so that one run shows all of them.
+//!
+//! It knows the files and turns byte offsets into lines; it does not judge anything.
+
+use std::cell::{Cell, RefCell};
+use std::ops::Range;
+use std::sync::Arc;
+
+use super::compile::SourceFile;
+use super::error::{Code, ConfigError};
+use super::mask::{self, MaskedLine};
+
+/// Most mistakes collected; a file that is wrong everywhere must not fill the memory.
+const MOST_MISTAKES: usize = 200;
+
+/// A place in one of the files.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct At {
+    pub(super) file: usize,
+    pub(super) start: usize,
+    pub(super) end: usize,
+}
+
+impl At {
+    pub(super) fn new(file: usize, span: Range<usize>) -> Self {
+        Self { file, start: span.start, end: span.end }
+    }
+}
+
+/// A value together with where it stands and the dotted path of its key.
+#[derive(Clone, Debug)]
+pub(super) struct Field<T> {
+    pub(super) value: T,
+    pub(super) at: At,
+    pub(super) key: Arc<str>,
+}
+
+impl<T> Field<T> {
+    /// Another value at the same place.
+    pub(super) fn with<U>(&self, value: U) -> Field<U> {
+        Field { value, at: self.at, key: Arc::clone(&self.key) }
+    }
+
+    /// A mistake at this place.
+    pub(super) fn mistake(&self, code: Code, message: impl Into<String>) -> Mistake {
+        Mistake::new(self.at, &self.key, code, message)
+    }
+}
+
+/// A mistake before its place has been looked up.
+#[derive(Clone, Debug)]
+pub(super) struct Mistake {
+    at: At,
+    key: String,
+    code: Code,
+    message: String,
+    hint: Option<String>,
+}
+
+impl Mistake {
+    pub(super) fn new(at: At, key: &str, code: Code, message: impl Into<String>) -> Self {
+        Self { at, key: key.to_owned(), code, message: message.into(), hint: None }
+    }
+
+    /// True for this kind of mistake.
+    pub(super) fn is(&self, code: Code) -> bool {
+        self.code == code
+    }
+
+    /// What to do about it.
+    pub(super) fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = Some(hint.into());
+        self
+    }
+}
+
+/// Collects mistakes. Shared by reference while files are read, hence the cells.
+pub(super) struct Report<'s> {
+    files: Vec<(&'s SourceFile, Vec<usize>)>,
+    found: RefCell<Vec<(usize, ConfigError)>>,
+    left_out: Cell<usize>,
+}
+
+impl<'s> Report<'s> {
+    pub(super) fn new(files: impl Iterator<Item = &'s SourceFile>) -> Self {
+        let line_starts =
+            |text: &str| std::iter::once(0).chain(text.match_indices('\n').map(|(at, _)| at + 1)).collect();
+        Self {
+            files: files.map(|file| (file, line_starts(&file.text))).collect(),
+            found: RefCell::default(),
+            left_out: Cell::new(0),
+        }
+    }
+
+    pub(super) fn add(&self, mistake: Mistake) {
+        if self.found.borrow().len() >= MOST_MISTAKES {
+            self.left_out.set(self.left_out.get().saturating_add(1));
+            return;
+        }
+        let placed = self.place(mistake);
+        self.found.borrow_mut().push(placed);
+    }
+
+    pub(super) fn is_clean(&self) -> bool {
+        self.found.borrow().is_empty()
+    }
+
+    /// `providers/x.toml:3`, for hints that point at another file.
+    pub(super) fn place_of(&self, at: At) -> String {
+        let name = self.files.get(at.file).map_or("", |(file, _)| file.name.as_str());
+        format!("{name}:{}", self.position(at).0)
+    }
+
+    /// Everything found, by file and line.
+    pub(super) fn into_errors(self) -> Vec<ConfigError> {
+        let mut found = self.found.into_inner();
+        found.sort_by_key(|(file, error)| (*file, error.line, error.column));
+        let mut errors: Vec<ConfigError> = found.into_iter().map(|(_, error)| error).collect();
+        errors.dedup();
+        if self.left_out.get() > 0
+            && let Some(last) = errors.last_mut()
+        {
+            let more = format!("{} more mistakes are not shown", self.left_out.get());
+            last.hint = Some(last.hint.take().map_or_else(|| more.clone(), |hint| format!("{hint}; {more}")));
+        }
+        errors
+    }
+
+    fn place(&self, mistake: Mistake) -> (usize, ConfigError) {
+        let Mistake { at, key, code, message, hint } = mistake;
+        let (line, column) = self.position(at);
+        let file = self.files.get(at.file).map(|(file, _)| file.name.clone()).unwrap_or_default();
+        let shown = self.masked_line(at, line);
+        (at.file, ConfigError { file, line, column, span: at.start..at.end, key, message, hint, code, shown })
+    }
+
+    /// Line and column from 1, the column in characters.
+    fn position(&self, at: At) -> (usize, usize) {
+        let Some((file, starts)) = self.files.get(at.file) else { return (1, 1) };
+        let line = starts.partition_point(|&start| start <= at.start).max(1);
+        let line_start = starts.get(line - 1).copied().unwrap_or(0);
+        let before = file.text.as_bytes().get(line_start..at.start.min(file.text.len())).unwrap_or_default();
+        // Counting the bytes that begin a character works also when an offset falls inside one.
+        let column = before.iter().filter(|&&byte| byte & 0xC0 != 0x80).count() + 1;
+        (line, column)
+    }
+
+    fn masked_line(&self, at: At, line: usize) -> Option<MaskedLine> {
+        let (file, starts) = self.files.get(at.file)?;
+        let start = starts.get(line - 1).copied()?;
+        let end = starts.get(line).map_or(file.text.len(), |next| next - 1);
+        let text = file.text.get(start..end)?;
+        Some(mask::mask(text, at.start.saturating_sub(start)..at.end.saturating_sub(start)))
+    }
+}

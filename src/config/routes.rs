@@ -1,0 +1,312 @@
+//! What the routes and callers want, with every name looked up but no provider built yet.
+//!
+//! This step exists because only the providers that some route uses need their secret: who is used must be known before
+//! any secret is asked for.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::catalog::{Catalog, Pick};
+use super::checks;
+use super::error::Code;
+use super::raw::routes::{RawCaller, RawLimits, RawRisk, RawRoute, RawRoutes, RawTimeouts};
+use super::read::suggest;
+use super::report::{Field, Mistake, Report};
+use super::table::{CachePolicy, Caller, Limits, OnExhausted};
+use crate::domain::deadline::Timeouts;
+use crate::domain::id::{CallerId, RouteId, TenantId};
+use crate::domain::policy::{Bands, VendorAction};
+
+/// The id of the risk route.
+pub(super) const RISK: &str = "risk";
+const DEFAULT_ATTEMPTS: u32 = 3;
+const DEFAULT_RISK_ATTEMPTS: u32 = 2;
+/// Together with [`MOST_CALLERS`] this bounds what `allow = ["*"]` expands to.
+const MOST_ROUTES: usize = 500;
+const MOST_CALLERS: usize = 5000;
+const MIB: usize = 1 << 20;
+
+/// An LLM route without its providers.
+pub(super) struct PlannedRoute {
+    pub(super) picks: Vec<Pick>,
+    pub(super) timeouts: Timeouts,
+    pub(super) max_attempts: u32,
+    pub(super) cache: Option<CachePolicy>,
+}
+
+/// The risk route without its providers.
+pub(super) struct PlannedRisk {
+    pub(super) picks: Vec<Pick>,
+    pub(super) deadline: Duration,
+    pub(super) hard_limit: Duration,
+    pub(super) connect: Duration,
+    pub(super) max_attempts: u32,
+    pub(super) bands: Bands,
+    pub(super) vendor_action: VendorAction,
+    pub(super) on_exhausted: OnExhausted,
+}
+
+/// Everything but the providers.
+pub(super) struct Plan {
+    pub(super) limits: Limits,
+    pub(super) callers: Vec<Arc<Caller>>,
+    pub(super) llm: BTreeMap<RouteId, PlannedRoute>,
+    pub(super) risk: Option<PlannedRisk>,
+}
+
+impl Plan {
+    /// Checks all files of routes as one. Reports what is wrong; what could not be read is left out of the plan.
+    pub(super) fn make(files: Vec<RawRoutes>, catalog: &Catalog, report: &Report<'_>) -> Self {
+        let merged = merge(files, report);
+        let names: BTreeSet<&str> = merged.models.iter().map(|route| route.name.value.as_str()).collect();
+        let mut allowing =
+            Allowing { names, has_risk: merged.risk.is_some(), implicit: BTreeMap::new(), catalog, report };
+        let callers = merged.callers.iter().filter_map(|caller| plan_caller(caller, &mut allowing)).collect();
+        let mut llm = allowing.implicit;
+        for route in &merged.models {
+            if let Err(mistake) = checks::route_name(&route.name) {
+                report.add(mistake);
+            }
+            llm.insert(RouteId::new(route.name.value.as_str()), plan_route(route, catalog, report));
+        }
+        let risk = merged.risk.as_ref().and_then(|risk| plan_risk(risk, catalog, report));
+        Self { limits: plan_limits(merged.limits.as_ref(), report), callers, llm, risk }
+    }
+
+    /// The ids of all providers that some route leads to.
+    pub(super) fn used(&self) -> BTreeSet<&str> {
+        let llm = self.llm.values().flat_map(|route| &route.picks);
+        let risk = self.risk.iter().flat_map(|risk| &risk.picks);
+        llm.chain(risk).map(|pick| pick.provider.as_str()).collect()
+    }
+}
+
+/// Several files as one; the same thing in two of them is a mistake.
+fn merge(files: Vec<RawRoutes>, report: &Report<'_>) -> RawRoutes {
+    let mut merged = RawRoutes::default();
+    for file in files {
+        merged.callers.extend(file.callers);
+        merged.models.extend(file.models);
+        if let (Some(first), Some(second)) = (&merged.limits, &file.limits) {
+            report.add(twice(&second.at, &first.at, "[limits]", report));
+        }
+        if let (Some(first), Some(second)) = (&merged.risk, &file.risk) {
+            report.add(twice(&second.at, &first.at, "[risk]", report));
+        }
+        merged.limits = merged.limits.or(file.limits);
+        merged.risk = merged.risk.or(file.risk);
+    }
+    checks::unique(merged.models.iter().map(|route| &route.name), "the route", report);
+    checks::unique(merged.callers.iter().filter_map(|caller| caller.id.as_ref()), "the caller's id", report);
+    checks::unique(merged.callers.iter().filter_map(|caller| caller.key_digest.as_ref()), "the key", report);
+    too_many(&merged, report);
+    merged
+}
+
+fn twice(second: &Field<()>, first: &Field<()>, what: &str, report: &Report<'_>) -> Mistake {
+    let mistake = second.mistake(Code::Repeated, format!("{what} occurs twice"));
+    mistake.hint(format!("first at {}", report.place_of(first.at)))
+}
+
+fn too_many(routes: &RawRoutes, report: &Report<'_>) {
+    if let Some(first_over) = routes.models.get(MOST_ROUTES) {
+        report.add(first_over.name.mistake(Code::BadValue, format!("more than {MOST_ROUTES} routes")));
+    }
+    if let Some(id) = routes.callers.get(MOST_CALLERS).and_then(|caller| caller.id.as_ref()) {
+        report.add(id.mistake(Code::BadValue, format!("more than {MOST_CALLERS} callers")));
+    }
+}
+
+/// What `allow` is checked against, and the routes that `provider/model` in it brings into being.
+struct Allowing<'p> {
+    names: BTreeSet<&'p str>,
+    has_risk: bool,
+    implicit: BTreeMap<RouteId, PlannedRoute>,
+    catalog: &'p Catalog,
+    report: &'p Report<'p>,
+}
+
+impl Allowing<'_> {
+    /// The routes an entry stands for.
+    fn expand(&mut self, entry: &Field<String>) -> Result<Vec<RouteId>, Mistake> {
+        match entry.value.as_str() {
+            "*" => {
+                let risk = self.has_risk.then_some(RISK);
+                Ok(self.names.iter().copied().chain(risk).map(RouteId::new).collect())
+            }
+            RISK if self.has_risk => Ok(vec![RouteId::new(RISK)]),
+            RISK => {
+                Err(entry.mistake(Code::UnknownName, "there is no [risk] section").hint("add one, or remove it here"))
+            }
+            name if self.names.contains(name) => Ok(vec![RouteId::new(name)]),
+            name => match name.split_once('/') {
+                Some((provider, "*")) => {
+                    let picks = self.catalog.llm_picks(entry, provider)?;
+                    Ok(picks.into_iter().map(|pick| self.direct_route(pick)).collect())
+                }
+                Some(_) => {
+                    let pick = self.catalog.llm_pick(entry, self.report)?;
+                    Ok(pick.into_iter().map(|pick| self.direct_route(pick)).collect())
+                }
+                None => Err(self.no_such_route(entry)),
+            },
+        }
+    }
+
+    /// A route with one candidate, for callers who name a provider themselves.
+    fn direct_route(&mut self, pick: Pick) -> RouteId {
+        let id = RouteId::new(pick.upstream());
+        self.implicit.entry(id.clone()).or_insert_with(|| PlannedRoute {
+            picks: vec![pick],
+            timeouts: default_timeouts(),
+            max_attempts: DEFAULT_ATTEMPTS,
+            cache: None,
+        });
+        id
+    }
+
+    fn no_such_route(&self, entry: &Field<String>) -> Mistake {
+        let risk = self.has_risk.then_some(RISK);
+        let known: Vec<&str> = self.names.iter().copied().chain(risk).collect();
+        let mistake = entry.mistake(Code::UnknownName, "no such route");
+        mistake.hint(suggest(&entry.value, &known).unwrap_or_else(|| "add a [model.NAME] section".to_owned()))
+    }
+}
+
+fn plan_caller(raw: &RawCaller, allowing: &mut Allowing<'_>) -> Option<Arc<Caller>> {
+    let report = allowing.report;
+    let allow = raw.allow.as_ref().map(|allow| expand_all(allow, allowing));
+    let key_digest = raw.key_digest.as_ref().and_then(|digest| accept(checks::key_digest(digest), report));
+    let id = raw.id.as_ref()?;
+    let tenant = raw.tenant.as_ref().unwrap_or(id);
+    Some(Arc::new(Caller {
+        id: CallerId::new(id.value.as_str()),
+        tenant: TenantId::new(tenant.value.as_str()),
+        key_digest: key_digest?,
+        allow: allow?,
+        requests_per_minute: raw.requests_per_minute.as_ref().map(|limit| limit.value),
+        in_flight: raw.in_flight.as_ref().map(|limit| limit.value),
+    }))
+}
+
+fn expand_all(allow: &Field<Vec<Field<String>>>, allowing: &mut Allowing<'_>) -> Vec<RouteId> {
+    let report = allowing.report;
+    let _ = accept(checks::not_empty(allow, "name the routes the caller may use, or \"*\" for all"), report);
+    checks::unique(allow.value.iter(), "the entry", report);
+    let mut routes: BTreeSet<RouteId> = BTreeSet::new();
+    for entry in &allow.value {
+        routes.extend(accept(allowing.expand(entry), report).unwrap_or_default());
+    }
+    routes.into_iter().collect()
+}
+
+fn plan_route(raw: &RawRoute, catalog: &Catalog, report: &Report<'_>) -> PlannedRoute {
+    let pick = |candidate: &Field<String>| catalog.llm_pick(candidate, report);
+    PlannedRoute {
+        picks: picks(raw.candidates.as_ref(), pick, report),
+        timeouts: plan_timeouts(&raw.timeouts, report),
+        max_attempts: raw.max_attempts.as_ref().map_or(DEFAULT_ATTEMPTS, |attempts| attempts.value),
+        cache: raw.cache_ttl.as_ref().map(|ttl| CachePolicy { ttl: ttl.value }),
+    }
+}
+
+fn picks(
+    candidates: Option<&Field<Vec<Field<String>>>>,
+    pick: impl Fn(&Field<String>) -> Result<Option<Pick>, Mistake>,
+    report: &Report<'_>,
+) -> Vec<Pick> {
+    let Some(candidates) = candidates else { return Vec::new() };
+    let _ = accept(checks::not_empty(candidates, "name at least one candidate, the preferred one first"), report);
+    checks::unique(candidates.value.iter(), "the candidate", report);
+    candidates.value.iter().filter_map(|candidate| accept(pick(candidate), report).flatten()).collect()
+}
+
+fn default_timeouts() -> Timeouts {
+    Timeouts {
+        total: Duration::from_secs(600),
+        connect: Duration::from_secs(1),
+        first_content: Duration::from_secs(30),
+        idle: Duration::from_secs(30),
+    }
+}
+
+/// Written limits must fit each other; defaults give way to what was written.
+fn plan_timeouts(raw: &RawTimeouts, report: &Report<'_>) -> Timeouts {
+    let default = default_timeouts();
+    let total = raw.total.as_ref().map_or(default.total, |field| field.value);
+    let within_total = |field: &Option<Field<Duration>>, default: Duration| match field {
+        Some(field) => {
+            let _ = accept(checks::not_longer(field, total, "timeouts.total"), report);
+            field.value
+        }
+        None => default.min(total),
+    };
+    Timeouts {
+        total,
+        connect: within_total(&raw.connect, default.connect),
+        first_content: within_total(&raw.first_content, default.first_content),
+        idle: within_total(&raw.idle, default.idle),
+    }
+}
+
+fn plan_risk(raw: &RawRisk, catalog: &Catalog, report: &Report<'_>) -> Option<PlannedRisk> {
+    let deadline = raw.deadline.as_ref().map_or(Duration::from_millis(800), |field| field.value);
+    let hard_limit = raw.hard_limit.as_ref().map_or(deadline.max(Duration::from_secs(3)), |field| field.value);
+    let connect = raw.connect.as_ref().map_or((deadline / 2).min(Duration::from_millis(150)), |field| field.value);
+    if let (Some(deadline), Some(hard_limit)) = (&raw.deadline, &raw.hard_limit) {
+        let _ = accept(checks::not_longer(deadline, hard_limit.value, "hard_limit"), report);
+    } else if let Some(hard_limit) = raw.hard_limit.as_ref().filter(|field| field.value < deadline) {
+        let mistake = hard_limit.mistake(Code::Conflict, format!("shorter than the deadline, which is {deadline:?}"));
+        report.add(mistake.hint("lengthen it, or write a shorter deadline"));
+    }
+    if let Some(connect) = &raw.connect {
+        let _ = accept(checks::connect_before_deadline(connect, deadline), report);
+    }
+    let bands = raw.bands.as_ref().and_then(|bands| accept(checks::bands(bands), report));
+    Some(PlannedRisk {
+        picks: picks(raw.candidates.as_ref(), |candidate| catalog.risk_pick(candidate), report),
+        deadline,
+        hard_limit,
+        connect,
+        max_attempts: raw.max_attempts.as_ref().map_or(DEFAULT_RISK_ATTEMPTS, |attempts| attempts.value),
+        bands: bands?,
+        vendor_action: raw.vendor_action.as_ref().map_or(VendorAction::Floor, |field| field.value),
+        on_exhausted: raw.on_exhausted.as_ref().map_or(OnExhausted::Review, |field| field.value),
+    })
+}
+
+fn plan_limits(raw: Option<&RawLimits>, report: &Report<'_>) -> Limits {
+    let count = |field: fn(&RawLimits) -> &Option<Field<usize>>, default: usize| {
+        raw.and_then(|raw| field(raw).as_ref()).map_or(default, |field| field.value)
+    };
+    let seconds = |field: fn(&RawLimits) -> &Option<Field<Duration>>, default: u64| {
+        raw.and_then(|raw| field(raw).as_ref()).map_or(Duration::from_secs(default), |field| field.value)
+    };
+    let limits = Limits {
+        body_bytes: count(|raw| &raw.body, 32 * MIB),
+        risk_body_bytes: count(|raw| &raw.risk_body, 64 << 10),
+        json_depth: count(|raw| &raw.json_depth, 64),
+        head_bytes: count(|raw| &raw.head, 16 << 10),
+        head_fields: count(|raw| &raw.head_fields, 64),
+        head_timeout: seconds(|raw| &raw.head_timeout, 10),
+        body_idle: seconds(|raw| &raw.body_idle, 10),
+        write_stall: seconds(|raw| &raw.write_stall, 30),
+        keep_alive: seconds(|raw| &raw.keep_alive, 60),
+        connections: count(|raw| &raw.connections, 10_000),
+        in_flight: count(|raw| &raw.in_flight, 2000),
+        in_flight_bytes: count(|raw| &raw.in_flight_bytes, 512 * MIB),
+    };
+    let largest = limits.body_bytes.max(limits.risk_body_bytes);
+    if let Some(raw) = raw.filter(|_| limits.in_flight_bytes < largest) {
+        let culprit = raw.in_flight_bytes.as_ref().or(raw.body.as_ref()).map_or_else(|| raw.at.clone(), |f| f.with(()));
+        let mistake = culprit.mistake(Code::Conflict, "one body could be larger than all bodies in flight may be");
+        report.add(mistake.hint("raise in_flight_bytes, or lower body"));
+    }
+    limits
+}
+
+/// The value, or `None` after reporting the mistake.
+pub(super) fn accept<T>(checked: Result<T, Mistake>, report: &Report<'_>) -> Option<T> {
+    checked.map_err(|mistake| report.add(mistake)).ok()
+}

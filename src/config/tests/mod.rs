@@ -1,0 +1,127 @@
+//! The configuration as a whole: text in, table or mistakes out.
+
+use std::collections::BTreeMap;
+
+use super::table::{BaseUrl, Protocol, RoutingTable};
+use super::{CompileOptions, ConfigError, Rewire, SecretPolicy, Secrets, SourceFile, Sources, compile};
+use crate::domain::id::ProviderId;
+use crate::domain::secret::{Secret, SecretSource};
+
+mod compiled;
+mod leaks;
+mod mistakes;
+
+/// Secrets by name; any other name has one that is good for every use, unless `strict`.
+#[derive(Default)]
+struct Map {
+    known: BTreeMap<String, String>,
+    strict: bool,
+}
+
+impl SecretSource for Map {
+    fn env(&self, name: &str) -> Option<Secret> {
+        match self.known.get(name) {
+            Some(secret) => Some(Secret::new(secret.clone().into_bytes())),
+            None if self.strict => None,
+            None => Some(Secret::new("4f".repeat(32).into_bytes())),
+        }
+    }
+
+    fn file(&self, path: &str) -> Option<Secret> {
+        self.env(path)
+    }
+}
+
+fn only(secrets: &[(&str, &str)]) -> Map {
+    Map { known: secrets.iter().map(|(name, secret)| ((*name).into(), (*secret).into())).collect(), strict: true }
+}
+
+const LLM: &str = r#"
+id = "agg"
+protocol = "openai"
+base_url = "https://agg.example/v1"
+source = { url = "https://agg.example/docs", checked = "2026-11-22" }
+auth = { kind = "bearer", secret_env = "AGG_API_KEY" }
+operations = ["chat.completions"]
+
+[[model]]
+id = "fast"
+name = "vendor/fast-2"
+price = { input_per_million_tokens = "0.30 USD", output_per_million_tokens = "1.20 USD", source = "https://agg.example/prices", checked = "2026-11-22" }
+
+[[model]]
+id = "clever"
+"#;
+
+const RISK: &str = r#"
+id = "judge"
+protocol = "di-hmac"
+base_url = "https://judge.example"
+source = { url = "https://judge.example/docs", checked = 2026-11-22 }
+auth = { kind = "di-hmac", key_id = "k1", secret_env = "JUDGE_SECRET", secret_encoding = "hex" }
+operations = ["risk.assess"]
+price = { standard = "0.02 CNY", cross_border = "0.05 CNY", features = { receipt_ocr = "0.01 CNY" }, source = "https://judge.example/prices", checked = "2026-11-22" }
+"#;
+
+const ROUTES: &str = r#"
+version = 1
+
+[[caller]]
+id = "checkout"
+key_digest = "sha256:1111111111111111111111111111111111111111111111111111111111111111"
+allow = ["risk", "summary"]
+
+[model.summary]
+candidates = ["agg/fast", "agg/clever"]
+cache = { ttl = "10m" }
+
+[risk]
+candidates = ["judge"]
+bands = { pass_below = 0.3, review_from = 0.7 }
+"#;
+
+fn file(name: &str, text: &str) -> SourceFile {
+    SourceFile { name: name.to_owned(), text: text.to_owned() }
+}
+
+fn sources(routes: &str, providers: &[&str]) -> Sources {
+    let name = |index: usize| format!("providers/p{index}.toml");
+    let providers = providers.iter().enumerate().map(|(index, text)| file(&name(index), text)).collect();
+    Sources { routes: vec![file("routes.toml", routes)], providers }
+}
+
+fn compile_with(
+    sources: &Sources,
+    secrets: &Map,
+    rewire: Option<&Rewire<'_>>,
+) -> Result<RoutingTable, Vec<ConfigError>> {
+    compile(sources, &CompileOptions { secrets: Secrets { source: secrets, policy: SecretPolicy::Required }, rewire })
+}
+
+fn compiled(routes: &str, providers: &[&str]) -> Result<RoutingTable, Vec<ConfigError>> {
+    compile_with(&sources(routes, providers), &Map::default(), None)
+}
+
+/// The table of text that must compile.
+fn table(routes: &str) -> RoutingTable {
+    compiled(routes, &[LLM, RISK]).unwrap_or_else(|errors| panic!("{}", lines(&errors)))
+}
+
+/// The one-line messages of text that must not compile.
+fn mistakes(routes: &str, providers: &[&str]) -> String {
+    lines(&compiled(routes, providers).expect_err("this must not compile"))
+}
+
+fn lines(errors: &[ConfigError]) -> String {
+    errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
+}
+
+/// Replaces text that must be there.
+fn with(text: &str, from: &str, to: &str) -> String {
+    assert!(text.contains(from), "{from:?} is not in the text");
+    text.replacen(from, to, 1)
+}
+
+fn loopback(_: &ProviderId, _: Protocol) -> BaseUrl {
+    BaseUrl { tls: false, host: "127.0.0.1".into(), port: 9, path: String::new() }
+}
