@@ -134,6 +134,11 @@ impl Reloads {
         let _ = self.0.try_send(Wish::Look);
     }
 
+    /// Asks for a reload, whether anything changed or not; never waits.
+    pub fn reload(&self) {
+        let _ = self.0.try_send(Wish::Now(mpsc::sync_channel(1).0));
+    }
+
     /// Reloads now, whether anything changed or not. Blocks its thread for as long as that takes, at most ten seconds.
     ///
     /// # Errors
