@@ -85,7 +85,7 @@ class Process:
     """The product, running; stopped with SIGTERM and expected to leave with 0."""
 
     def __init__(self, arguments, log: Path, env=None, stdout=None):
-        self.log = log
+        self.log, self.draining = log, None
         self.output = open(log, "wb")
         self.process = subprocess.Popen(
             [str(BINARY), *arguments],
@@ -107,7 +107,8 @@ class Process:
         with self.or_gone():
             line = self._first_line()
         # What else it prints goes to the log: an unread pipe would stop it.
-        threading.Thread(target=shutil.copyfileobj, args=(self.process.stdout, self.output), daemon=True).start()
+        self.draining = threading.Thread(target=shutil.copyfileobj, args=(self.process.stdout, self.output), daemon=True)
+        self.draining.start()
         return line
 
     @contextmanager
@@ -152,6 +153,8 @@ class Process:
             self.process.wait()
             raise AssertionError(f"it still runs {STOP_WITHIN} s after SIGTERM:\n{self.said()}") from None
         finally:
+            if self.draining:
+                self.draining.join(STOP_WITHIN)
             self.output.close()
         assert code == 0, f"it ended with {code}:\n{self.said()}"
 
