@@ -418,14 +418,15 @@ fn every_provider_fact_has_a_source_and_a_date() {
             let named =
                 |key: &str| table.get(key).is_some_and(|value| value.as_str().is_some_and(|text| !text.is_empty()));
             match table.get("source") {
-                Some(toml::Value::Table(source)) => {
-                    source.contains_key("checked") && (source.contains_key("url") || source.contains_key("note"))
-                }
+                Some(toml::Value::Table(source)) => source.contains_key("url") && source.contains_key("checked"),
                 _ => named("source") && named("checked"),
             }
         };
         if !sourced(&file) {
             findings.push(format!("{name}: add `source = {{ url = \"…\", checked = \"YYYY-MM-DD\" }}`"));
+        }
+        if file.get("price").and_then(toml::Value::as_table).is_some_and(|price| !sourced(price)) {
+            findings.push(format!("{name}: `price` needs `source` and `checked`"));
         }
         for model in file.get("model").and_then(toml::Value::as_array).into_iter().flatten() {
             let price = model.get("price").and_then(toml::Value::as_table);

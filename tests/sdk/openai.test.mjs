@@ -1,12 +1,14 @@
 // The official OpenAI SDK for Node, pointed at the sandbox: what an application developer gets.
 
 import assert from "node:assert/strict";
+import { randomUUID } from "node:crypto";
 import { after, before, describe, test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
 import OpenAI from "openai";
 import { NARROW_KEY, Sandbox } from "./sandbox.mjs";
 
-const messages = [{ role: "user", content: "Say hello in three words." }];
+/** A question nobody asked before: the summary route answers repeated ones from its cache. */
+const ask = () => [{ role: "user", content: `Say hello to order ${randomUUID()} in three words.` }];
 const fault = (faults) => ({ sandbox_fault: faults });
 
 function client(sandbox, options = {}) {
@@ -38,7 +40,7 @@ describe("with healthy providers", () => {
 
   for (const model of ["summary", "narrative"]) {
     test(`a chat completion on ${model} answers with usage`, async () => {
-      const { data, response } = await client(sandbox).chat.completions.create({ model, messages }).withResponse();
+      const { data, response } = await client(sandbox).chat.completions.create({ model, messages: ask() }).withResponse();
       assert.ok(data.choices[0].message.content);
       assert.equal(data.choices[0].finish_reason, "stop");
       assert.ok(data.usage.total_tokens > 0);
@@ -47,17 +49,17 @@ describe("with healthy providers", () => {
     });
 
     test(`a stream on ${model} brings content and ends`, async () => {
-      const chunks = await collect(await client(sandbox).chat.completions.create({ model, messages, stream: true }));
+      const chunks = await collect(await client(sandbox).chat.completions.create({ model, messages: ask(), stream: true }));
       assert.ok(textOf(chunks));
       assert.equal(chunks.at(-1).choices[0].finish_reason, "stop");
     });
   }
 
   test("the request id of the SDK is the header, on success and on error", async () => {
-    const { data, response } = await client(sandbox).chat.completions.create({ model: "summary", messages }).withResponse();
+    const { data, response } = await client(sandbox).chat.completions.create({ model: "summary", messages: ask() }).withResponse();
     assert.ok(data._request_id);
     assert.equal(data._request_id, response.headers.get("x-request-id"));
-    await assert.rejects(client(sandbox).chat.completions.create({ model: "no-such-model", messages }), (error) => {
+    await assert.rejects(client(sandbox).chat.completions.create({ model: "no-such-model", messages: ask() }), (error) => {
       assert.ok(error.requestID);
       assert.equal(error.requestID, error.headers.get("x-request-id"));
       return true;
@@ -65,7 +67,7 @@ describe("with healthy providers", () => {
   });
 
   test("a client that did not ask for usage sees none", async () => {
-    const chunks = await collect(await client(sandbox).chat.completions.create({ model: "summary", messages, stream: true }));
+    const chunks = await collect(await client(sandbox).chat.completions.create({ model: "summary", messages: ask(), stream: true }));
     for (const chunk of chunks) {
       assert.ok(chunk.choices.length > 0);
       assert.ok(!("usage" in chunk));
@@ -73,7 +75,7 @@ describe("with healthy providers", () => {
   });
 
   test("a client that asked for usage gets it last", async () => {
-    const options = { model: "summary", messages, stream: true, stream_options: { include_usage: true } };
+    const options = { model: "summary", messages: ask(), stream: true, stream_options: { include_usage: true } };
     const chunks = await collect(await client(sandbox).chat.completions.create(options));
     assert.deepEqual(chunks.at(-1).choices, []);
     assert.ok(chunks.at(-1).usage.total_tokens > 0);
@@ -83,7 +85,7 @@ describe("with healthy providers", () => {
     const parameters = { type: "object", properties: { id: { type: "string" } } };
     const options = {
       model: "summary",
-      messages,
+      messages: ask(),
       tools: [{ type: "function", function: { name: "lookup", parameters } }],
       tool_choice: { type: "function", function: { name: "lookup" } },
     };
@@ -111,7 +113,7 @@ describe("with healthy providers", () => {
       let calls = 0;
       const counting = (...request) => (calls++, fetch(...request));
       const options = { apiKey: apiKey ?? sandbox.said.api_key, maxRetries: 2, fetch: counting };
-      await assert.rejects(client(sandbox, options).chat.completions.create({ model, messages }), (error) => {
+      await assert.rejects(client(sandbox, options).chat.completions.create({ model, messages: ask() }), (error) => {
         assert.ok(error instanceof kind, `${error.constructor.name}: ${error.message}`);
         assert.ok(error.type);
         if (code) assert.equal(error.code, code);
@@ -135,7 +137,7 @@ describe("with a failing provider", () => {
     for (const stream of [false, true]) {
       test(`${text} is invisible ${stream ? "in a stream" : "in an answer"}`, () =>
         withFresh(async (fresh) => {
-          const request = { model: "summary", messages, stream, ...fault({ tokenmix: text }) };
+          const request = { model: "summary", messages: ask(), stream, ...fault({ tokenmix: text }) };
           const { data, response } = await client(fresh).chat.completions.create(request).withResponse();
           assert.ok(stream ? textOf(await collect(data)) : data.choices[0].message.content);
           assert.equal(response.headers.get("wb-attempts"), "2");
@@ -146,7 +148,7 @@ describe("with a failing provider", () => {
 
   test("a cut stream throws and never looks complete", () =>
     withFresh(async (fresh) => {
-      const request = { model: "summary", messages, stream: true, ...fault({ tokenmix: "cut:3" }) };
+      const request = { model: "summary", messages: ask(), stream: true, ...fault({ tokenmix: "cut:3" }) };
       const chunks = [];
       await assert.rejects(
         async () => {
@@ -164,7 +166,7 @@ describe("with a failing provider", () => {
 
   test("an aborted stream frees what it held", () =>
     withFresh(async (fresh) => {
-      const request = { model: "summary", messages, stream: true, ...fault({ tokenmix: "stall:2" }) };
+      const request = { model: "summary", messages: ask(), stream: true, ...fault({ tokenmix: "stall:2" }) };
       const stream = await client(fresh).chat.completions.create(request);
       for await (const chunk of stream) {
         assert.ok(chunk.choices);
@@ -191,7 +193,7 @@ describe("with a failing provider", () => {
       };
       const openai = client(fresh, { maxRetries: 1, fetch: counting });
       await assert.rejects(
-        openai.chat.completions.create({ model: "summary", messages, ...fault(everyone) }),
+        openai.chat.completions.create({ model: "summary", messages: ask(), ...fault(everyone) }),
         OpenAI.InternalServerError,
       );
       assert.ok(["true", "false"].includes(toldTo), `x-should-retry is ${toldTo}`);
