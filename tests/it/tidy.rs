@@ -124,6 +124,7 @@ const ONLY: &[Only] = &[
             ("src/server/", "one runtime a core, one task a connection"),
             ("src/admin/", "one task a connection"),
             ("src/sandbox/", "stands for other programs"),
+            ("src/cli/sandbox.rs", "gives the simulators a thread of their own"),
             ("src/layer/coalesce.rs", "the leader outlives the client that started it"),
             ("src/layer/soft_deadline.rs", "a late verdict is awaited after the answer left"),
             ("src/layer/idempotency.rs", "the one call outlives the client that started it"),
