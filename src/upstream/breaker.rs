@@ -135,9 +135,12 @@ impl Breaker {
         }
     }
 
-    /// Opens at once and for at least `least`: a forged answer, an exhausted account.
+    /// Opens at once and for at least `least`: a forged answer, an exhausted account. Those that were in flight together
+    /// count as one, or their number would decide the cool-down.
     pub fn trip(&mut self, now: Instant, least: Duration) {
-        self.open(now);
+        if self.state(now) != State::Open {
+            self.open(now);
+        }
         if let Phase::Open { until } = &mut self.phase {
             *until = (*until).max(now + least);
         }

@@ -30,6 +30,8 @@ const MOST_IDLE: usize = 64;
 const IDLE_LIMIT: Duration = Duration::from_secs(50);
 /// Connections tried before giving up on finding a live one.
 const MOST_STALE: usize = 8;
+/// What a kept connection may take to become ready for its next request.
+const READY_LIMIT: Duration = Duration::from_millis(5);
 /// Largest response head.
 const HEAD_BYTES: usize = 64 * 1024;
 
@@ -118,7 +120,12 @@ impl Pool {
         match sender.try_send_request(request).await {
             Ok(response) => {
                 let lease = Lease { sender, pool: Arc::clone(self) };
-                Ok(response.map(|body| UpstreamBody { body, lease: Some(lease) }))
+                let mut response = response.map(|body| UpstreamBody { body, lease: Some(lease) });
+                // Nobody reads a body that has nothing in it.
+                if response.body().is_over() {
+                    response.body_mut().release();
+                }
+                Ok(response)
             }
             Err(mut err) => {
                 let unsent = err.take_message().map(Box::new);
@@ -145,7 +152,7 @@ impl Pool {
     async fn take_idle(&self) -> Option<SendRequest<Full<Bytes>>> {
         loop {
             let Idle { mut sender, since } = self.shelf()?.pop()?;
-            if since.elapsed() < IDLE_LIMIT && !sender.is_closed() && sender.ready().await.is_ok() {
+            if since.elapsed() < IDLE_LIMIT && !sender.is_closed() && is_ready(&mut sender).await {
                 return Some(sender);
             }
         }
@@ -165,6 +172,11 @@ impl Pool {
     fn shelf(&self) -> Option<MutexGuard<'_, Vec<Idle>>> {
         Some(self.idle.get(worker::index())?.lock().unwrap_or_else(PoisonError::into_inner))
     }
+}
+
+/// A connection whose request was answered before it was read to its end may never be ready again.
+async fn is_ready(sender: &mut SendRequest<Full<Bytes>>) -> bool {
+    sender.is_ready() || matches!(timeout(READY_LIMIT, sender.ready()).await, Ok(Ok(())))
 }
 
 impl ExchangeError {
