@@ -113,7 +113,8 @@ fn stamp(headers: &mut HeaderMap, trail: &Trail, arrived: Instant) {
 /// Attempts a provider may have seen; our own refusals are not among them.
 fn sent_attempts(story: &Story) -> usize {
     let local = |failure: FailureClass| failure.blame() == Blame::Local && failure != FailureClass::Unauthorised;
-    story.attempts.iter().filter(|attempt| !attempt.failure.is_some_and(local)).count()
+    let ended = story.attempts.iter().filter(|attempt| !attempt.failure.is_some_and(local)).count();
+    ended + usize::from(story.flying.is_some())
 }
 
 /// A header value written once, without a copy.
