@@ -148,14 +148,14 @@ impl ReplyBody {
         }
     }
 
-    fn frame(&mut self, bytes: Bytes) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+    fn hand_out(&mut self, bytes: Bytes) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
         self.bytes += bytes.len() as u64;
         Poll::Ready(Some(Ok(Frame::data(bytes))))
     }
 
     fn fail(&mut self, end: End) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
         let event = error_event(&describe(end), self.call.as_ref().map_or("", RequestId::as_str));
-        let frame = self.frame(event.raw().clone());
+        let frame = self.hand_out(event.raw().clone());
         self.finish(end);
         frame
     }
@@ -167,7 +167,7 @@ impl ReplyBody {
                 if event.is_done() {
                     self.close();
                 }
-                self.frame(event.raw().clone())
+                self.hand_out(event.raw().clone())
             }
             Poll::Ready(Some(Err(class))) => self.fail(End::UpstreamFailed(class)),
             Poll::Ready(None) => self.fail(End::UpstreamFailed(FailureClass::StreamCut)),
@@ -203,7 +203,7 @@ impl http_body::Body for ReplyBody {
                     this.finish(End::Complete);
                     return Poll::Ready(None);
                 }
-                let frame = this.frame(bytes);
+                let frame = this.hand_out(bytes);
                 this.finish(End::Complete);
                 frame
             }
