@@ -14,7 +14,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body::{Body, Frame};
-use http_body_util::Full;
+use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
@@ -32,6 +32,9 @@ const IDLE_LIMIT: Duration = Duration::from_secs(50);
 const MOST_STALE: usize = 8;
 /// What a kept connection may take to become ready for its next request.
 const READY_LIMIT: Duration = Duration::from_millis(5);
+/// How long the end of a body may come after its last word, and in how many pieces.
+const LINGER: Duration = Duration::from_millis(500);
+const MOST_LINGERING_FRAMES: usize = 8;
 /// Largest response head.
 const HEAD_BYTES: usize = 64 * 1024;
 
@@ -202,6 +205,21 @@ impl UpstreamBody {
         self.body.is_end_stream()
     }
 
+    /// Lets the little that follows a body's last word arrive on its own time, so that its connection can serve again.
+    /// Providers often write the end of a stream after its last event, and nobody should wait for that.
+    pub fn let_finish(mut self) {
+        if self.lease.is_none() || tokio::runtime::Handle::try_current().is_err() {
+            return;
+        }
+        tokio::spawn(timeout(LINGER, async move {
+            for _ in 0..MOST_LINGERING_FRAMES {
+                if !matches!(self.frame().await, Some(Ok(_))) {
+                    break;
+                }
+            }
+        }));
+    }
+
     fn release(&mut self) {
         if let Some(Lease { sender, pool }) = self.lease.take() {
             pool.put_back(sender);
@@ -221,3 +239,6 @@ impl Body for UpstreamBody {
         Poll::Ready(frame)
     }
 }
+
+#[cfg(test)]
+mod tests;

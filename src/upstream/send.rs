@@ -122,3 +122,6 @@ pub(super) async fn read_whole(mut body: UpstreamBody, limit: usize, idle: Durat
     }
     Ok(if rest.is_empty() { first } else { rest.freeze() })
 }
+
+#[cfg(test)]
+mod tests;

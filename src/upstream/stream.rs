@@ -37,10 +37,12 @@ pub enum UsageEvent {
 
 /// A stream that may be relayed: it starts with what was held back, and its content has begun.
 pub struct Primed {
-    body: UpstreamBody,
+    /// Absent once nothing more is to be had from it.
+    body: Option<UpstreamBody>,
     decoder: Decoder,
     held: VecDeque<Event>,
-    over: bool,
+    /// The terminal event was relayed.
+    done: bool,
     usage: UsageSlot,
     usage_event: UsageEvent,
     idle: Duration,
@@ -76,7 +78,8 @@ pub async fn prime(
             if content {
                 let now = Instant::now();
                 let alarm = Box::pin(tokio::time::sleep_until(now + idle));
-                return Ok(Primed { body, decoder, held, over: false, usage, usage_event, idle, last_heard: now, alarm });
+                let body = Some(body);
+                return Ok(Primed { body, decoder, held, done: false, usage, usage_event, idle, last_heard: now, alarm });
             }
             if held_bytes > MOST_HELD_BYTES {
                 return Err(no_content("the stream held back its content behind too many other events"));
@@ -170,10 +173,10 @@ impl Primed {
                     }
                     continue;
                 }
-                Ok(None) if self.over => return Poll::Ready(Ok(None)),
                 Ok(None) => {}
             }
-            match Pin::new(&mut self.body).poll_frame(cx) {
+            let Some(body) = &mut self.body else { return Poll::Ready(Ok(None)) };
+            match Pin::new(body).poll_frame(cx) {
                 Poll::Ready(Some(Ok(frame))) => {
                     self.last_heard = Instant::now();
                     if let Ok(chunk) = frame.into_data() {
@@ -182,7 +185,7 @@ impl Primed {
                 }
                 Poll::Ready(Some(Err(_))) => return Poll::Ready(Err(FailureClass::StreamCut)),
                 Poll::Ready(None) => {
-                    self.over = true;
+                    self.body = None;
                     if let Some(event) = self.last_event() {
                         return Poll::Ready(self.relay(event));
                     }
@@ -216,6 +219,7 @@ impl Primed {
 
     /// Most events are tokens: only those that may hold usage or an error are parsed.
     fn relay(&mut self, event: Event) -> Result<Option<Event>, FailureClass> {
+        self.done |= event.is_done();
         let raw = event.raw();
         if mentions(raw, b"\"error\"") || mentions(raw, b"\"usage\"") {
             if let Some(data) = event.data() {
@@ -231,6 +235,14 @@ impl Primed {
     }
 }
 
+impl Drop for Primed {
+    fn drop(&mut self) {
+        if let (true, Some(body)) = (self.done, self.body.take()) {
+            body.let_finish();
+        }
+    }
+}
+
 impl Stream for Primed {
     type Item = Result<Event, FailureClass>;
 
@@ -241,3 +253,6 @@ impl Stream for Primed {
         self.poll_upstream(cx).map(Result::transpose)
     }
 }
+
+#[cfg(test)]
+mod tests;

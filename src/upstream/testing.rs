@@ -12,7 +12,7 @@ use bytes::Bytes;
 use futures_util::{Stream, StreamExt, stream};
 use http::{HeaderMap, Request, Response, StatusCode};
 use hyper::body::Incoming;
-use tokio::io::DuplexStream;
+use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 use tokio::time::Instant;
 
 use crate::config::table::RoutingTable;
@@ -226,7 +226,7 @@ pub(crate) fn risk_call_of(caller: usize, out_trade_no: &str, amount: &str) -> C
     let table = table();
     let route = Arc::clone(table.risk_route().unwrap());
     let body = format!(
-        r#"{{"out_trade_no":"{out_trade_no}","amount":"{amount}","currency":"CNY","subject":"shoes",
+        r#"{{"out_trade_no":"{out_trade_no}","total_amount":"{amount}","currency":"CNY","subject":"shoes",
             "merchant":{{"id":"m-1"}},"user":{{"id":"u-1"}}}}"#
     );
     let assessment = decode(body.as_bytes()).unwrap_or_else(|errors| panic!("{errors:?}"));
@@ -272,4 +272,69 @@ pub(crate) fn sample(metrics: &Metrics, series: &str) -> f64 {
     let text = metrics.render();
     let line = text.lines().find(|line| line.starts_with(series));
     line.and_then(|line| line.rsplit(' ').next()?.parse().ok()).unwrap_or_default()
+}
+
+/// The next request a raw peer is sent, head and body, or nothing if the other side closed first.
+pub(crate) async fn read_request(io: &mut DuplexStream) -> Option<String> {
+    let mut bytes = Vec::new();
+    loop {
+        let text = String::from_utf8_lossy(&bytes).into_owned();
+        if let Some((head, body)) = text.split_once("\r\n\r\n") {
+            let head = head.to_lowercase();
+            let length = head.lines().find_map(|line| line.strip_prefix("content-length: ")).unwrap_or("0");
+            if body.len() >= length.parse().unwrap() {
+                return Some(text);
+            }
+        }
+        if io.read_buf(&mut bytes).await.ok()? == 0 {
+            return None;
+        }
+    }
+}
+
+/// Answers as a raw peer, with a length.
+pub(crate) async fn answer(io: &mut DuplexStream, body: &str) {
+    let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{body}", body.len());
+    io.write_all(head.as_bytes()).await.unwrap();
+}
+
+/// What a raw peer does after its head.
+#[derive(Clone)]
+pub(crate) enum Piece {
+    /// One chunk.
+    Say(&'static str),
+    /// A pause.
+    Wait(Duration),
+    /// The connection closes in the middle.
+    Cut,
+    /// Nothing more, and it stays open.
+    Hang,
+}
+
+/// A peer that answers every request with an event stream of these pieces, and ends it well if none says otherwise.
+pub(crate) fn events_of(pieces: &[Piece]) -> Arc<Memory> {
+    let pieces = pieces.to_vec();
+    Memory::scripted(move |_, mut io| {
+        let pieces = pieces.clone();
+        async move {
+            while read_request(&mut io).await.is_some() {
+                let head = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n";
+                io.write_all(head.as_bytes()).await.unwrap();
+                for piece in &pieces {
+                    match piece {
+                        Piece::Say(text) => {
+                            let chunk = format!("{:x}\r\n{text}\r\n", text.len());
+                            if io.write_all(chunk.as_bytes()).await.is_err() {
+                                return;
+                            }
+                        }
+                        Piece::Wait(time) => tokio::time::sleep(*time).await,
+                        Piece::Cut => return,
+                        Piece::Hang => drop(read_request(&mut io).await),
+                    }
+                }
+                io.write_all(b"0\r\n\r\n").await.unwrap();
+            }
+        }
+    })
 }
