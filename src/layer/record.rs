@@ -199,3 +199,6 @@ fn outcome(head: Option<Head>, end: End, story: &Story) -> RequestOutcome {
         },
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -134,3 +134,6 @@ impl Write for HeaderLine {
     }
 }
 
+
+#[cfg(test)]
+mod tests;
