@@ -163,7 +163,12 @@ impl App {
     }
 }
 
-fn shared(metrics: Arc<Metrics>, log: AccessLog, dial: Arc<dyn Dial>, shutdown: &Shutdown) -> Result<Shared, StartError> {
+fn shared(
+    metrics: Arc<Metrics>,
+    log: AccessLog,
+    dial: Arc<dyn Dial>,
+    shutdown: &Shutdown,
+) -> Result<Shared, StartError> {
     let mut pepper = [0u8; 32];
     getrandom::fill(&mut pepper).map_err(|error| StartError::System(io::Error::other(error)))?;
     Ok(Shared {

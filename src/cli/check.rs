@@ -9,8 +9,8 @@ use clap::Args;
 
 use super::secrets::Environment;
 use super::{Paths, complain, say};
+use crate::config::SecretPolicy;
 use crate::config::error::{Style, render_all};
-use crate::config::secrets::SecretPolicy;
 use crate::config::table::{Candidate, RoutingTable};
 use crate::gateway::reload::{Origin, Overlays};
 

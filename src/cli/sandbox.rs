@@ -18,9 +18,9 @@ use tokio::runtime::Builder;
 use super::serve::run_app;
 use super::{ServeArgs, chain, check, complain, say};
 use crate::app::App;
+use crate::config::SecretPolicy;
 use crate::config::compile::SourceFile;
 use crate::config::error::{Style, render_all};
-use crate::config::secrets::SecretPolicy;
 use crate::config::table::{Auth, BaseUrl, Protocol, RoutingTable};
 use crate::domain::id::ProviderId;
 use crate::domain::secret::{Secret, SecretSource};
@@ -111,9 +111,8 @@ fn rewiring([alipay, aggregator]: [SocketAddr; 2]) -> Rewiring {
 /// A caller with our key, and the magic models, each with a steady one behind it.
 fn overlays(caller_key: &str) -> Overlays {
     let digest = sha256_hex(caller_key.as_bytes());
-    let mut routes = format!(
-        "version = 1\n[[caller]]\nid = \"sandbox\"\nkey_digest = \"sha256:{digest}\"\nallow = [\"*\"]\n"
-    );
+    let mut routes =
+        format!("version = 1\n[[caller]]\nid = \"sandbox\"\nkey_digest = \"sha256:{digest}\"\nallow = [\"*\"]\n");
     let mut provider = format!(
         "id = \"{MAGIC}\"\nprotocol = \"openai\"\nbase_url = \"http://127.0.0.1/v1\"\nallow_private = true\n\
          source = {{ url = \"https://weighbridge.invalid/sandbox\", checked = \"2026-11-22\" }}\n\
@@ -155,7 +154,8 @@ fn start(table: &RoutingTable, key: Secret) -> Result<[SocketAddr; 2], Box<dyn s
             match tokio::try_join!(first, second) {
                 Ok((first, second)) => {
                     let _ = tell.send(Ok([first.addr, second.addr]));
-                    let _ = tokio::join!(first.task, second.task);
+                    // Dropping either ends it; the process's end does.
+                    std::future::pending::<()>().await;
                 }
                 Err(error) => drop(tell.send(Err(error))),
             }
@@ -207,7 +207,7 @@ impl Peers {
         for route in named {
             let _ = writeln!(routes, "{}", check::line(route.id.as_str(), &route.candidates));
         }
-        for route in table.risk_route() {
+        if let Some(route) = table.risk_route() {
             let _ = writeln!(routes, "{}", check::line(route.id.as_str(), &route.candidates));
         }
         format!(

@@ -11,8 +11,8 @@ use tokio::signal::unix::{SignalKind, signal};
 use super::secrets::Environment;
 use super::{ServeArgs, chain, check, complain, say};
 use crate::app::{App, AppConfig, StartError};
+use crate::config::SecretPolicy;
 use crate::config::error::{Style, render_all};
-use crate::config::secrets::SecretPolicy;
 use crate::domain::secret::{Secret, SecretSource};
 use crate::gateway::reload::{Origin, Overlays};
 use crate::telemetry::access::AccessLog;
@@ -40,7 +40,7 @@ pub fn run(args: &ServeArgs) -> ExitCode {
         for route in snapshot.table().llm_routes().values() {
             say(&check::line(route.id.as_str(), &route.candidates));
         }
-        for route in snapshot.table().risk_route() {
+        if let Some(route) = snapshot.table().risk_route() {
             say(&check::line(route.id.as_str(), &route.candidates));
         }
     })

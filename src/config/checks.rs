@@ -53,7 +53,7 @@ pub(super) fn route_name(name: &Field<String>) -> Checked<()> {
         let mistake = name.mistake(Code::Conflict, "`risk` is the name of the risk route");
         return Err(mistake.hint("choose another name for the model"));
     }
-    if is_name(&name.value, "-_.") { Ok(()) } else { Err(name.mistake(Code::BadValue, name_rule("-_."))) }
+    if is_name(&name.value, "-_./") { Ok(()) } else { Err(name.mistake(Code::BadValue, name_rule("-_./"))) }
 }
 
 // --- callers ---

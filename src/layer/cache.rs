@@ -60,7 +60,9 @@ impl Store {
         let counted = Arc::clone(metrics);
         let answers = Moka::builder()
             .max_capacity(most_bytes)
-            .weigher(|_, stored: &Arc<Stored>| u32::try_from(stored.body.len()).unwrap_or(u32::MAX).saturating_add(ENTRY_BYTES))
+            .weigher(|_, stored: &Arc<Stored>| {
+                u32::try_from(stored.body.len()).unwrap_or(u32::MAX).saturating_add(ENTRY_BYTES)
+            })
             .expire_after(Life)
             .eviction_listener(move |_, _, cause| {
                 if cause.was_evicted() {

@@ -18,8 +18,8 @@ use crate::flight::reply::{Ended, ReplyBody};
 use crate::flight::trail::{self, CostNote, Story, Trail};
 use crate::layer::{BoxFuture, always_ready};
 use crate::telemetry::access::{AccessLog, AccessRecord, AttemptNote};
-use crate::telemetry::labels::{AttemptOutcome, RequestOutcome};
 use crate::telemetry::handles::RouteMetrics;
+use crate::telemetry::labels::{AttemptOutcome, RequestOutcome};
 
 /// What nginx calls a client that went away before the answer; never on the wire.
 const CLIENT_GONE: u16 = 499;
@@ -141,7 +141,7 @@ impl<P: Pinned> Entry<P> {
             route: story.route.as_ref().map(|route| route.id.as_str()),
             operation: story.operation.map(Operation::label),
             provider: served.map(|names| names.provider.as_str()),
-            model: served.map(|names| names.model.as_str()),
+            model: served.map(|names| names.model.as_str()).filter(|model| !model.is_empty()),
             cache: Some(story.cache.label()),
             overhead: self.head.map_or(Duration::ZERO, |head| head.overhead),
             bytes_in: story.bytes_in,

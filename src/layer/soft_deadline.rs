@@ -65,7 +65,8 @@ where
         let soft = Deadline::after(call.context.arrived, self.params.deadline.saturating_sub(RESERVE));
         let soft = soft.earlier(call.deadline).instant();
         let hard = call.deadline.instant();
-        let late = Late { category: category(&call), id: call.context.id.clone(), metrics: Arc::clone(&self.params.metrics) };
+        let late =
+            Late { category: category(&call), id: call.context.id.clone(), metrics: Arc::clone(&self.params.metrics) };
         let answer = self.inner.call(call);
         let (answered, waiting) = oneshot::channel();
         tokio::spawn(async move {

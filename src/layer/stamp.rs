@@ -83,7 +83,9 @@ fn stamp(headers: &mut HeaderMap, trail: &Trail, arrived: Instant) {
     }
     if let Some(served) = &story.served {
         headers.insert(PROVIDER, served.provider_header.clone());
-        headers.insert(MODEL, served.model_header.clone());
+        if !served.model.is_empty() {
+            headers.insert(MODEL, served.model_header.clone());
+        }
     }
     if let Some(id) = &story.upstream_request_id {
         headers.insert(UPSTREAM_REQUEST_ID, id.clone());
@@ -129,4 +131,3 @@ impl Write for HeaderLine {
         Ok(())
     }
 }
-

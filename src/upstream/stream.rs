@@ -76,7 +76,17 @@ pub async fn prime(
             if content {
                 let now = Instant::now();
                 let alarm = Box::pin(tokio::time::sleep_until(now + idle));
-                return Ok(Primed { body, decoder, held, over: false, usage, usage_event, idle, last_heard: now, alarm });
+                return Ok(Primed {
+                    body,
+                    decoder,
+                    held,
+                    over: false,
+                    usage,
+                    usage_event,
+                    idle,
+                    last_heard: now,
+                    alarm,
+                });
             }
             if held_bytes > MOST_HELD_BYTES {
                 return Err(no_content("the stream held back its content behind too many other events"));

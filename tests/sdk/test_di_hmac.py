@@ -178,7 +178,7 @@ base_url = "http://127.0.0.1:{port}"
 source = {{ url = "https://example.org/", checked = "2026-11-22" }}
 auth = {{ kind = "di-hmac", key_id = "k1", secret_env = "ALIPAY_SECRET", secret_encoding = "hex" }}
 operations = ["risk.assess"]
-price = {{ standard = "0.02 CNY", cross_border = "0.05 CNY" }}
+price = {{ standard = "0.02 CNY", cross_border = "0.05 CNY", source = "https://example.org/", checked = "2026-11-22" }}
 limits = {{ in_flight = 200 }}
 allow_private = true
 """
