@@ -36,6 +36,8 @@ use crate::sign::hmac::sha256_hex;
 const TOKEN_LIFE: Duration = Duration::from_secs(3600);
 /// The provider whose models misbehave by name.
 const MAGIC: &str = "sandbox";
+/// The provider behind it, which does not: another account, so that a 429 of the first does not pause it.
+const STEADY: &str = "sandbox-steady";
 
 #[derive(Args)]
 pub struct SandboxArgs {
@@ -116,24 +118,28 @@ fn overlays(caller_key: &str) -> Overlays {
     let digest = sha256_hex(caller_key.as_bytes());
     let mut routes =
         format!("version = 1\n[[caller]]\nid = \"sandbox\"\nkey_digest = \"sha256:{digest}\"\nallow = [\"*\"]\n");
-    let mut provider = format!(
-        "id = \"{MAGIC}\"\nprotocol = \"openai\"\nbase_url = \"http://127.0.0.1/v1\"\nallow_private = true\n\
+    let provider = |id: &str| {
+        format!(
+            "id = \"{id}\"\nprotocol = \"openai\"\nbase_url = \"http://127.0.0.1/v1\"\nallow_private = true\n\
          source = {{ url = \"https://weighbridge.invalid/sandbox\", checked = \"2026-11-22\" }}\n\
          auth = {{ kind = \"bearer\", secret_env = \"SANDBOX_KEY\" }}\noperations = [\"chat.completions\"]\n"
-    );
+        )
+    };
+    let mut magic = provider(MAGIC);
+    let steady = provider(STEADY) + "[[model]]\nid = \"steady\"\nname = \"steady\"\n";
     for (name, ..) in MAGIC_MODELS {
-        let behind = if *name == "steady" { String::new() } else { format!(", \"{MAGIC}/steady\"") };
+        let behind = if *name == "steady" { String::new() } else { format!(", \"{STEADY}/steady\"") };
         let _ = write!(
             routes,
             "[model.\"{MAGIC}/{name}\"]\ncandidates = [\"{MAGIC}/{name}\"{behind}]\n\
              timeouts = {{ total = \"60s\", first_content = \"2s\", idle = \"3s\" }}\n"
         );
-        let _ = write!(provider, "[[model]]\nid = \"{name}\"\nname = \"{name}\"\n");
+        let _ = write!(magic, "[[model]]\nid = \"{name}\"\nname = \"{name}\"\n");
     }
     let file = |name: &str, text| SourceFile { name: name.to_owned(), text };
     Overlays {
         routes: vec![file("sandbox/routes.toml", routes)],
-        providers: vec![file("sandbox/provider.toml", provider)],
+        providers: vec![file("sandbox/magic.toml", magic), file("sandbox/steady.toml", steady)],
     }
 }
 

@@ -9,6 +9,7 @@
 //! It runs on a thread of its own, because reading files blocks.
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 use std::thread;
@@ -119,7 +120,11 @@ impl LastReload {
 
 /// Asks the reloading thread for something.
 #[derive(Clone)]
-pub struct Reloads(SyncSender<Wish>);
+pub struct Reloads {
+    wishes: SyncSender<Wish>,
+    /// True while a hint waits: a second one says nothing new, and must not take the place of a wish.
+    hinted: Arc<AtomicBool>,
+}
 
 enum Wish {
     Look,
@@ -130,13 +135,14 @@ enum Wish {
 impl Reloads {
     /// Hints that something may have changed; never waits.
     pub fn look(&self) {
-        // A full queue already holds the same wish.
-        let _ = self.0.try_send(Wish::Look);
+        if !self.hinted.swap(true, Ordering::AcqRel) {
+            let _ = self.wishes.try_send(Wish::Look);
+        }
     }
 
     /// Asks for a reload, whether anything changed or not; never waits.
     pub fn reload(&self) {
-        let _ = self.0.try_send(Wish::Now(mpsc::sync_channel(1).0));
+        let _ = self.wishes.try_send(Wish::Now(mpsc::sync_channel(1).0));
     }
 
     /// Reloads now, whether anything changed or not. Blocks its thread for as long as that takes, at most ten seconds.
@@ -145,13 +151,13 @@ impl Reloads {
     /// Every mistake; none of them if the reloading thread is gone or late.
     pub fn now(&self) -> Result<(), Vec<ConfigError>> {
         let (told, answer) = mpsc::sync_channel(1);
-        self.0.try_send(Wish::Now(told)).map_err(|_| Vec::new())?;
+        self.wishes.try_send(Wish::Now(told)).map_err(|_| Vec::new())?;
         answer.recv_timeout(Duration::from_secs(10)).unwrap_or_else(|_| Err(Vec::new()))
     }
 
     /// Ends the thread.
     pub fn stop(&self) {
-        let _ = self.0.send(Wish::Stop);
+        let _ = self.wishes.send(Wish::Stop);
     }
 }
 
@@ -174,16 +180,17 @@ impl Reloader {
     /// The operating system's, if it has no thread left.
     pub fn start(self) -> std::io::Result<(Reloads, thread::JoinHandle<()>)> {
         let (wishes, heard) = mpsc::sync_channel(MOST_WISHES);
-        let reloads = Reloads(wishes);
+        let hinted = Arc::new(AtomicBool::new(false));
+        let reloads = Reloads { wishes, hinted: Arc::clone(&hinted) };
         let watcher = watch(&self.origin, reloads.clone());
         let thread = thread::Builder::new().name("reload".to_owned()).spawn(move || {
-            self.run(&heard);
+            self.run(&heard, &hinted);
             drop(watcher);
         })?;
         Ok((reloads, thread))
     }
 
-    fn run(&self, heard: &Receiver<Wish>) {
+    fn run(&self, heard: &Receiver<Wish>, hinted: &AtomicBool) {
         let mut seen = self.origin.hash();
         loop {
             match heard.recv_timeout(POLL) {
@@ -193,6 +200,8 @@ impl Reloader {
                     let _ = told.try_send(self.reload());
                 }
                 Ok(Wish::Look) | Err(RecvTimeoutError::Timeout) => {
+                    // Before looking, so that a change made while we look hints again.
+                    hinted.store(false, Ordering::Release);
                     if let Some(changed) = self.settled_change(seen) {
                         seen = changed;
                         let _ = self.reload();
@@ -242,7 +251,12 @@ impl Reloader {
 
 /// Watches the folders, not the files: a file that is replaced takes its watch along. Without a watcher the poll remains.
 fn watch(origin: &Origin, reloads: Reloads) -> Option<notify::RecommendedWatcher> {
-    let hint = move |_| reloads.look();
+    // Our own reading raises events too; only those that say something changed count, or we would never rest.
+    let hint = move |event: notify::Result<notify::Event>| {
+        if event.is_ok_and(|event| !event.kind.is_access()) {
+            reloads.look();
+        }
+    };
     let mut watcher = notify::recommended_watcher(hint)
         .inspect_err(|error| tracing::warn!(%error, "files are not watched, only polled"))
         .ok()?;

@@ -16,6 +16,7 @@ use tokio::time::Instant;
 use crate::config::table::{Auth, Provider};
 use crate::domain::clock;
 use crate::domain::decision::{Decision, DecisionSource, ProviderReference, Reason, Verdict};
+use crate::domain::id::DecisionId;
 use crate::domain::operation::Safety;
 use crate::domain::outcome::{FailureClass, Sent};
 use crate::domain::policy::decide;
@@ -182,6 +183,7 @@ fn decided(verdict: Verdict, facts: &RiskFacts) -> Result<Reply, AttemptError> {
     let reasons =
         verdict.explanation.iter().map(|text| Reason { code: "provider".to_owned(), text: text.clone() }).collect();
     let decision = Decision {
+        id: DecisionId::fresh(),
         action,
         source: DecisionSource::Live,
         verdict: Some(verdict),
