@@ -169,10 +169,9 @@ pub(super) fn embedded(error: EmbeddedError) -> AttemptError {
 }
 
 fn classify(status: u16, said: Option<&EmbeddedError>) -> FailureClass {
-    let code = said.and_then(|error| error.code.as_deref());
     match status {
         402 => FailureClass::QuotaExhausted,
-        429 if code == Some("insufficient_quota") => FailureClass::QuotaExhausted,
+        429 if said.is_some_and(EmbeddedError::is_quota) => FailureClass::QuotaExhausted,
         429 => FailureClass::RateLimited,
         401 | 403 => FailureClass::Unauthorised,
         503 | 529 => FailureClass::Overloaded,
