@@ -64,6 +64,8 @@ struct Peers {
     alipay: SocketAddr,
     aggregator: SocketAddr,
     caller_key: String,
+    /// The first signing key the provider files use, for those who want to speak to the simulated Alipay themselves.
+    signing_key: Option<(String, Secret)>,
 }
 
 fn prepare(args: &ServeArgs) -> Result<(Origin, Peers), String> {
@@ -81,7 +83,8 @@ fn prepare(args: &ServeArgs) -> Result<(Origin, Peers), String> {
     let table = origin.load().map_err(|errors| render_all(&errors, Style::Plain))?;
     let [alipay, aggregator] = start(&table, keys.alipay_hex()).map_err(|error| chain(&*error))?;
     let origin = Origin { rewiring: Some(rewiring([alipay, aggregator])), ..origin };
-    Ok((origin, Peers { alipay, aggregator, caller_key }))
+    let signing_key = signing_keys(&table).into_iter().next();
+    Ok((origin, Peers { alipay, aggregator, caller_key, signing_key }))
 }
 
 /// Answers every name with the same secret: whatever variable a provider file names, the simulators know its value.
@@ -186,6 +189,7 @@ impl Peers {
             candidates.iter().map(|candidate| candidate.upstream.to_string()).collect()
         };
         let routes: BTreeMap<_, _> = llm.chain(risk).map(|(id, candidates)| (id, names(candidates))).collect();
+        let hex = |secret: &Secret| secret.expose().iter().map(|byte| format!("{byte:02x}")).collect::<String>();
         json!({
             "data": format!("http://{}", app.data_address()),
             "base_url": format!("http://{}/v1", app.data_address()),
@@ -194,6 +198,8 @@ impl Peers {
             "routes": routes,
             "alipay": format!("http://{}", self.alipay),
             "aggregator": format!("http://{}", self.aggregator),
+            "alipay_key_id": self.signing_key.as_ref().map(|(id, _)| id),
+            "alipay_secret": self.signing_key.as_ref().map(|(_, secret)| hex(secret)),
         })
         .to_string()
     }

@@ -105,7 +105,8 @@ impl ReplyBody {
         Self { content, interrupts: Vec::new(), hooks: Vec::with_capacity(8), bytes: 0, call: None }
     }
 
-    /// Runs `hook` exactly once when the body ends, also when it is dropped. Later hooks run first, as drops do.
+    /// Runs `hook` exactly once when the body ends, also when it is dropped. Hooks run in the order they were added, from
+    /// the innermost layer outwards: the record, which comes last, sees what the meter below it has settled.
     pub fn on_end(&mut self, hook: impl FnOnce(&Ended) + Send + 'static) {
         self.hooks.push(Box::new(hook));
     }
@@ -146,19 +147,19 @@ impl ReplyBody {
         self.content = Content::Over;
         self.interrupts.clear();
         let ended = Ended { end, bytes: self.bytes };
-        while let Some(hook) = self.hooks.pop() {
+        for hook in std::mem::take(&mut self.hooks) {
             hook(&ended);
         }
     }
 
-    fn frame(&mut self, bytes: Bytes) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+    fn hand_out(&mut self, bytes: Bytes) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
         self.bytes += bytes.len() as u64;
         Poll::Ready(Some(Ok(Frame::data(bytes))))
     }
 
     fn fail(&mut self, end: End) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
         let event = error_event(&describe(end), self.call.as_ref().map_or("", RequestId::as_str));
-        let frame = self.frame(event.raw().clone());
+        let frame = self.hand_out(event.raw().clone());
         self.finish(end);
         frame
     }
@@ -170,7 +171,7 @@ impl ReplyBody {
                 if event.is_done() {
                     self.close();
                 }
-                self.frame(event.raw().clone())
+                self.hand_out(event.raw().clone())
             }
             Poll::Ready(Some(Err(class))) => self.fail(End::UpstreamFailed(class)),
             Poll::Ready(None) => self.fail(End::UpstreamFailed(FailureClass::StreamCut)),
@@ -206,7 +207,7 @@ impl http_body::Body for ReplyBody {
                     this.finish(End::Complete);
                     return Poll::Ready(None);
                 }
-                let frame = this.frame(bytes);
+                let frame = this.hand_out(bytes);
                 this.finish(End::Complete);
                 frame
             }
@@ -227,7 +228,7 @@ impl http_body::Body for ReplyBody {
 
     fn is_end_stream(&self) -> bool {
         match &self.content {
-            Content::Whole(bytes) => bytes.is_empty() && self.hooks.is_empty(),
+            Content::Whole(bytes) => bytes.is_empty(),
             Content::Over => true,
             Content::Events(_) | Content::Closing(..) => false,
         }
@@ -244,8 +245,13 @@ impl http_body::Body for ReplyBody {
 
 impl Drop for ReplyBody {
     fn drop(&mut self) {
-        let end = if matches!(self.content, Content::Closing(..)) { End::Complete } else { End::ClientGone };
-        self.finish(end);
+        // An empty body is never asked for: hyper lets go of it as soon as the head is written.
+        let all_sent = match &self.content {
+            Content::Whole(bytes) => bytes.is_empty(),
+            Content::Closing(..) => true,
+            Content::Events(_) | Content::Over => false,
+        };
+        self.finish(if all_sent { End::Complete } else { End::ClientGone });
     }
 }
 

@@ -83,6 +83,7 @@ fn stamp(headers: &mut HeaderMap, trail: &Trail, arrived: Instant) {
     }
     if let Some(served) = &story.served {
         headers.insert(PROVIDER, served.provider_header.clone());
+        // The risk side has no models, and an empty header would read as one without a name.
         if !served.model.is_empty() {
             headers.insert(MODEL, served.model_header.clone());
         }
@@ -112,7 +113,8 @@ fn stamp(headers: &mut HeaderMap, trail: &Trail, arrived: Instant) {
 /// Attempts a provider may have seen; our own refusals are not among them.
 fn sent_attempts(story: &Story) -> usize {
     let local = |failure: FailureClass| failure.blame() == Blame::Local && failure != FailureClass::Unauthorised;
-    story.attempts.iter().filter(|attempt| !attempt.failure.is_some_and(local)).count()
+    let ended = story.attempts.iter().filter(|attempt| !attempt.failure.is_some_and(local)).count();
+    ended + usize::from(story.flying.is_some())
 }
 
 /// A header value written once, without a copy.
@@ -131,3 +133,6 @@ impl Write for HeaderLine {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -73,3 +73,6 @@ fn take(caller: &LiveCaller) -> Result<Option<InFlight>, CallError> {
     }
     Ok(place)
 }
+
+#[cfg(test)]
+mod tests;

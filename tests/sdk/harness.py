@@ -166,7 +166,7 @@ class Sandbox:
         routes = folder / "routes.toml"
         routes.write_text((ROOT / "routes.toml").read_text() + EXTRA_CALLERS)
         arguments = ["sandbox", "--json", "--routes", str(routes), "--providers", str(ROOT / "providers")]
-        arguments += ["--data-dir", str(folder / "data"), "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"]
+        arguments += ["--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"]
         self.process = Process(arguments, folder / "log", stdout=subprocess.PIPE)
         self.said = json.loads(self.process.first_line())
         self.data = self.said["data"]

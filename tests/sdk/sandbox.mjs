@@ -31,7 +31,7 @@ export class Sandbox {
     writeFileSync(inside("routes.toml"), readFileSync(join(ROOT, "routes.toml"), "utf8") + EXTRA_CALLER);
     const log = openSync(inside("log"), "w");
     const args = ["sandbox", "--json", "--routes", inside("routes.toml"), "--providers", join(ROOT, "providers")];
-    args.push("--data-dir", inside("data"), "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0");
+    args.push("--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0");
     sandbox.child = spawn(BINARY, args, { cwd: ROOT, stdio: ["ignore", "pipe", log] });
     closeSync(log);
     sandbox.ended = new Promise((resolve) => sandbox.child.once("close", resolve));

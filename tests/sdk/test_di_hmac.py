@@ -268,7 +268,6 @@ class Peer:
         (folder / "routes.toml").write_text(ROUTES)
         port, admin = free_port(), free_port()
         arguments = ["serve", "--routes", str(folder / "routes.toml"), "--providers", str(providers)]
-        arguments += ["--data-dir", str(folder / "data")]
         arguments += ["--listen", f"127.0.0.1:{port}", "--admin-listen", f"127.0.0.1:{admin}"]
         self.process = Process(arguments, folder / "log", env={"ALIPAY_SECRET": ALIPAY_SECRET.hex()})
         self.process.wait_for_port(port)
