@@ -12,4 +12,6 @@
     clippy::disallowed_methods
 )]
 
+mod failover;
+mod harness;
 mod tidy;
