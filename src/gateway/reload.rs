@@ -49,6 +49,8 @@ pub type Rewiring = Arc<dyn Fn(&ProviderId, Protocol) -> BaseUrl + Send + Sync>;
 pub struct Origin {
     /// `routes.toml`.
     pub routes: PathBuf,
+    /// What takes the place of `routes.toml` for as long as there is none.
+    pub without_routes: Option<SourceFile>,
     /// The folder of provider files; what is not in it comes from the binary.
     pub providers: PathBuf,
     /// Texts added to the files.
@@ -76,7 +78,10 @@ impl Origin {
     /// # Errors
     /// Every mistake.
     pub fn load(&self) -> Result<RoutingTable, Vec<ConfigError>> {
-        let mut sources = load::read_sources(&self.routes, Some(&self.providers), self.overlays.routes.clone())?;
+        let stand_in = self.without_routes.clone().filter(|_| !self.routes.exists());
+        let routes = stand_in.is_none().then_some(&*self.routes);
+        let texts = stand_in.into_iter().chain(self.overlays.routes.iter().cloned());
+        let mut sources = load::read_sources(routes, Some(&self.providers), texts.collect())?;
         sources.providers.extend(self.overlays.providers.iter().cloned());
         let secrets = Secrets { source: &*self.secrets, policy: self.policy };
         let rewire = self.rewiring.as_ref().map(|rewiring| &**rewiring as _);
