@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::{Arc, mpsc};
 use std::thread;
@@ -16,9 +17,10 @@ use serde_json::json;
 use tokio::runtime::Builder;
 
 use super::serve::run_app;
-use super::{ServeArgs, chain, check, complain, say};
+use super::{ROUTES, ServeArgs, chain, check, complain, say};
 use crate::app::App;
 use crate::config::SecretPolicy;
+use crate::config::builtin;
 use crate::config::compile::SourceFile;
 use crate::config::error::{Style, render_all};
 use crate::config::table::{Auth, BaseUrl, Protocol, RoutingTable};
@@ -63,6 +65,7 @@ pub fn run(args: &SandboxArgs) -> ExitCode {
 
 /// Where the simulators are, and the key for the proxy.
 struct Peers {
+    example: bool,
     alipay: SocketAddr,
     aggregator: SocketAddr,
     caller_key: String,
@@ -75,6 +78,7 @@ fn prepare(args: &ServeArgs) -> Result<(Origin, Peers), String> {
     let caller_key = String::from_utf8_lossy(keys.caller.expose()).into_owned();
     let origin = Origin {
         routes: args.paths.routes.clone(),
+        without_routes: example(&args.paths.routes),
         providers: args.paths.providers.clone(),
         overlays: overlays(&caller_key),
         secrets: Arc::new(OneForAll(keys.alipay_hex())),
@@ -86,7 +90,13 @@ fn prepare(args: &ServeArgs) -> Result<(Origin, Peers), String> {
     let [alipay, aggregator] = start(&table, keys.alipay_hex()).map_err(|error| chain(&*error))?;
     let origin = Origin { rewiring: Some(rewiring([alipay, aggregator])), ..origin };
     let signing_key = signing_keys(&table).into_iter().next();
-    Ok((origin, Peers { alipay, aggregator, caller_key, signing_key }))
+    let example = origin.without_routes.is_some();
+    Ok((origin, Peers { example, alipay, aggregator, caller_key, signing_key }))
+}
+
+/// The built-in example where nobody asked for another file and there is none; a path that was given must exist.
+fn example(routes: &Path) -> Option<SourceFile> {
+    (routes == Path::new(ROUTES) && !routes.exists()).then(builtin::routes)
 }
 
 /// Answers every name with the same secret: whatever variable a provider file names, the simulators know its value.
@@ -248,8 +258,13 @@ watch a failover (the first candidate answers 503; wb-attempts says 2)
     -H 'content-type: application/json' -d '{{\"model\":\"sandbox/fail-503\",\
 \"messages\":[{{\"role\":\"user\",\"content\":\"hi\"}}]}}'
 
-edit routes.toml or a provider file while this runs; Ctrl-C stops
+{edit} while this runs; Ctrl-C stops
 ",
+            edit = if self.example {
+                "there is no routes.toml here, so this is the built-in example; write one, or a file in providers/,"
+            } else {
+                "edit routes.toml or a provider file"
+            },
             alipay = self.alipay,
             aggregator = self.aggregator,
             version = table.version(),

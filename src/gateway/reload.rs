@@ -15,7 +15,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 use std::thread;
 use std::time::Duration;
 
-use notify::{RecursiveMode, Watcher};
+use notify::event::{AccessKind, AccessMode};
+use notify::{EventKind, RecursiveMode, Watcher};
 
 use crate::config::compile::{CompileOptions, SourceFile, compile};
 use crate::config::diff::TableDiff;
@@ -35,6 +36,8 @@ const POLL: Duration = Duration::from_secs(2);
 const SETTLE: Duration = Duration::from_millis(200);
 /// Looks at a file that keeps changing before waiting for the next poll.
 const MOST_LOOKS: u32 = 5;
+/// Least time between two looks that found nothing: a log that grows in the same folder must not cost a core.
+const BREATH: Duration = Duration::from_millis(100);
 /// Wishes that may wait; one more says nothing new.
 const MOST_WISHES: usize = 16;
 
@@ -46,6 +49,8 @@ pub type Rewiring = Arc<dyn Fn(&ProviderId, Protocol) -> BaseUrl + Send + Sync>;
 pub struct Origin {
     /// `routes.toml`.
     pub routes: PathBuf,
+    /// What takes the place of `routes.toml` for as long as there is none.
+    pub without_routes: Option<SourceFile>,
     /// The folder of provider files; what is not in it comes from the binary.
     pub providers: PathBuf,
     /// Texts added to the files.
@@ -73,7 +78,10 @@ impl Origin {
     /// # Errors
     /// Every mistake.
     pub fn load(&self) -> Result<RoutingTable, Vec<ConfigError>> {
-        let mut sources = load::read_sources(&self.routes, Some(&self.providers), self.overlays.routes.clone())?;
+        let stand_in = self.without_routes.clone().filter(|_| !self.routes.exists());
+        let routes = stand_in.is_none().then_some(&*self.routes);
+        let texts = stand_in.into_iter().chain(self.overlays.routes.iter().cloned());
+        let mut sources = load::read_sources(routes, Some(&self.providers), texts.collect())?;
         sources.providers.extend(self.overlays.providers.iter().cloned());
         let secrets = Secrets { source: &*self.secrets, policy: self.policy };
         let rewire = self.rewiring.as_ref().map(|rewiring| &**rewiring as _);
@@ -122,8 +130,8 @@ impl LastReload {
 #[derive(Clone)]
 pub struct Reloads {
     wishes: SyncSender<Wish>,
-    /// True while a hint waits: a second one says nothing new, and must not take the place of a wish.
-    hinted: Arc<AtomicBool>,
+    /// True while a wish to look waits: a storm of file events is one wish, and leaves room for the others.
+    looking: Arc<AtomicBool>,
 }
 
 enum Wish {
@@ -135,13 +143,15 @@ enum Wish {
 impl Reloads {
     /// Hints that something may have changed; never waits.
     pub fn look(&self) {
-        if !self.hinted.swap(true, Ordering::AcqRel) {
+        if !self.looking.swap(true, Ordering::AcqRel) {
+            // If there is no room, the poll looks soon enough.
             let _ = self.wishes.try_send(Wish::Look);
         }
     }
 
     /// Asks for a reload, whether anything changed or not; never waits.
     pub fn reload(&self) {
+        // A full queue already holds the same wish.
         let _ = self.wishes.try_send(Wish::Now(mpsc::sync_channel(1).0));
     }
 
@@ -180,17 +190,17 @@ impl Reloader {
     /// The operating system's, if it has no thread left.
     pub fn start(self) -> std::io::Result<(Reloads, thread::JoinHandle<()>)> {
         let (wishes, heard) = mpsc::sync_channel(MOST_WISHES);
-        let hinted = Arc::new(AtomicBool::new(false));
-        let reloads = Reloads { wishes, hinted: Arc::clone(&hinted) };
+        let reloads = Reloads { wishes, looking: Arc::default() };
         let watcher = watch(&self.origin, reloads.clone());
+        let looking = Arc::clone(&reloads.looking);
         let thread = thread::Builder::new().name("reload".to_owned()).spawn(move || {
-            self.run(&heard, &hinted);
+            self.run(&heard, &looking);
             drop(watcher);
         })?;
         Ok((reloads, thread))
     }
 
-    fn run(&self, heard: &Receiver<Wish>, hinted: &AtomicBool) {
+    fn run(&self, heard: &Receiver<Wish>, looking: &AtomicBool) {
         let mut seen = self.origin.hash();
         loop {
             match heard.recv_timeout(POLL) {
@@ -200,11 +210,14 @@ impl Reloader {
                     let _ = told.try_send(self.reload());
                 }
                 Ok(Wish::Look) | Err(RecvTimeoutError::Timeout) => {
-                    // Before looking, so that a change made while we look hints again.
-                    hinted.store(false, Ordering::Release);
-                    if let Some(changed) = self.settled_change(seen) {
-                        seen = changed;
-                        let _ = self.reload();
+                    // Before looking: what changes from here on is a new wish.
+                    looking.store(false, Ordering::Release);
+                    match self.settled_change(seen) {
+                        Some(changed) => {
+                            seen = changed;
+                            let _ = self.reload();
+                        }
+                        None => thread::sleep(BREATH),
                     }
                 }
             }
@@ -251,9 +264,9 @@ impl Reloader {
 
 /// Watches the folders, not the files: a file that is replaced takes its watch along. Without a watcher the poll remains.
 fn watch(origin: &Origin, reloads: Reloads) -> Option<notify::RecommendedWatcher> {
-    // Our own reading raises events too; only those that say something changed count, or we would never rest.
     let hint = move |event: notify::Result<notify::Event>| {
-        if event.is_ok_and(|event| !event.kind.is_access()) {
+        // Looking opens the files, and that is an event too: to look at each would be to look for ever.
+        if event.map_or(true, |event| is_change(event.kind)) {
             reloads.look();
         }
     };
@@ -266,4 +279,8 @@ fn watch(origin: &Origin, reloads: Reloads) -> Option<notify::RecommendedWatcher
         }
     }
     Some(watcher)
+}
+
+fn is_change(kind: EventKind) -> bool {
+    matches!(kind, EventKind::Access(AccessKind::Close(AccessMode::Write))) || !kind.is_access()
 }
