@@ -54,7 +54,13 @@ impl Expiry<Key, Arc<Stored>> for Life {
     }
 
     /// moka would keep the life of the answer that is replaced: what is left of it, or nothing.
-    fn expire_after_update(&self, _: &Key, stored: &Arc<Stored>, _: StdInstant, _: Option<Duration>) -> Option<Duration> {
+    fn expire_after_update(
+        &self,
+        _: &Key,
+        stored: &Arc<Stored>,
+        _: StdInstant,
+        _: Option<Duration>,
+    ) -> Option<Duration> {
         Some(stored.life)
     }
 }
@@ -65,7 +71,9 @@ impl Store {
         let counted = Arc::clone(metrics);
         let answers = Moka::builder()
             .max_capacity(most_bytes)
-            .weigher(|_, stored: &Arc<Stored>| u32::try_from(stored.body.len()).unwrap_or(u32::MAX).saturating_add(ENTRY_BYTES))
+            .weigher(|_, stored: &Arc<Stored>| {
+                u32::try_from(stored.body.len()).unwrap_or(u32::MAX).saturating_add(ENTRY_BYTES)
+            })
             .expire_after(Life)
             .eviction_listener(move |_, _, cause| {
                 if cause.was_evicted() {

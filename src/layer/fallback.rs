@@ -164,8 +164,12 @@ mod tests {
 
     #[test]
     fn only_accept_up_to_can_ever_pass_without_a_verdict() {
-        let reasons =
-            [FallbackReason::Deadline, FallbackReason::Unavailable, FallbackReason::NotAuthentic, FallbackReason::NoVerdict];
+        let reasons = [
+            FallbackReason::Deadline,
+            FallbackReason::Unavailable,
+            FallbackReason::NotAuthentic,
+            FallbackReason::NoVerdict,
+        ];
         for reason in reasons {
             for mode in [OnExhausted::Review, OnExhausted::Reject, OnExhausted::Error] {
                 assert_ne!(action(mode, reason, money("0.01", "CNY")), Some(Action::Pass));

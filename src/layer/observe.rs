@@ -10,8 +10,8 @@ use crate::flight::error::AttemptError;
 use crate::flight::reply::Reply;
 use crate::flight::trail::{AttemptNote, Flying, Trail, UpstreamNames};
 use crate::layer::{BoxFuture, always_ready};
-use crate::telemetry::labels::AttemptOutcome;
 use crate::telemetry::handles::UpstreamMetrics;
+use crate::telemetry::labels::AttemptOutcome;
 use crate::upstream::attempt::Attempt;
 
 /// Plain values for [`ObserveLayer`].

@@ -18,8 +18,8 @@ use crate::flight::reply::{Ended, ReplyBody};
 use crate::flight::trail::{self, CostNote, Story, Trail, UpstreamNames};
 use crate::layer::{BoxFuture, always_ready};
 use crate::telemetry::access::{AccessLog, AccessRecord, AttemptNote};
-use crate::telemetry::labels::{AttemptOutcome, RequestOutcome};
 use crate::telemetry::handles::RouteMetrics;
+use crate::telemetry::labels::{AttemptOutcome, RequestOutcome};
 
 /// What nginx calls a client that went away before the answer; never on the wire.
 const CLIENT_GONE: u16 = 499;

@@ -172,17 +172,18 @@ fn tell(error: &CallError) -> Told {
         CallError::BodyTooLarge { .. } => invalid(StatusCode::PAYLOAD_TOO_LARGE, None, error.to_string()),
         CallError::BodyIncomplete => invalid(StatusCode::REQUEST_TIMEOUT, None, error.to_string()).final_word(),
         CallError::MediaType(what) => invalid(StatusCode::UNSUPPORTED_MEDIA_TYPE, None, (*what).to_owned()),
-        CallError::BadRequest { message, param } => Told {
-            param: param.map(str::to_owned),
-            ..invalid(StatusCode::BAD_REQUEST, None, message.clone())
-        },
+        CallError::BadRequest { message, param } => {
+            Told { param: param.map(str::to_owned), ..invalid(StatusCode::BAD_REQUEST, None, message.clone()) }
+        }
         CallError::BadFields(fields) => invalid(status_of(fields), None, error.to_string()),
         CallError::UnknownModel { model } => Told {
             param: Some("model".to_owned()),
             ..invalid(StatusCode::NOT_FOUND, Some("model_not_found"), unknown_model(model))
         },
         CallError::Conflict => invalid(StatusCode::CONFLICT, None, error.to_string()).final_word(),
-        CallError::NotCached => Told::new(StatusCode::GATEWAY_TIMEOUT, API, Some("not_cached"), error.to_string()).final_word(),
+        CallError::NotCached => {
+            Told::new(StatusCode::GATEWAY_TIMEOUT, API, Some("not_cached"), error.to_string()).final_word()
+        }
         CallError::Exhausted { last, retry_after } => exhausted(last, *retry_after),
         CallError::DeadlinePassed => timed_out("the call's deadline passed before a provider answered"),
         CallError::NoDecision(_) => {
@@ -225,7 +226,9 @@ fn exhausted(last: &AttemptError, retry_after: Option<Duration>) -> Told {
         | FailureClass::ProviderFault
         | FailureClass::BadReply
         | FailureClass::BadSignature
-        | FailureClass::StreamCut => unavailable(StatusCode::BAD_GATEWAY, "no provider gave a usable answer").final_word(),
+        | FailureClass::StreamCut => {
+            unavailable(StatusCode::BAD_GATEWAY, "no provider gave a usable answer").final_word()
+        }
     }
 }
 
@@ -269,7 +272,9 @@ mod tests {
 
     #[test]
     fn when_our_own_means_are_exhausted_the_sdk_is_told_not_to_multiply_them() {
-        for class in [FailureClass::Connect, FailureClass::ProviderFault, FailureClass::NoContent, FailureClass::Unauthorised] {
+        for class in
+            [FailureClass::Connect, FailureClass::ProviderFault, FailureClass::NoContent, FailureClass::Unauthorised]
+        {
             let response = respond(&exhausted_by(class), Dialect::OpenAi, "req_1");
             assert_eq!(response.headers()[SHOULD_RETRY], "false", "{class:?}");
         }
@@ -279,7 +284,10 @@ mod tests {
     fn a_wait_is_told_in_seconds_rounded_up_and_in_milliseconds() {
         let limited = CallError::Throttled { what: "requests", retry_after: Duration::from_millis(1_200) };
         let response = respond(&limited, Dialect::OpenAi, "req_1");
-        assert_eq!((&response.headers()[RETRY_AFTER], &response.headers()[RETRY_AFTER_MS]), (&"2".parse().unwrap(), &"1200".parse().unwrap()));
+        assert_eq!(
+            (&response.headers()[RETRY_AFTER], &response.headers()[RETRY_AFTER_MS]),
+            (&"2".parse().unwrap(), &"1200".parse().unwrap())
+        );
         assert!(!response.headers().contains_key(SHOULD_RETRY));
         let long = CallError::Throttled { what: "requests", retry_after: Duration::from_secs(90) };
         assert_eq!(respond(&long, Dialect::OpenAi, "req_1").headers()[SHOULD_RETRY], "false");

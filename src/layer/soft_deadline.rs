@@ -68,7 +68,8 @@ where
     fn call(&mut self, call: Call) -> Self::Future {
         let hard = call.deadline.instant();
         let soft = answered_by(call.context.arrived, self.params.deadline).min(hard);
-        let late = Late { category: category(&call), id: call.context.id.clone(), metrics: Arc::clone(&self.params.metrics) };
+        let late =
+            Late { category: category(&call), id: call.context.id.clone(), metrics: Arc::clone(&self.params.metrics) };
         let answer = self.inner.call(call);
         let (answered, waiting) = oneshot::channel();
         tokio::spawn(async move {

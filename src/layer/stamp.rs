@@ -134,6 +134,5 @@ impl Write for HeaderLine {
     }
 }
 
-
 #[cfg(test)]
 mod tests;

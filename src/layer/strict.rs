@@ -121,7 +121,8 @@ mod tests {
         let host = |headers: &[(&str, &str)]| checked("GET", "/v1/models", Version::HTTP_11, headers);
         assert!(host(&[("host", "127.0.0.1:8080")]).is_ok());
         assert!(host(&[("host", "[::1]:8080")]).is_ok());
-        for bad in [&[][..], &[("host", "a"), ("host", "a")], &[("host", "x/#@y")], &[("host", "x?")], &[("host", "")]] {
+        for bad in [&[][..], &[("host", "a"), ("host", "a")], &[("host", "x/#@y")], &[("host", "x?")], &[("host", "")]]
+        {
             assert!(matches!(host(bad), Err(CallError::Framing(_))), "{bad:?}");
         }
         let absolute = |host| checked("GET", "http://a:1/v1/models", Version::HTTP_11, &[("host", host)]);

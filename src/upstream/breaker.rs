@@ -181,7 +181,10 @@ impl Breaker {
     fn is_half_failing(&self, second: u64) -> bool {
         let recent = self.buckets.iter().filter(|bucket| bucket.second + BUCKETS as u64 > second);
         let (failures, all) = recent.fold((0u32, 0u32), |(failures, all), bucket| {
-            (failures.saturating_add(bucket.failures), all.saturating_add(bucket.failures).saturating_add(bucket.successes))
+            (
+                failures.saturating_add(bucket.failures),
+                all.saturating_add(bucket.failures).saturating_add(bucket.successes),
+            )
         });
         all >= ENOUGH_CALLS && failures.saturating_mul(2) >= all
     }

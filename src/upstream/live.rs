@@ -166,7 +166,8 @@ impl Fleet {
         let pool = known().find(|live| *live.pool.origin() == origin).map(|live| Arc::clone(&live.pool));
         let group = known().find(|live| live.provider.quota_group == provider.quota_group);
         let before = previous.providers.get(&provider.id);
-        let same_account = before.filter(|live| live.provider.auth == provider.auth && live.provider.base_url == provider.base_url);
+        let same_account =
+            before.filter(|live| live.provider.auth == provider.auth && live.provider.base_url == provider.base_url);
         LiveProvider {
             pool: pool.unwrap_or_else(|| Arc::new(Pool::new(origin, Arc::clone(dial)))),
             bulkhead: before.map(|live| Arc::clone(&live.bulkhead)).unwrap_or_default(),

@@ -54,7 +54,8 @@ const THEIR_IDS: [&str; 3] = ["x-request-id", "x-generation-id", "x-litellm-call
 /// # Errors
 /// [`FailureClass::Refused`] if the body cannot be edited, which decoding it has already ruled out.
 pub fn prepare(attempt: &Attempt, upstream: &LiveUpstream) -> Result<Request<Full<Bytes>>, AttemptError> {
-    let refused = |_| AttemptError::new(FailureClass::Refused, Sent::No, "the body could not be prepared for the provider");
+    let refused =
+        |_| AttemptError::new(FailureClass::Refused, Sent::No, "the body could not be prepared for the provider");
     let body = json_edit::rewrite_request(&attempt.call.body, &upstream.names.model, usage_request(attempt, upstream));
     let mut request = Request::new(Full::new(body.map_err(refused)?));
     *request.method_mut() = Method::POST;
@@ -97,10 +98,9 @@ pub async fn read(
         (true, false) => {
             // Some aggregators answer a stream request with a plain error object and status 200.
             let body = read_whole(body, ERROR_BYTES, attempt.idle).await.unwrap_or_default();
-            Err(peek_reply(&body).and_then(|facts| facts.error).map_or_else(
-                || bad_reply("a stream was asked for and something else came"),
-                embedded,
-            ))
+            Err(peek_reply(&body)
+                .and_then(|facts| facts.error)
+                .map_or_else(|| bad_reply("a stream was asked for and something else came"), embedded))
         }
         (false, true) => Err(bad_reply("a whole answer was asked for and a stream came")),
     }

@@ -164,7 +164,8 @@ impl Pool {
     fn put_back(&self, sender: SendRequest<Full<Bytes>>) {
         let Some(mut shelf) = self.shelf() else { return };
         // The oldest lie at the bottom: let go of what nobody will take again.
-        let stale = shelf.iter().take_while(|idle| idle.since.elapsed() >= IDLE_LIMIT || idle.sender.is_closed()).count();
+        let stale =
+            shelf.iter().take_while(|idle| idle.since.elapsed() >= IDLE_LIMIT || idle.sender.is_closed()).count();
         shelf.drain(..stale);
         if shelf.len() < MOST_IDLE && !sender.is_closed() {
             shelf.push(Idle { sender, since: Instant::now() });

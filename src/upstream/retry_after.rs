@@ -15,10 +15,12 @@ const LONGEST: Duration = Duration::from_secs(300);
 pub fn parse(headers: &HeaderMap) -> Option<Duration> {
     let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok()).map(str::trim);
     let millis = text("retry-after-ms").and_then(|ms| seconds(ms, 1e-3));
-    let plain = || ["retry-after", "llm_provider-retry-after"].iter().find_map(|name| {
-        let value = text(name)?;
-        seconds(value, 1.0).or_else(|| between(text("date")?, value))
-    });
+    let plain = || {
+        ["retry-after", "llm_provider-retry-after"].iter().find_map(|name| {
+            let value = text(name)?;
+            seconds(value, 1.0).or_else(|| between(text("date")?, value))
+        })
+    };
     millis.or_else(plain)
 }
 

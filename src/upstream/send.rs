@@ -69,7 +69,9 @@ pub(super) async fn exchange(
         (result, _) => result,
     };
     result.map_err(|error| match error {
-        ExchangeError::Connect(_) => AttemptError::new(FailureClass::Connect, Sent::No, "no connection to the provider"),
+        ExchangeError::Connect(_) => {
+            AttemptError::new(FailureClass::Connect, Sent::No, "no connection to the provider")
+        }
         ExchangeError::Broken { sent: Sent::No, .. } => {
             AttemptError::new(FailureClass::Connect, Sent::No, "the connection closed before the request was written")
         }

@@ -79,7 +79,17 @@ pub async fn prime(
                 let now = Instant::now();
                 let alarm = Box::pin(tokio::time::sleep_until(now + idle));
                 let body = Some(body);
-                return Ok(Primed { body, decoder, held, done: false, usage, usage_event, idle, last_heard: now, alarm });
+                return Ok(Primed {
+                    body,
+                    decoder,
+                    held,
+                    done: false,
+                    usage,
+                    usage_event,
+                    idle,
+                    last_heard: now,
+                    alarm,
+                });
             }
             if held_bytes > MOST_HELD_BYTES {
                 return Err(no_content("the stream held back its content behind too many other events"));

@@ -11,9 +11,9 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
 
+use crate::domain::outcome::{FailureClass, Sent};
 use crate::domain::secret::Secret;
 use crate::flight::error::AttemptError;
-use crate::domain::outcome::{FailureClass, Sent};
 
 /// No fetch may take longer.
 const FETCH_LIMIT: Duration = Duration::from_secs(3);
@@ -102,7 +102,8 @@ impl TokenSource {
         let now = Instant::now();
         // 72 % to 88 % of its life, so that a fleet does not renew in step.
         let share = 72 + u32::try_from(crate::domain::clock::unix_ms() % 17).unwrap_or(8);
-        state.token = Some(Token { secret: secret.clone(), renew_at: now + life * share / 100, expires_at: now + life });
+        state.token =
+            Some(Token { secret: secret.clone(), renew_at: now + life * share / 100, expires_at: now + life });
         Ok(secret)
     }
 

@@ -109,7 +109,11 @@ impl Flight<'_> {
             self.note(&error);
             match (self.next(lane, &error, lanes.peek().is_some()), lanes.peek()) {
                 (Next::Move, Some(next)) => {
-                    self.params.metrics.failover(&lane.upstream.names.upstream, &next.upstream.names.upstream, error.class);
+                    self.params.metrics.failover(
+                        &lane.upstream.names.upstream,
+                        &next.upstream.names.upstream,
+                        error.class,
+                    );
                     lane = next;
                     lanes.next();
                     lane.upstream.health.deposit();

@@ -121,7 +121,11 @@ mod tests {
         for (class, with_others, alone) in table {
             assert_eq!(next(&Situation { class, ..PLENTY }), with_others, "{class:?} with others");
             assert_eq!(next(&Situation { class, others: false, ..PLENTY }), alone, "{class:?} alone");
-            assert_eq!(next(&Situation { class, others: false, repeated: true, ..PLENTY }), Next::Stop, "{class:?} twice");
+            assert_eq!(
+                next(&Situation { class, others: false, repeated: true, ..PLENTY }),
+                Next::Stop,
+                "{class:?} twice"
+            );
         }
     }
 

@@ -276,9 +276,25 @@ impl Real {
 #[tokio::test(start_paused = true)]
 async fn f1_f2_f5_f6_f11_f13_f17_whatever_the_first_one_does_before_content_the_client_sees_one_good_answer() {
     let faults = [
-        "refuse", "reset", "stall", "empty", "garbage", "cut:0", "stall:0", "error-in-200:503", "error-in-200:429",
-        "status:500", "status:502", "status:503", "status:504", "status:529", "status:429;retry-after=2", "status:401",
-        "status:403", "status:402", "delay:599s",
+        "refuse",
+        "reset",
+        "stall",
+        "empty",
+        "garbage",
+        "cut:0",
+        "stall:0",
+        "error-in-200:503",
+        "error-in-200:429",
+        "status:500",
+        "status:502",
+        "status:503",
+        "status:504",
+        "status:529",
+        "status:429;retry-after=2",
+        "status:401",
+        "status:403",
+        "status:402",
+        "delay:599s",
     ];
     for fault in faults {
         for body in [CHAT, STREAM] {

@@ -27,7 +27,8 @@ fn decision() -> Reply {
 
 fn live() -> Reply {
     let mut reply = decision();
-    reply.decision = reply.decision.map(|decision| Arc::new(Decision { source: DecisionSource::Live, ..(*decision).clone() }));
+    reply.decision =
+        reply.decision.map(|decision| Arc::new(Decision { source: DecisionSource::Live, ..(*decision).clone() }));
     reply
 }
 
@@ -86,7 +87,12 @@ async fn a_hundred_at_once_are_one_call_and_a_hundred_equal_decisions() {
     assert_eq!(sources.iter().filter(|source| **source == DecisionSource::Live).count(), 1);
     assert_eq!(sources.iter().filter(|source| **source == DecisionSource::Replayed).count(), 99);
     assert_eq!((ledger.asked(), ledger.is_empty()), (1, true));
-    let event = |event| sample(&ledger.params.metrics, &format!(r#"weighbridge_cache_events_total{{cache="idempotency",event="{event}"}}"#));
+    let event = |event| {
+        sample(
+            &ledger.params.metrics,
+            &format!(r#"weighbridge_cache_events_total{{cache="idempotency",event="{event}"}}"#),
+        )
+    };
     assert_eq!((event("coalesced"), event("hit")), (99.0, 0.0));
     assert_eq!(source(service.oneshot(risk_call("T-1", "1.00")).await), DecisionSource::Replayed);
     assert_eq!((ledger.asked(), event("hit")), (1, 1.0));

@@ -12,7 +12,9 @@ async fn call(pause: &Arc<Pause>, result: Result<(), (FailureClass, Option<Durat
     let service = service_fn(move |_: Attempt| {
         std::future::ready(match result {
             Ok(()) => Ok(whole("hi")),
-            Err((class, retry_after)) => Err(AttemptError { retry_after, ..AttemptError::new(class, Sent::Yes, "test") }),
+            Err((class, retry_after)) => {
+                Err(AttemptError { retry_after, ..AttemptError::new(class, Sent::Yes, "test") })
+            }
         })
     });
     PaceLayer(Params { pause: Arc::clone(pause) }).layer(service).oneshot(attempt(llm_call(CHAT))).await

@@ -153,7 +153,8 @@ async fn f45_a_client_that_leaves_does_not_take_the_paid_verdict_along() {
         .layer(soft(&metrics))
         .layer(IdempotencyLayer(idempotency::Params { ledger, metrics: Arc::clone(&metrics) }))
         .service(inside.taking(Duration::from_millis(300)));
-    let gone = tokio::time::timeout(Duration::from_millis(100), service.clone().oneshot(risk_call("T-1", "1.00"))).await;
+    let gone =
+        tokio::time::timeout(Duration::from_millis(100), service.clone().oneshot(risk_call("T-1", "1.00"))).await;
     assert!(gone.is_err());
     assert_eq!(inside.running(), 1);
     tokio::time::sleep(Duration::from_millis(300)).await;

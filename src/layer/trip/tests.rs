@@ -25,7 +25,10 @@ fn tripped() -> Tripped {
 }
 
 impl Tripped {
-    async fn ends(&self, result: impl Fn() -> Result<Reply, AttemptError> + Clone + Send + 'static) -> Result<Reply, AttemptError> {
+    async fn ends(
+        &self,
+        result: impl Fn() -> Result<Reply, AttemptError> + Clone + Send + 'static,
+    ) -> Result<Reply, AttemptError> {
         let service = service_fn(move |_: Attempt| std::future::ready(result()));
         TripLayer(self.params.clone()).layer(service).oneshot(attempt(llm_call(CHAT))).await
     }

@@ -108,7 +108,12 @@ async fn read_answer(response: Response<UpstreamBody>, attempt: &Attempt) -> Res
 }
 
 /// A signed POST and the nonce it used.
-fn signed(provider: &LiveProvider, path: &str, body: Bytes, token: &[u8]) -> Result<(Request<Full<Bytes>>, String), AttemptError> {
+fn signed(
+    provider: &LiveProvider,
+    path: &str,
+    body: Bytes,
+    token: &[u8],
+) -> Result<(Request<Full<Bytes>>, String), AttemptError> {
     let local = |detail| AttemptError::new(FailureClass::Unauthorised, Sent::No, detail);
     let Auth::DiHmac { key_id, secret } = &provider.provider.auth else {
         return Err(local("the provider has no signing key"));
@@ -174,7 +179,8 @@ fn decided(verdict: Verdict, facts: &RiskFacts) -> Result<Reply, AttemptError> {
     let route = &facts.route;
     let action = decide(route.bands, route.vendor_action, verdict.score, verdict.recommendation.as_deref());
     let action = action.ok_or_else(|| bad_reply("the answer has neither a usable score nor a recommendation"))?;
-    let reasons = verdict.explanation.iter().map(|text| Reason { code: "provider".to_owned(), text: text.clone() }).collect();
+    let reasons =
+        verdict.explanation.iter().map(|text| Reason { code: "provider".to_owned(), text: text.clone() }).collect();
     let decision = Decision {
         action,
         source: DecisionSource::Live,

@@ -25,7 +25,10 @@ fn with(text: &str, from: &str, to: &str) -> String {
 async fn everything_live_survives_a_reload_that_changes_nothing() {
     let (old, new) = (fleet(&table(), &nobody()), rebuilt(&table(), &fleet(&table(), &nobody())));
     assert_eq!(old.upstreams.len(), 4);
-    let new = { drop(new); rebuilt(&table(), &old) };
+    let new = {
+        drop(new);
+        rebuilt(&table(), &old)
+    };
     for (id, upstream) in &old.upstreams {
         assert!(Arc::ptr_eq(&upstream.health, &new.upstreams[id].health), "{id}");
     }

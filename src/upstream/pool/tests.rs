@@ -29,7 +29,9 @@ fn request() -> Request<Full<Bytes>> {
 
 /// A real server that answers with the number of the connection it was asked on.
 fn numbering() -> Arc<Memory> {
-    Memory::scripted(|number, io| serve_connection(io, move |_| async move { Ok(Response::new(full(number.to_string()))) }))
+    Memory::scripted(|number, io| {
+        serve_connection(io, move |_| async move { Ok(Response::new(full(number.to_string()))) })
+    })
 }
 
 async fn ask(pool: &Arc<Pool>) -> Response<UpstreamBody> {

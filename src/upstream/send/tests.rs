@@ -319,7 +319,10 @@ async fn f21_a_call_that_may_be_repeated_survives_a_kept_connection_that_dies_un
     let body = r#"{"choices":[{"message":{"content":"hi"},"finish_reason":"stop"}]}"#;
     let dial = Memory::scripted(move |_, mut io| async move {
         read_request(&mut io).await;
-        let head = format!("HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{body}", body.len());
+        let head = format!(
+            "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
+            body.len()
+        );
         io.write_all(head.as_bytes()).await.unwrap();
         // The second request on a connection is read and never answered.
         read_request(&mut io).await;
@@ -350,7 +353,10 @@ async fn f18_a_compressed_answer_nobody_asked_for_is_refused() {
         let dial = Memory::scripted(move |_, mut io| async move {
             read_request(&mut io).await;
             let body = r#"{"choices":[{"message":{"content":"hi"},"finish_reason":"stop"}]}"#;
-            let head = format!("HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-encoding: {coding}\r\ncontent-length: {}\r\n\r\n{body}", body.len());
+            let head = format!(
+                "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-encoding: {coding}\r\ncontent-length: {}\r\n\r\n{body}",
+                body.len()
+            );
             io.write_all(head.as_bytes()).await.unwrap();
         });
         assert_eq!(send(attempt(llm_call(CHAT)), live("agg/fast", &dial)).await.is_ok(), fine, "{coding}");

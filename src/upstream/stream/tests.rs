@@ -52,7 +52,8 @@ async fn refused(pieces: &[Piece]) -> AttemptError {
 #[tokio::test(start_paused = true)]
 async fn f6_nothing_is_shown_before_the_first_content_and_then_everything_in_order() {
     let second = Wait(Duration::from_secs(1));
-    let pieces = [Say(": waiting\n\n"), second.clone(), Say(ROLE), second.clone(), Say(NULL), second, Say(ONE), Say(DONE)];
+    let pieces =
+        [Say(": waiting\n\n"), second.clone(), Say(ROLE), second.clone(), Say(NULL), second, Say(ONE), Say(DONE)];
     let started = Instant::now();
     let (mut primed, _) = primed(&pieces, UsageEvent::Forward).await.unwrap();
     assert_eq!(started.elapsed(), Duration::from_secs(3));
@@ -83,7 +84,8 @@ async fn f6_a_stream_that_ends_before_content_is_a_failed_attempt() {
 #[tokio::test]
 async fn f17_an_error_before_content_is_what_it_says_it_is() {
     let limited = "data: {\"error\":{\"message\":\"slow down\",\"code\":\"rate_limit_exceeded\"}}\n\n";
-    let choice = "data: {\"choices\":[{\"delta\":{\"content\":\"\"},\"finish_reason\":\"error\",\"error\":{\"code\":503}}]}\n\n";
+    let choice =
+        "data: {\"choices\":[{\"delta\":{\"content\":\"\"},\"finish_reason\":\"error\",\"error\":{\"code\":503}}]}\n\n";
     assert_eq!(refused(&[Say(limited)]).await.class, FailureClass::RateLimited);
     assert_eq!(refused(&[Say(ROLE), Say(limited)]).await.class, FailureClass::RateLimited);
     assert_eq!(refused(&[Say(ROLE), Say(choice)]).await.class, FailureClass::Overloaded);
@@ -173,16 +175,22 @@ async fn f7_an_error_after_content_ends_the_stream() {
 
 #[tokio::test(start_paused = true)]
 async fn f7_silence_after_content_ends_the_stream_at_the_idle_limit() {
-    let pieces = [Say(ONE), Wait(Duration::from_secs(4)), Say(": still here\n\n"), Wait(Duration::from_secs(4)), Say(TWO), Hang];
+    let pieces =
+        [Say(ONE), Wait(Duration::from_secs(4)), Say(": still here\n\n"), Wait(Duration::from_secs(4)), Say(TWO), Hang];
     let started = Instant::now();
     let (text, end, _) = relayed(&pieces, UsageEvent::Strip).await;
     assert_eq!((text, end), ([ONE, TWO].concat(), Some(FailureClass::NoContent)));
-    assert_eq!(started.elapsed(), Duration::from_secs(13), "comments are signs of life, silence is counted from the last");
+    assert_eq!(
+        started.elapsed(),
+        Duration::from_secs(13),
+        "comments are signs of life, silence is counted from the last"
+    );
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_slow_reader_is_not_a_silent_provider() {
-    let (mut primed, _) = primed(&[Say(ONE), Wait(Duration::from_secs(1)), Say(TWO), Say(DONE)], UsageEvent::Strip).await.unwrap();
+    let (mut primed, _) =
+        primed(&[Say(ONE), Wait(Duration::from_secs(1)), Say(TWO), Say(DONE)], UsageEvent::Strip).await.unwrap();
     for expected in [ONE, TWO, DONE] {
         tokio::time::sleep(IDLE * 3).await;
         assert_eq!(primed.next().await.unwrap().unwrap().raw(), expected);
