@@ -24,4 +24,6 @@ pub mod gateway;
 pub mod admin;
 pub mod server;
 
+pub mod app;
+
 pub mod cli;

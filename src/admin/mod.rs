@@ -1,1 +1,130 @@
-//! Floor 7: the admin plane.
+//! Floor 7: the admin plane: health, metrics, status, reload. On a listener of its own, loopback by default; no caller
+//! key opens anything here, and no admin path exists on the data listener.
+
+pub mod guard;
+pub mod status;
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use bytes::Bytes;
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE};
+use http::{HeaderValue, Method, Request, Response, StatusCode};
+use http_body_util::Full;
+use tower::Service;
+
+use self::guard::Guard;
+use crate::config::error::ConfigError;
+use crate::gateway::reload::{LastReload, Reloads};
+use crate::gateway::snapshot::{Live, Shared};
+
+/// Everything the admin plane shows.
+pub struct Admin {
+    /// The configuration in force.
+    pub live: Live,
+    /// Metrics and process-wide state.
+    pub shared: Arc<Shared>,
+    /// The last reload's result.
+    pub last: Arc<LastReload>,
+    /// Asks for a reload.
+    pub reloads: Reloads,
+    /// True from the first sign of shutdown on.
+    pub draining: Arc<AtomicBool>,
+    /// Who may ask.
+    pub guard: Guard,
+}
+
+/// Serves the admin plane; cloned per connection.
+#[derive(Clone)]
+pub struct AdminService(pub Arc<Admin>);
+
+impl<B: Send + 'static> Service<Request<B>> for AdminService {
+    type Response = Response<Full<Bytes>>;
+    type Error = Infallible;
+    type Future = BoxFuture<'static, Result<Response<Full<Bytes>>, Infallible>>;
+
+    fn poll_ready(&mut self, _: &mut std::task::Context<'_>) -> std::task::Poll<Result<(), Infallible>> {
+        std::task::Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<B>) -> Self::Future {
+        let admin = Arc::clone(&self.0);
+        // The body is not for us: nothing on this listener takes one.
+        let request = request.map(drop);
+        async move { Ok(admin.answer(&request).await) }.boxed()
+    }
+}
+
+impl Admin {
+    async fn answer(self: &Arc<Self>, request: &Request<()>) -> Response<Full<Bytes>> {
+        if let Err(refusal) = self.guard.check(request.uri(), request.headers()) {
+            return text(refusal.status(), refusal.message());
+        }
+        let path = request.uri().path();
+        let method = if path == "/-/reload" { Method::POST } else { Method::GET };
+        let known = matches!(path, "/livez" | "/readyz" | "/metrics" | "/status.json" | "/-/reload");
+        if known && request.method() != method {
+            let mut response = text(StatusCode::METHOD_NOT_ALLOWED, "method not allowed\n");
+            let allow = HeaderValue::from_str(method.as_str()).unwrap_or(HeaderValue::from_static("GET"));
+            response.headers_mut().insert(ALLOW, allow);
+            return response;
+        }
+        match path {
+            "/livez" => text(StatusCode::OK, "alive\n"),
+            "/readyz" => self.readiness(),
+            "/metrics" => typed(StatusCode::OK, "text/plain; version=0.0.4", self.shared.metrics.render()),
+            "/status.json" => json(StatusCode::OK, &status::status(self)),
+            "/-/reload" => self.reload().await,
+            _ => text(StatusCode::NOT_FOUND, "no such path\n"),
+        }
+    }
+
+    /// Upstream trouble does not make us unready: other routes work, and a restart would not help.
+    fn readiness(&self) -> Response<Full<Bytes>> {
+        if self.draining.load(Ordering::Acquire) {
+            text(StatusCode::SERVICE_UNAVAILABLE, "draining\n")
+        } else {
+            text(StatusCode::OK, "ready\n")
+        }
+    }
+
+    async fn reload(self: &Arc<Self>) -> Response<Full<Bytes>> {
+        let admin = Arc::clone(self);
+        let result = tokio::task::spawn_blocking(move || admin.reloads.now()).await;
+        match result {
+            Ok(Ok(())) => json(StatusCode::OK, &serde_json::json!({ "config_hash": self.version() })),
+            Ok(Err(errors)) if errors.is_empty() => {
+                text(StatusCode::SERVICE_UNAVAILABLE, "the reload did not answer, try again\n")
+            }
+            Ok(Err(errors)) => json(StatusCode::UNPROCESSABLE_ENTITY, &mistakes(&errors)),
+            Err(_) => text(StatusCode::INTERNAL_SERVER_ERROR, "the reload failed\n"),
+        }
+    }
+
+    fn version(&self) -> String {
+        self.live.load().table().version().to_string()
+    }
+}
+
+fn mistakes(errors: &[ConfigError]) -> serde_json::Value {
+    serde_json::json!({ "errors": errors })
+}
+
+fn text(status: StatusCode, body: &'static str) -> Response<Full<Bytes>> {
+    typed(status, "text/plain; charset=utf-8", body)
+}
+
+fn json(status: StatusCode, body: &impl serde::Serialize) -> Response<Full<Bytes>> {
+    typed(status, "application/json", serde_json::to_vec_pretty(body).unwrap_or_default())
+}
+
+fn typed(status: StatusCode, media_type: &'static str, body: impl Into<Bytes>) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(body.into()));
+    *response.status_mut() = status;
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(media_type));
+    response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}

@@ -15,6 +15,7 @@ use super::read::{is_name, name_rule};
 use super::report::{Field, Mistake, Report};
 use super::secrets::{Place, from_hex};
 use super::table::{BaseUrl, Protocol};
+use super::units;
 use crate::domain::currency::Currency;
 use crate::domain::money::Cost;
 use crate::domain::operation::{Operation, TrafficClass};
@@ -52,7 +53,7 @@ pub(super) fn route_name(name: &Field<String>) -> Checked<()> {
         let mistake = name.mistake(Code::Conflict, "`risk` is the name of the risk route");
         return Err(mistake.hint("choose another name for the model"));
     }
-    if is_name(&name.value, "-_.") { Ok(()) } else { Err(name.mistake(Code::BadValue, name_rule("-_."))) }
+    if is_name(&name.value, "-_./") { Ok(()) } else { Err(name.mistake(Code::BadValue, name_rule("-_./"))) }
 }
 
 // --- callers ---
@@ -77,7 +78,7 @@ pub(super) fn not_longer(short: &Field<Duration>, long: Duration, long_name: &st
     if short.value <= long {
         return Ok(());
     }
-    let mistake = short.mistake(Code::Conflict, format!("longer than {long_name}, which is {long:?}"));
+    let mistake = short.mistake(Code::Conflict, format!("longer than {long_name}, which is {}", units::shown(long)));
     Err(mistake.hint(format!("shorten it, or lengthen {long_name}")))
 }
 
@@ -86,7 +87,8 @@ pub(super) fn connect_before_deadline(connect: &Field<Duration>, deadline: Durat
     if connect.value < deadline {
         return Ok(());
     }
-    let mistake = connect.mistake(Code::Conflict, format!("connecting may take the whole deadline of {deadline:?}"));
+    let mistake = connect
+        .mistake(Code::Conflict, format!("connecting may take the whole deadline of {}", units::shown(deadline)));
     Err(mistake.hint("shorten it, so that time is left for an answer"))
 }
 

@@ -1,6 +1,6 @@
 //! A mistake in a configuration file, for people, for logs and for the status page.
 //!
-//! It never holds a value or a line of the file: see [`mask`](super::mask) for what may be shown, and why.
+//! It never holds a value or a line of the file: `mask.rs` says what may be shown, and why.
 
 use std::fmt;
 use std::ops::Range;

@@ -6,8 +6,11 @@
 //! What it deliberately does not do: read the environment (a [`SecretSource`](crate::domain::secret::SecretSource) is
 //! handed in), watch files, or keep anything between two calls.
 
+pub mod builtin;
 pub mod compile;
+pub mod diff;
 pub mod error;
+pub mod load;
 pub mod table;
 pub mod units;
 
@@ -23,7 +26,9 @@ mod routes;
 mod secrets;
 
 pub use compile::{CompileOptions, Rewire, SourceFile, Sources, compile};
+pub use diff::TableDiff;
 pub use error::{Code, ConfigError, Style, render_all};
+pub use load::{content_hash, read_sources, secret_file};
 pub use secrets::{SecretPolicy, Secrets};
 
 #[cfg(test)]

@@ -54,14 +54,17 @@ pub(super) struct RawFact {
 impl RawFact {
     /// Reads two keys of a table.
     fn read(table: &Table<'_>, url: &str) -> Option<Self> {
-        let source = table.required(url).and_then(|value| value.string());
+        let url = table.required(url).and_then(|value| value.string()).filter(|url| is_page(url, table));
         let checked = table.required("checked").and_then(|value| value.day());
-        let (url, checked) = (source?, checked?);
-        if !url.value.starts_with("https://") || url.value.contains(char::is_whitespace) {
-            let mistake = url.mistake(Code::BadValue, "not an https address");
-            table.report().add(mistake.hint("give the page where this can be read, as in \"https://…\""));
-            return None;
-        }
-        Some(Self { url, checked })
+        Some(Self { url: url?, checked: checked? })
     }
+}
+
+fn is_page(url: &Field<String>, table: &Table<'_>) -> bool {
+    let page = url.value.starts_with("https://") && url.value.bytes().all(|b| b.is_ascii_graphic());
+    if !page {
+        let mistake = url.mistake(Code::BadValue, "not an https address");
+        table.report().add(mistake.hint("give the page where this can be read, as in \"https://…\""));
+    }
+    page
 }

@@ -86,7 +86,7 @@ impl<'t> Table<'t> {
         for key in self.entries.keys() {
             let name = key.get_ref().as_ref();
             if !known.contains(&name) {
-                self.report.add(self.unknown(key, known, planned));
+                self.report.add_with(|| self.unknown(key, known, planned));
             }
         }
         self
@@ -205,7 +205,11 @@ impl<'t> Value<'t> {
         match units::duration(&text.value) {
             Ok(duration) if bounds.contains(&duration) => Some(self.field(duration)),
             Ok(duration) if duration.is_zero() => self.bad("must be greater than zero"),
-            Ok(_) => self.bad(format!("must be between {:?} and {:?}", bounds.start(), bounds.end())),
+            Ok(_) => self.bad(format!(
+                "must be between {} and {}",
+                units::shown(*bounds.start()),
+                units::shown(*bounds.end())
+            )),
             Err(error) => self.bad(error.to_string()),
         }
     }
@@ -295,11 +299,6 @@ impl<'t> Value<'t> {
     /// True if the value is a string.
     pub(super) fn is_string(&self) -> bool {
         self.content.is_str()
-    }
-
-    /// True if the value is a table.
-    pub(super) fn is_table(&self) -> bool {
-        self.content.is_table()
     }
 
     /// A mistake at this value.

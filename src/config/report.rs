@@ -93,11 +93,16 @@ impl<'s> Report<'s> {
     }
 
     pub(super) fn add(&self, mistake: Mistake) {
+        self.add_with(|| mistake);
+    }
+
+    /// Like [`Report::add`] for a mistake that is costly to describe: one that would not be shown is only counted.
+    pub(super) fn add_with(&self, mistake: impl FnOnce() -> Mistake) {
         if self.found.borrow().len() >= MOST_MISTAKES {
             self.left_out.set(self.left_out.get().saturating_add(1));
             return;
         }
-        let placed = self.place(mistake);
+        let placed = self.place(mistake());
         self.found.borrow_mut().push(placed);
     }
 
@@ -130,7 +135,8 @@ impl<'s> Report<'s> {
         let Mistake { at, key, code, message, hint } = mistake;
         let (line, column) = self.position(at);
         let file = self.files.get(at.file).map(|(file, _)| file.name.clone()).unwrap_or_default();
-        let shown = self.masked_line(at, line);
+        // What is missing from a whole file has no line to show.
+        let shown = self.masked_line(at, line).filter(|_| at.end > 0);
         (at.file, ConfigError { file, line, column, span: at.start..at.end, key, message, hint, code, shown })
     }
 

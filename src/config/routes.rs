@@ -14,6 +14,7 @@ use super::raw::routes::{RawCaller, RawLimits, RawRisk, RawRoute, RawRoutes, Raw
 use super::read::suggest;
 use super::report::{Field, Mistake, Report};
 use super::table::{CachePolicy, Caller, Limits, OnExhausted};
+use super::units;
 use crate::domain::deadline::Timeouts;
 use crate::domain::id::{CallerId, RouteId, TenantId};
 use crate::domain::policy::{Bands, VendorAction};
@@ -99,8 +100,11 @@ fn merge(files: Vec<RawRoutes>, report: &Report<'_>) -> RawRoutes {
     }
     checks::unique(merged.models.iter().map(|route| &route.name), "the route", report);
     checks::unique(merged.callers.iter().filter_map(|caller| caller.id.as_ref()), "the caller's id", report);
-    checks::unique(merged.callers.iter().filter_map(|caller| caller.key_digest.as_ref()), "the key", report);
-    too_many(&merged, report);
+    let digests = merged.callers.iter().filter_map(|caller| caller.key_digest.as_ref());
+    // Hexadecimal digits have two spellings.
+    let digests: Vec<_> = digests.map(|digest| digest.with(digest.value.to_ascii_lowercase())).collect();
+    checks::unique(digests.iter(), "the key's digest", report);
+    bound(&mut merged, report);
     merged
 }
 
@@ -109,13 +113,16 @@ fn twice(second: &Field<()>, first: &Field<()>, what: &str, report: &Report<'_>)
     mistake.hint(format!("first at {}", report.place_of(first.at)))
 }
 
-fn too_many(routes: &RawRoutes, report: &Report<'_>) {
+/// Reports and leaves out what is too much.
+fn bound(routes: &mut RawRoutes, report: &Report<'_>) {
     if let Some(first_over) = routes.models.get(MOST_ROUTES) {
         report.add(first_over.name.mistake(Code::BadValue, format!("more than {MOST_ROUTES} routes")));
     }
     if let Some(id) = routes.callers.get(MOST_CALLERS).and_then(|caller| caller.id.as_ref()) {
         report.add(id.mistake(Code::BadValue, format!("more than {MOST_CALLERS} callers")));
     }
+    routes.models.truncate(MOST_ROUTES);
+    routes.callers.truncate(MOST_CALLERS);
 }
 
 /// What `allow` is checked against, and the routes that `provider/model` in it brings into being.
@@ -195,7 +202,8 @@ fn expand_all(allow: &Field<Vec<Field<String>>>, allowing: &mut Allowing<'_>) ->
     let _ = accept(checks::not_empty(allow, "name the routes the caller may use, or \"*\" for all"), report);
     checks::unique(allow.value.iter(), "the entry", report);
     let mut routes: BTreeSet<RouteId> = BTreeSet::new();
-    for entry in &allow.value {
+    let mut expanded: BTreeSet<&str> = BTreeSet::new();
+    for entry in allow.value.iter().filter(|entry| expanded.insert(&entry.value)) {
         routes.extend(accept(allowing.expand(entry), report).unwrap_or_default());
     }
     routes.into_iter().collect()
@@ -246,7 +254,8 @@ fn plan_timeouts(raw: &RawTimeouts, report: &Report<'_>) -> Timeouts {
         total,
         connect: within_total(&raw.connect, default.connect),
         first_content: within_total(&raw.first_content, default.first_content),
-        idle: within_total(&raw.idle, default.idle),
+        // Silence may be allowed for longer than everything together: then `total` alone ends the call.
+        idle: raw.idle.as_ref().map_or(default.idle.min(total), |field| field.value),
     }
 }
 
@@ -257,7 +266,8 @@ fn plan_risk(raw: &RawRisk, catalog: &Catalog, report: &Report<'_>) -> Option<Pl
     if let (Some(deadline), Some(hard_limit)) = (&raw.deadline, &raw.hard_limit) {
         let _ = accept(checks::not_longer(deadline, hard_limit.value, "hard_limit"), report);
     } else if let Some(hard_limit) = raw.hard_limit.as_ref().filter(|field| field.value < deadline) {
-        let mistake = hard_limit.mistake(Code::Conflict, format!("shorter than the deadline, which is {deadline:?}"));
+        let mistake = hard_limit
+            .mistake(Code::Conflict, format!("shorter than the deadline, which is {}", units::shown(deadline)));
         report.add(mistake.hint("lengthen it, or write a shorter deadline"));
     }
     if let Some(connect) = &raw.connect {

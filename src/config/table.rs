@@ -1,6 +1,6 @@
 //! The validated configuration: what the rest of the program may rely on without checking again.
 //!
-//! Only [`super::compile`] makes a [`RoutingTable`]. Everything is compared with `==`, which is how a diff is made.
+//! Only [`super::compile::compile`] makes a [`RoutingTable`]. Everything is compared with `==`, which is how a diff is made.
 
 use std::collections::BTreeMap;
 use std::fmt;

@@ -84,6 +84,16 @@ pub fn cost(text: &str) -> Result<Cost, UnitError> {
     Ok(Cost::parse(number, currency)?)
 }
 
+/// A length of time as it would be written here: `24h`, `800ms`.
+pub fn shown(duration: Duration) -> String {
+    let ms = duration.as_millis();
+    let units = [(86_400_000, "d"), (3_600_000, "h"), (60_000, "m"), (1_000, "s")];
+    match units.into_iter().find(|(in_ms, _)| ms > 0 && ms.is_multiple_of(*in_ms)) {
+        Some((in_ms, unit)) => format!("{}{unit}", ms / in_ms),
+        None => format!("{ms}ms"),
+    }
+}
+
 fn split_unit(text: &str) -> Option<(&str, &str)> {
     let at = text.find(|c: char| !c.is_ascii_digit())?;
     let (number, unit) = text.split_at_checked(at)?;
@@ -142,6 +152,12 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn a_time_reads_back_as_it_is_shown(ms in 0u64..10_000_000_000) {
+            let time = Duration::from_millis(ms);
+            prop_assert_eq!(duration(&shown(time)), Ok(time));
+        }
+
         #[test]
         fn no_text_makes_a_parser_panic(text in "\\PC{0,40}") {
             let _ = (duration(&text), size(&text), money(&text), cost(&text));

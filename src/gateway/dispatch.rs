@@ -200,7 +200,8 @@ fn cache_wish(headers: &HeaderMap) -> CacheWish {
 /// How long the caller said it would wait. The SDKs' own timers end with the headers of a stream, so for streams only
 /// our own header counts.
 fn patience(headers: &HeaderMap, stream: bool) -> Duration {
-    let number = |name: &str| headers.get(name)?.to_str().ok()?.parse::<f64>().ok().filter(|n| n.is_finite() && *n > 0.0);
+    let number =
+        |name: &str| headers.get(name)?.to_str().ok()?.parse::<f64>().ok().filter(|n| n.is_finite() && *n > 0.0);
     let ours = number("wb-timeout-ms").map(|ms| ms / 1e3);
     let sdk = || number("x-stainless-timeout").or_else(|| number("x-stainless-read-timeout"));
     let seconds = ours.or_else(|| if stream { None } else { sdk() });
@@ -236,7 +237,8 @@ mod tests {
 
     #[test]
     fn f4_only_exact_paths_and_their_method_are_known() {
-        let label = |method, path| find(&method, path).map(|(operation, id)| (operation, id)).map_err(|error| error.label());
+        let label =
+            |method, path| find(&method, path).map(|(operation, id)| (operation, id)).map_err(|error| error.label());
         assert_eq!(label(Method::POST, "/v1/chat/completions"), Ok((Operation::ChatCompletions, None)));
         assert_eq!(label(Method::GET, "/v1/models"), Ok((Operation::ModelsList, None)));
         assert_eq!(label(Method::GET, "/v1/models/a/b"), Ok((Operation::ModelsGet, Some("a/b".to_owned()))));
@@ -244,7 +246,9 @@ mod tests {
         for method in [Method::GET, Method::TRACE, Method::CONNECT, Method::from_bytes(b"post").unwrap()] {
             assert_eq!(label(method.clone(), "/v1/chat/completions"), Err("method"), "{method}");
         }
-        for path in ["/", "/v1/chat/completions/", "//v1/chat/completions", "/v1/x/../models", "/v1/..%2fmodels", "/metrics"] {
+        for path in
+            ["/", "/v1/chat/completions/", "//v1/chat/completions", "/v1/x/../models", "/v1/..%2fmodels", "/metrics"]
+        {
             assert_eq!(label(Method::POST, path), Err("not_found"), "{path}");
         }
     }

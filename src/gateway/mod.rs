@@ -2,5 +2,6 @@
 
 pub mod dispatch;
 pub mod pin;
+pub mod reload;
 pub mod snapshot;
 pub mod stack;

@@ -14,7 +14,7 @@ use tower::util::BoxCloneSyncService;
 
 use crate::config::table::{Caller, ConfigVersion, Limits, RoutingTable};
 use crate::domain::clock;
-use crate::domain::id::{RouteId, UpstreamId};
+use crate::domain::id::{CallerId, ProviderId, RouteId, UpstreamId};
 use crate::flight::allowance::Allowance;
 use crate::flight::arrival::{LiveCaller, Pinned};
 use crate::flight::call::Call;
@@ -29,7 +29,7 @@ use crate::telemetry::access::AccessLog;
 use crate::telemetry::cells::Held;
 use crate::telemetry::metrics::Metrics;
 use crate::upstream::dial::Dial;
-use crate::upstream::live::{Fleet, LiveUpstream};
+use crate::upstream::live::{Fleet, LiveProvider, LiveUpstream};
 
 /// The configuration in force.
 pub type Live = Arc<ArcSwap<Snapshot>>;
@@ -113,6 +113,16 @@ impl Snapshot {
     /// Every candidate, live.
     pub fn upstreams(&self) -> &BTreeMap<UpstreamId, Arc<LiveUpstream>> {
         &self.fleet.upstreams
+    }
+
+    /// Every provider in use, live.
+    pub fn providers(&self) -> &BTreeMap<ProviderId, Arc<LiveProvider>> {
+        &self.fleet.providers
+    }
+
+    /// Callers and how many requests each has in flight.
+    pub fn callers_in_flight(&self) -> impl Iterator<Item = (CallerId, u32)> + '_ {
+        self.callers.values().map(|live| (live.caller.id.clone(), live.allowance.in_flight()))
     }
 
     /// A route's name and service.

@@ -52,7 +52,8 @@ pub fn ingress(
 ) -> impl Service<Request<Incoming>, Response = Response<ReplyBody>, Error = Infallible, Future: Send + 'static>
 + Clone
 + Send
-+ 'static {
++ 'static
++ use<> {
     let unrouted = shared.metrics.route(&RouteId::new("none"));
     let (gate, metrics) = (Arc::clone(&shared.gate), Arc::clone(&shared.metrics));
     ServiceBuilder::new()

@@ -148,7 +148,7 @@ impl<P: Pinned> Entry<P> {
             route: story.route.as_ref().map(|route| route.id.as_str()),
             operation: story.operation.map(Operation::label),
             provider: served.map(|names| names.provider.as_str()),
-            model: served.map(|names| names.model.as_str()),
+            model: served.map(|names| names.model.as_str()).filter(|model| !model.is_empty()),
             cache: Some(story.cache.label()),
             overhead: self.head.map_or(Duration::ZERO, |head| head.overhead),
             bytes_in: story.bytes_in,

@@ -1,1 +1,214 @@
-//! Floor 7: accepts connections.
+//! Floor 7: accepts connections and serves them, on one runtime per core.
+//!
+//! [`Server`] is a listener with its acceptor and workers, for the data plane (a worker per core) and the admin plane
+//! (one worker) alike; [`connection::serve`] is one connection without any of that, for tests. What a request means is
+//! none of this floor's business: it takes any service that always answers.
+
+pub mod connection;
+pub mod shutdown;
+
+mod acceptor;
+mod activity;
+mod io_deadline;
+mod service;
+mod stream_stall;
+mod worker;
+
+use std::convert::Infallible;
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::thread;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body::Body;
+use hyper::body::Incoming;
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio::runtime::{Builder, Runtime};
+use tokio::sync::mpsc;
+use tokio::time::{sleep, timeout};
+use tower::Service;
+
+use self::acceptor::{Acceptor, Seat};
+use self::connection::ConnectionLimits;
+use self::shutdown::{Shutdown, Stage};
+use self::worker::{Desk, Worker};
+use crate::domain;
+use crate::telemetry::metrics::Metrics;
+
+/// Connections waiting for a worker that is busy. More wait in the kernel.
+const WAITING: usize = 256;
+/// Connections waiting in the kernel.
+const BACKLOG: i32 = 4_096;
+/// What requests get to say their last words after the drain limit.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+
+/// Where connection limits are read, at each accept: they change with the configuration.
+pub type LimitsSource = Arc<dyn Fn() -> ConnectionLimits + Send + Sync>;
+
+/// What a listener needs.
+pub struct ServerConfig {
+    /// Bound and listening; see [`bind`].
+    pub listener: TcpListener,
+    /// How many cores serve it, at least one.
+    pub workers: usize,
+    /// Bounds for each new connection.
+    pub limits: LimitsSource,
+    /// Where connections are counted.
+    pub metrics: Arc<Metrics>,
+    /// Stops the listener; made outside so that services can hold its signal.
+    pub shutdown: Shutdown,
+}
+
+/// A listener that serves. Dropping it stops it at once.
+pub struct Server {
+    address: SocketAddr,
+    shutdown: Shutdown,
+    desks: Vec<Arc<Desk>>,
+    /// Closed when the last thread has ended.
+    threads: mpsc::Receiver<Infallible>,
+}
+
+/// How a drain went.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct DrainReport {
+    /// Connections open when accepting stopped.
+    pub connections: usize,
+    /// Requests in flight then.
+    pub in_flight: usize,
+    /// Requests that had not finished at the limit and were told to end.
+    pub ended: usize,
+    /// Requests that had not ended a second later and were dropped.
+    pub aborted: usize,
+}
+
+/// Binds and listens, so that a restart need not wait for old connections to time out.
+///
+/// # Errors
+/// The operating system's: the address is taken, not ours, or not allowed.
+pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_reuse_address(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
+}
+
+impl Server {
+    /// Starts the threads. `make_service` runs once on each worker's thread, with the worker's index, after
+    /// [`domain::worker::enter`]; the service is cloned for each connection and called without being polled for readiness.
+    ///
+    /// # Errors
+    /// The operating system's, if it has no thread, descriptor or socket option left for us.
+    pub fn start<F, S, B>(config: ServerConfig, make_service: F) -> io::Result<Self>
+    where
+        F: Fn(usize) -> S + Send + Sync + 'static,
+        S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible> + Clone + Send + 'static,
+        S::Future: Send + 'static,
+        B: Body<Data = Bytes> + Send + 'static,
+        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
+        let address = config.listener.local_addr()?;
+        let make_service = Arc::new(make_service);
+        let (alive, threads) = mpsc::channel(1);
+        // Owns the threads from here on: an early return stops those that run already.
+        let mut server = Self { address, shutdown: config.shutdown.clone(), desks: Vec::new(), threads };
+        let mut seats = Vec::new();
+        for index in 0..config.workers.clamp(1, domain::worker::MOST_WORKERS) {
+            let (sender, incoming) = mpsc::channel(WAITING);
+            let desk = Desk::new(Arc::clone(&config.metrics));
+            let worker = Worker { desk: Arc::clone(&desk), incoming, signal: config.shutdown.signal() };
+            let (make_service, alive) = (Arc::clone(&make_service), alive.clone());
+            let runtime = runtime()?;
+            spawn(format!("worker-{index}"), move || {
+                domain::worker::enter(index);
+                runtime.block_on(worker.run(make_service(index)));
+                drop((runtime, alive));
+            })?;
+            server.desks.push(Arc::clone(&desk));
+            seats.push(Seat { sender, desk });
+        }
+        config.listener.set_nonblocking(true)?;
+        let runtime = runtime()?;
+        let listener = {
+            let _inside = runtime.enter();
+            tokio::net::TcpListener::from_std(config.listener)?
+        };
+        let acceptor = Acceptor {
+            listener,
+            seats,
+            limits: config.limits,
+            open: Arc::new(AtomicUsize::new(0)),
+            metrics: config.metrics,
+            signal: config.shutdown.signal(),
+        };
+        spawn("acceptor".to_owned(), move || {
+            runtime.block_on(acceptor.run());
+            drop((runtime, alive));
+        })?;
+        Ok(server)
+    }
+
+    /// Where it listens; tells the port when it was bound to port 0.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Requests whose answer has not ended.
+    pub fn in_flight(&self) -> usize {
+        self.desks.iter().map(|desk| desk.load.requests.load(Relaxed)).sum()
+    }
+
+    /// Open connections.
+    pub fn connections(&self) -> usize {
+        self.desks.iter().map(|desk| desk.load.connections.load(Relaxed)).sum()
+    }
+
+    /// Stops in good order: goes on for `delay` (the load balancer is noticing), stops accepting, closes idle
+    /// connections and lets requests finish for up to `limit`; then tells the rest to end, and a second later drops it.
+    ///
+    /// # Cancel safety
+    /// Dropping the future stops the listener at once.
+    pub async fn drain(mut self, delay: Duration, limit: Duration) -> DrainReport {
+        sleep(delay).await;
+        let (connections, in_flight) = (self.connections(), self.in_flight());
+        self.shutdown.advance(Stage::Draining);
+        let mut report = DrainReport { connections, in_flight, ended: 0, aborted: 0 };
+        if !self.ended_within(limit).await {
+            report.ended = self.in_flight();
+            self.shutdown.advance(Stage::Ending);
+            if !self.ended_within(LAST_WORDS).await {
+                report.aborted = self.in_flight();
+                self.shutdown.advance(Stage::Stopped);
+                self.ended_within(LAST_WORDS).await;
+            }
+        }
+        report
+    }
+
+    /// True once every thread has ended.
+    async fn ended_within(&mut self, limit: Duration) -> bool {
+        timeout(limit, self.threads.recv()).await.is_ok()
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.shutdown.advance(Stage::Stopped);
+    }
+}
+
+fn runtime() -> io::Result<Runtime> {
+    Builder::new_current_thread().enable_all().build()
+}
+
+/// Threads end with the listener; nobody joins them, because one that hangs must not hang the exit.
+fn spawn(name: String, body: impl FnOnce() + Send + 'static) -> io::Result<()> {
+    thread::Builder::new().name(name).spawn(body).map(drop)
+}
+
+#[cfg(test)]
+mod tests;

@@ -41,6 +41,7 @@ const CLASSES: [(&str, FailureClass); 8] = [
     ("refused", FailureClass::Refused),
     ("no-content", FailureClass::NoContent),
 ];
+const MOST_MODELS: usize = 500;
 const MOST_IN_FLIGHT: u32 = 100_000;
 
 /// How a secret proves who we are.
@@ -137,7 +138,11 @@ impl RawProvider {
     pub(in crate::config) fn read(root: &Table<'_>) -> Self {
         let root = root.clone().only(&KEYS, &[]);
         let tables = root.get("model").map(|value| value.tables()).unwrap_or_default();
-        let models: Vec<RawModel> = tables.iter().filter_map(model).collect();
+        if let Some(first_over) = tables.get(MOST_MODELS) {
+            let message = format!("more than {MOST_MODELS} models");
+            first_over.report().add(first_over.mistake(Code::BadValue, message));
+        }
+        let models: Vec<RawModel> = tables.iter().take(MOST_MODELS).filter_map(model).collect();
         let place = |name: &str| root.get(name).map(|value| Field { value: (), at: value.at, key: value.key });
         Self {
             id: root.required("id").and_then(|value| provider_id(&value)),

@@ -14,6 +14,7 @@ const KEYS: [&str; 5] = ["version", "limits", "caller", "model", "risk"];
 const PLANNED: [&str; 2] = ["jurisdiction", "test"];
 const MIB: usize = 1 << 20;
 const GIB: usize = 1 << 30;
+const MOST_CANDIDATES: usize = 32;
 const LONGEST_TTL: Duration = Duration::from_secs(30 * 86_400);
 
 /// One file: `routes.toml` itself or an overlay.
@@ -183,7 +184,7 @@ fn route((name, value): &(Field<String>, Value<'_>)) -> Option<RawRoute> {
     }
     Some(RawRoute {
         name: name.clone(),
-        candidates: table.required("candidates").and_then(|value| strings(&value)),
+        candidates: table.required("candidates").and_then(|value| candidates(&value)),
         timeouts: table.get("timeouts").and_then(|value| timeouts(&value)).unwrap_or_default(),
         max_attempts: table.get("max_attempts").and_then(|value| value.whole(1..=5)),
         cache_ttl: table.get("cache").and_then(|value| cache_ttl(&value)),
@@ -230,7 +231,7 @@ fn risk(value: &Value<'_>) -> Option<RawRisk> {
     let time = |name: &str| table.get(name).and_then(|value| value.duration(ANY_LIMIT));
     Some(RawRisk {
         at: place(&table),
-        candidates: table.required("candidates").and_then(|value| strings(&value)),
+        candidates: table.required("candidates").and_then(|value| candidates(&value)),
         deadline: time("deadline"),
         hard_limit: time("hard_limit"),
         connect: time("connect"),
@@ -271,8 +272,14 @@ fn score(value: &Value<'_>) -> Option<Field<Score>> {
 fn on_exhausted(value: &Value<'_>) -> Option<Field<OnExhausted>> {
     const WORDS: [(&str, OnExhausted); 3] =
         [("review", OnExhausted::Review), ("reject", OnExhausted::Reject), ("error", OnExhausted::Error)];
-    if !value.is_table() {
-        return value.word(&WORDS);
+    if value.is_string() {
+        let word = value.string()?;
+        let meaning = WORDS.iter().find(|(known, _)| *known == word.value).map(|(_, meaning)| *meaning);
+        if meaning.is_none() {
+            let mistake = value.mistake(Code::BadValue, "not one of the known words");
+            value.report().add(mistake.hint("known: review, reject, error, or { accept_up_to = \"50.00 CNY\" }"));
+        }
+        return Some(word.with(meaning?));
     }
     let amount = value.table()?.only(&["accept_up_to"], &[]).required("accept_up_to")?;
     let text = amount.string()?;
@@ -280,6 +287,15 @@ fn on_exhausted(value: &Value<'_>) -> Option<Field<OnExhausted>> {
         Ok(money) => Some(text.with(OnExhausted::AcceptUpTo(money))),
         Err(error) => amount.bad(error.to_string()),
     }
+}
+
+/// The route's candidates, each of which may be asked once per call.
+fn candidates(value: &Value<'_>) -> Option<Field<Vec<Field<String>>>> {
+    let candidates = strings(value)?;
+    if candidates.value.len() > MOST_CANDIDATES {
+        return value.bad(format!("more than {MOST_CANDIDATES} candidates"));
+    }
+    Some(candidates)
 }
 
 fn strings(value: &Value<'_>) -> Option<Field<Vec<Field<String>>>> {

@@ -137,7 +137,7 @@ fn an_overlay_adds_its_sections() {
     let found = lines(&compile_with(&sources, &Map::default(), None).unwrap_err());
     for expected in [
         "again:2:6: the caller's id occurs twice (caller.id); first at sandbox overlay:2",
-        "again:3:14: the key occurs twice (caller.key_digest); first at sandbox overlay:3",
+        "again:3:14: the key's digest occurs twice (caller.key_digest); first at sandbox overlay:3",
         "again:5:8: the route occurs twice (model.summary); first at routes.toml:9",
         "again:7:1: [risk] occurs twice (risk); first at routes.toml:13",
     ] {

@@ -131,3 +131,22 @@ fn the_version_of_the_format_must_be_known() {
     assert!(mistakes(&with(ROUTES, "version = 1", ""), &[LLM, RISK]).contains("missing key `version`"));
     assert!(mistakes(&with(ROUTES, "version = 1", "version = 2"), &[LLM, RISK]).contains("write version = 1"));
 }
+
+#[test]
+fn two_spellings_of_one_digest_are_one_key() {
+    let upper =
+        format!("{ROUTES}[[caller]]\nid = \"b\"\nkey_digest = \"sha256:{}\"\nallow = [\"*\"]\n", "AB".repeat(32));
+    let found = mistakes(&with(&upper, &"1".repeat(64), &"ab".repeat(32)), &[LLM, RISK]);
+    assert!(found.contains("the key's digest occurs twice"), "{found}");
+}
+
+#[test]
+fn s16_more_than_can_be_meant_is_refused() {
+    let candidates = vec!["\"agg/fast\""; 33].join(", ");
+    let found = mistakes(&with(ROUTES, r#""agg/fast", "agg/clever""#, &candidates), &[LLM, RISK]);
+    assert!(found.contains("more than 32 candidates"), "{found}");
+    let models: String = (0..501).map(|index| format!("[[model]]\nid = \"m{index}\"\n")).collect();
+    assert!(mistakes(ROUTES, &[&format!("{LLM}{models}"), RISK]).contains("more than 500 models"));
+    let routes: String = (0..501).map(|index| format!("[model.m{index}]\ncandidates = [\"agg/fast\"]\n")).collect();
+    assert!(mistakes(&format!("version = 1\n{routes}"), &[LLM, RISK]).contains("more than 500 routes"));
+}

@@ -8,6 +8,7 @@ use crate::domain::id::ProviderId;
 use crate::domain::secret::{Secret, SecretSource};
 
 mod compiled;
+mod files;
 mod leaks;
 mod mistakes;
 

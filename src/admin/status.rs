@@ -1,0 +1,123 @@
+//! `/status.json`: what is in force, what state it is in, and what the last reload said.
+
+use std::sync::atomic::Ordering;
+
+use serde::Serialize;
+use tokio::time::Instant;
+
+use crate::admin::Admin;
+use crate::config::error::ConfigError;
+use crate::config::table::Candidate;
+use crate::domain::clock;
+use crate::domain::id::{CallerId, ProviderId, UpstreamId};
+use crate::gateway::snapshot::{ReadyRoute, Snapshot};
+
+/// The whole page.
+#[derive(Serialize)]
+pub struct Status {
+    version: &'static str,
+    config_hash: String,
+    config_age_seconds: u64,
+    draining: bool,
+    in_flight: usize,
+    routes: Vec<RouteStatus>,
+    providers: Vec<ProviderStatus>,
+    callers: Vec<CallerStatus>,
+    last_reload: LastReloadStatus,
+}
+
+#[derive(Serialize)]
+struct RouteStatus {
+    id: String,
+    in_flight: i64,
+    candidates: Vec<CandidateStatus>,
+}
+
+#[derive(Serialize)]
+struct CandidateStatus {
+    upstream: String,
+    breaker: &'static str,
+    paused_for_ms: u64,
+}
+
+#[derive(Serialize)]
+struct ProviderStatus {
+    id: String,
+    in_flight: u32,
+    limit: u32,
+}
+
+#[derive(Serialize)]
+struct CallerStatus {
+    id: String,
+    in_flight: u32,
+}
+
+#[derive(Serialize)]
+struct LastReloadStatus {
+    /// RFC 3339, absent before the first reload.
+    at: Option<String>,
+    errors: Vec<ConfigError>,
+    /// The same for people, with carets.
+    rendered: Vec<String>,
+}
+
+/// Describes the present.
+pub fn status(admin: &Admin) -> Status {
+    let snapshot = admin.live.load_full();
+    let told = admin.last.get();
+    let table = snapshot.table();
+    let llm = table.llm_routes().values().map(|route| (snapshot.llm(&route.id), &route.candidates));
+    let risk = table.risk_route().map(|route| (snapshot.risk(), &route.candidates));
+    let routes = llm.chain(risk).filter_map(|(ready, candidates)| Some(route(&snapshot, ready?, candidates)));
+    Status {
+        version: env!("CARGO_PKG_VERSION"),
+        config_hash: table.version().to_string(),
+        config_age_seconds: clock::unix_seconds().saturating_sub(snapshot.loaded_at()),
+        draining: admin.draining.load(Ordering::Acquire),
+        in_flight: admin.shared.gate.in_flight(),
+        routes: routes.collect(),
+        providers: providers(&snapshot),
+        callers: callers(&snapshot),
+        last_reload: LastReloadStatus {
+            at: (told.at_ms > 0).then(|| clock::rfc3339(told.at_ms)),
+            rendered: told.errors.iter().map(|error| error.rendered(crate::config::error::Style::Plain)).collect(),
+            errors: told.errors,
+        },
+    }
+}
+
+fn route(snapshot: &Snapshot, ready: &ReadyRoute, candidates: &[Candidate]) -> RouteStatus {
+    let now = Instant::now();
+    let candidate = |candidate: &Candidate| {
+        let live = snapshot.upstreams().get::<UpstreamId>(&candidate.upstream);
+        CandidateStatus {
+            upstream: candidate.upstream.to_string(),
+            breaker: live.map_or("unknown", |live| live.health.state(now).label()),
+            paused_for_ms: live
+                .and_then(|live| live.provider.pause.left(now))
+                .map_or(0, |left| u64::try_from(left.as_millis()).unwrap_or(u64::MAX)),
+        }
+    };
+    RouteStatus {
+        id: ready.names.id.to_string(),
+        in_flight: ready.names.metrics.in_flight.value(),
+        candidates: candidates.iter().map(candidate).collect(),
+    }
+}
+
+fn providers(snapshot: &Snapshot) -> Vec<ProviderStatus> {
+    let describe = |(id, live): (&ProviderId, &std::sync::Arc<crate::upstream::live::LiveProvider>)| ProviderStatus {
+        id: id.to_string(),
+        in_flight: live.bulkhead.taken(),
+        limit: live.provider.in_flight,
+    };
+    snapshot.providers().iter().map(describe).collect()
+}
+
+fn callers(snapshot: &Snapshot) -> Vec<CallerStatus> {
+    let describe = |(id, in_flight): (CallerId, u32)| CallerStatus { id: id.to_string(), in_flight };
+    let mut callers: Vec<_> = snapshot.callers_in_flight().map(describe).collect();
+    callers.sort_by(|a, b| a.id.cmp(&b.id));
+    callers
+}

@@ -1,0 +1,241 @@
+//! Floor 8: starts everything, in order; stops it, in order.
+//!
+//! Start: configuration, snapshot, reloading thread, data listener, admin listener. Stop: unready, wait for the load
+//! balancer to notice, stop accepting, let requests finish, end streams with one error each, flush logs.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use rustls::ClientConfig;
+use rustls_platform_verifier::BuilderVerifierExt;
+
+use crate::admin::guard::{Guard, Unguarded};
+use crate::admin::{Admin, AdminService};
+use crate::config::error::ConfigError;
+use crate::domain::clock;
+use crate::domain::secret::Secret;
+use crate::gateway::reload::{LastReload, Origin, Reloader, Reloads};
+use crate::gateway::snapshot::{Live, Shared, Snapshot};
+use crate::gateway::stack;
+use crate::layer::admission::Gate;
+use crate::layer::cache::Store;
+use crate::layer::idempotency::Ledger;
+use crate::server::connection::ConnectionLimits;
+use crate::server::shutdown::Shutdown;
+use crate::server::{DrainReport, Server, ServerConfig, bind};
+use crate::telemetry::access::AccessLog;
+use crate::telemetry::metrics::Metrics;
+use crate::upstream::dial::{Dial, TcpDial};
+
+/// Bytes of cached answers.
+const CACHE_BYTES: u64 = 64 * 1024 * 1024;
+
+/// What a start needs.
+pub struct AppConfig {
+    /// Where configuration comes from.
+    pub origin: Origin,
+    /// Where applications connect.
+    pub listen: SocketAddr,
+    /// Where people and machines that operate it connect.
+    pub admin_listen: SocketAddr,
+    /// Needed where the admin listener is reachable from elsewhere.
+    pub admin_token: Option<Secret>,
+    /// Runtimes, one per core.
+    pub workers: usize,
+    /// Where access lines go.
+    pub log: AccessLog,
+    /// The one registry.
+    pub metrics: Arc<Metrics>,
+}
+
+/// Why it did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The configuration has mistakes.
+    #[error("the configuration has {} mistakes", .0.len())]
+    Config(Vec<ConfigError>),
+    /// A listener cannot be had.
+    #[error("cannot listen on {address}")]
+    Listen {
+        /// Where.
+        address: SocketAddr,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+    /// The admin listener would be open to everybody.
+    #[error(transparent)]
+    Unguarded(#[from] Unguarded),
+    /// No trust store for provider certificates.
+    #[error("cannot set up TLS")]
+    Tls(#[from] rustls::Error),
+    /// No threads or random bytes.
+    #[error("the system refused a thread, a socket or random bytes")]
+    System(#[source] io::Error),
+}
+
+/// A running proxy.
+pub struct App {
+    data: Server,
+    admin: Server,
+    live: Live,
+    reloads: Reloads,
+    reloading: thread::JoinHandle<()>,
+    draining: Arc<AtomicBool>,
+}
+
+impl App {
+    /// Starts everything.
+    ///
+    /// # Errors
+    /// [`StartError`]; nothing is left running.
+    pub fn start(config: AppConfig) -> Result<Self, StartError> {
+        let guard = Guard::new(config.admin_listen, config.admin_token)?;
+        let table = config.origin.load().map_err(StartError::Config)?;
+        let listen = |address| bind(address).map_err(|source| StartError::Listen { address, source });
+        let (data_listener, admin_listener) = (listen(config.listen)?, listen(config.admin_listen)?);
+        let dial: Arc<dyn Dial> = Arc::new(TcpDial::new(Arc::new(tls()?)));
+        let data_shutdown = Shutdown::new();
+        let shared = Arc::new(shared(config.metrics, config.log, dial, &data_shutdown)?);
+        shared.metrics.config_in_use(&table.version().to_string(), clock::unix_seconds());
+        let live: Live = Arc::new(ArcSwap::from_pointee(Snapshot::build(table, None, &shared)));
+
+        let last = Arc::new(LastReload::default());
+        let reloader = Reloader {
+            origin: config.origin,
+            live: Arc::clone(&live),
+            shared: Arc::clone(&shared),
+            last: Arc::clone(&last),
+        };
+        let (reloads, reloading) = reloader.start().map_err(StartError::System)?;
+
+        let data = start_data(data_listener, config.workers, &live, &shared, data_shutdown)?;
+        let draining = Arc::new(AtomicBool::new(false));
+        let admin = Admin {
+            live: Arc::clone(&live),
+            shared,
+            last,
+            reloads: reloads.clone(),
+            draining: Arc::clone(&draining),
+            guard,
+        };
+        let admin = start_admin(admin_listener, admin)?;
+        Ok(Self { data, admin, live, reloads, reloading, draining })
+    }
+
+    /// Where applications connect.
+    pub fn data_address(&self) -> SocketAddr {
+        self.data.address()
+    }
+
+    /// Where operators connect.
+    pub fn admin_address(&self) -> SocketAddr {
+        self.admin.address()
+    }
+
+    /// The configuration in force.
+    pub fn live(&self) -> &Live {
+        &self.live
+    }
+
+    /// Asks for reloads.
+    pub fn reloads(&self) -> &Reloads {
+        &self.reloads
+    }
+
+    /// Stops in good order. Readiness goes first; the admin listener goes last, so that the drain can be watched.
+    ///
+    /// # Cancel safety
+    /// Dropping the future stops everything at once.
+    pub async fn drain(self, delay: Duration, limit: Duration) -> DrainReport {
+        self.draining.store(true, Ordering::Release);
+        let report = self.data.drain(delay, limit).await;
+        self.reloads.stop();
+        drop(self.admin);
+        // It is asleep or reading files; it ends within a poll.
+        drop(self.reloading);
+        report
+    }
+}
+
+fn shared(
+    metrics: Arc<Metrics>,
+    log: AccessLog,
+    dial: Arc<dyn Dial>,
+    shutdown: &Shutdown,
+) -> Result<Shared, StartError> {
+    let mut pepper = [0u8; 32];
+    getrandom::fill(&mut pepper).map_err(|error| StartError::System(io::Error::other(error)))?;
+    Ok(Shared {
+        store: Store::new(CACHE_BYTES, pepper, &metrics),
+        ledger: Ledger::default(),
+        gate: Arc::new(Gate::default()),
+        drained: shutdown.signal().ending(),
+        metrics,
+        log,
+        dial,
+    })
+}
+
+/// The operating system's trust store, or the bundled roots where there is none.
+fn tls() -> Result<ClientConfig, rustls::Error> {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let builder = || ClientConfig::builder_with_provider(Arc::clone(&provider)).with_safe_default_protocol_versions();
+    match builder()?.with_platform_verifier() {
+        Ok(builder) => Ok(builder.with_no_client_auth()),
+        Err(error) => {
+            tracing::warn!(%error, "no system trust store, using the bundled roots");
+            let roots = rustls::RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
+            Ok(builder()?.with_root_certificates(roots).with_no_client_auth())
+        }
+    }
+}
+
+fn start_data(
+    listener: std::net::TcpListener,
+    workers: usize,
+    live: &Live,
+    shared: &Arc<Shared>,
+    shutdown: Shutdown,
+) -> Result<Server, StartError> {
+    let (for_limits, for_stack, for_ingress) = (Arc::clone(live), Arc::clone(live), Arc::clone(shared));
+    let config = ServerConfig {
+        listener,
+        workers,
+        limits: Arc::new(move || connection_limits(&for_limits)),
+        metrics: Arc::clone(&shared.metrics),
+        shutdown,
+    };
+    Server::start(config, move |_| stack::ingress(&for_stack, &for_ingress)).map_err(StartError::System)
+}
+
+fn start_admin(listener: std::net::TcpListener, admin: Admin) -> Result<Server, StartError> {
+    let config = ServerConfig {
+        listener,
+        workers: 1,
+        limits: Arc::new(|| ConnectionLimits { connections: 64, ..ConnectionLimits::default() }),
+        // Its connections are not the applications': they are counted nowhere.
+        metrics: Metrics::new(),
+        shutdown: Shutdown::new(),
+    };
+    let service = AdminService(Arc::new(admin));
+    Server::start(config, move |_| service.clone()).map_err(StartError::System)
+}
+
+fn connection_limits(live: &Live) -> ConnectionLimits {
+    let snapshot = live.load();
+    let limits = snapshot.table().limits();
+    ConnectionLimits {
+        head_bytes: limits.head_bytes,
+        head_fields: limits.head_fields,
+        head_timeout: limits.head_timeout,
+        write_stall: limits.write_stall,
+        keep_alive: limits.keep_alive,
+        connections: limits.connections,
+    }
+}

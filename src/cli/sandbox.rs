@@ -1,0 +1,252 @@
+//! `weighbridge sandbox`: the product with simulated providers, so that everything can be tried with no key and no network.
+//!
+//! The proxy runs the given `routes.toml` and provider files; only addresses and credentials are replaced. One overlay
+//! adds a caller with a fresh key, and a route for every magic model.
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::process::ExitCode;
+use std::sync::{Arc, mpsc};
+use std::thread;
+use std::time::Duration;
+
+use clap::Args;
+use serde_json::json;
+use tokio::runtime::Builder;
+
+use super::serve::run_app;
+use super::{ServeArgs, chain, check, complain, say};
+use crate::app::App;
+use crate::config::SecretPolicy;
+use crate::config::compile::SourceFile;
+use crate::config::error::{Style, render_all};
+use crate::config::table::{Auth, BaseUrl, Protocol, RoutingTable};
+use crate::domain::id::ProviderId;
+use crate::domain::secret::{Secret, SecretSource};
+use crate::gateway::reload::{Origin, Overlays, Rewiring};
+use crate::sandbox::aggregator::{Aggregator, AggregatorConfig, MAGIC_MODELS};
+use crate::sandbox::alipay::{Alipay, AlipayConfig};
+use crate::sandbox::fault::Faults;
+use crate::sandbox::keys::SandboxKeys;
+use crate::sandbox::listen;
+use crate::sign::hmac::sha256_hex;
+
+/// Life of a simulated access token.
+const TOKEN_LIFE: Duration = Duration::from_secs(3600);
+/// The provider whose models misbehave by name.
+const MAGIC: &str = "sandbox";
+
+#[derive(Args)]
+pub struct SandboxArgs {
+    #[command(flatten)]
+    serve: ServeArgs,
+    /// Print one line of JSON instead of the lines for people
+    #[arg(long)]
+    json: bool,
+}
+
+/// Runs simulators and proxy until told to stop.
+pub fn run(args: &SandboxArgs) -> ExitCode {
+    match prepare(&args.serve) {
+        Ok((origin, peers)) => run_app(&args.serve, origin, |app| {
+            say(&if args.json { peers.json(app) } else { peers.banner(app) });
+        }),
+        Err(complaint) => {
+            complain(&complaint);
+            ExitCode::from(2)
+        }
+    }
+}
+
+/// Where the simulators are, and the key for the proxy.
+struct Peers {
+    alipay: SocketAddr,
+    aggregator: SocketAddr,
+    caller_key: String,
+    /// The first signing key the provider files use, for those who want to speak to the simulated Alipay themselves.
+    signing_key: Option<(String, Secret)>,
+}
+
+fn prepare(args: &ServeArgs) -> Result<(Origin, Peers), String> {
+    let keys = SandboxKeys::fresh().map_err(|error| chain(&error))?;
+    let caller_key = String::from_utf8_lossy(keys.caller.expose()).into_owned();
+    let origin = Origin {
+        routes: args.paths.routes.clone(),
+        providers: args.paths.providers.clone(),
+        overlays: overlays(&caller_key),
+        secrets: Arc::new(OneForAll(keys.alipay_hex())),
+        policy: SecretPolicy::Required,
+        rewiring: Some(rewiring([SocketAddr::from((Ipv4Addr::LOCALHOST, 1)); 2])),
+    };
+    // Compiled once for the key ids the provider files use: the simulated Alipay must know them.
+    let table = origin.load().map_err(|errors| render_all(&errors, Style::Plain))?;
+    let [alipay, aggregator] = start(&table, keys.alipay_hex()).map_err(|error| chain(&*error))?;
+    let origin = Origin { rewiring: Some(rewiring([alipay, aggregator])), ..origin };
+    let signing_key = signing_keys(&table).into_iter().next();
+    Ok((origin, Peers { alipay, aggregator, caller_key, signing_key }))
+}
+
+/// Answers every name with the same secret: whatever variable a provider file names, the simulators know its value.
+struct OneForAll(Secret);
+
+impl SecretSource for OneForAll {
+    fn env(&self, _: &str) -> Option<Secret> {
+        Some(self.0.clone())
+    }
+
+    fn file(&self, _: &str) -> Option<Secret> {
+        Some(self.0.clone())
+    }
+}
+
+fn rewiring([alipay, aggregator]: [SocketAddr; 2]) -> Rewiring {
+    Arc::new(move |provider: &ProviderId, protocol| {
+        let (address, path) = match protocol {
+            Protocol::DiHmac => (alipay, String::new()),
+            // The path tells the aggregator whose part it plays.
+            Protocol::OpenAi => (aggregator, format!("/{provider}/v1")),
+        };
+        BaseUrl { tls: false, host: address.ip().to_string(), port: address.port(), path }
+    })
+}
+
+/// A caller with our key, and the magic models, each with a steady one behind it.
+fn overlays(caller_key: &str) -> Overlays {
+    let digest = sha256_hex(caller_key.as_bytes());
+    let mut routes =
+        format!("version = 1\n[[caller]]\nid = \"sandbox\"\nkey_digest = \"sha256:{digest}\"\nallow = [\"*\"]\n");
+    let mut provider = format!(
+        "id = \"{MAGIC}\"\nprotocol = \"openai\"\nbase_url = \"http://127.0.0.1/v1\"\nallow_private = true\n\
+         source = {{ url = \"https://weighbridge.invalid/sandbox\", checked = \"2026-11-22\" }}\n\
+         auth = {{ kind = \"bearer\", secret_env = \"SANDBOX_KEY\" }}\noperations = [\"chat.completions\"]\n"
+    );
+    for (name, ..) in MAGIC_MODELS {
+        let behind = if *name == "steady" { String::new() } else { format!(", \"{MAGIC}/steady\"") };
+        let _ = write!(
+            routes,
+            "[model.\"{MAGIC}/{name}\"]\ncandidates = [\"{MAGIC}/{name}\"{behind}]\n\
+             timeouts = {{ total = \"60s\", first_content = \"2s\", idle = \"3s\" }}\n"
+        );
+        let _ = write!(provider, "[[model]]\nid = \"{name}\"\nname = \"{name}\"\n");
+    }
+    let file = |name: &str, text| SourceFile { name: name.to_owned(), text };
+    Overlays {
+        routes: vec![file("sandbox/routes.toml", routes)],
+        providers: vec![file("sandbox/provider.toml", provider)],
+    }
+}
+
+/// Starts both simulators on a thread of their own and tells their addresses.
+fn start(table: &RoutingTable, key: Secret) -> Result<[SocketAddr; 2], Box<dyn std::error::Error>> {
+    let alipay = Alipay::new(AlipayConfig { keys: signing_keys(table), faults: Faults::new(), token_life: TOKEN_LIFE });
+    let aggregator = Aggregator::new(AggregatorConfig::new(key));
+    let runtime = Builder::new_current_thread().enable_all().build()?;
+    let (tell, told) = mpsc::sync_channel(1);
+    thread::Builder::new().name("sandbox".to_owned()).spawn(move || {
+        runtime.block_on(async move {
+            let anywhere = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+            let first = listen(anywhere, move |request| {
+                let alipay = alipay.clone();
+                async move { alipay.handle(request).await }
+            });
+            let second = listen(anywhere, move |request| {
+                let aggregator = aggregator.clone();
+                async move { aggregator.handle(request).await }
+            });
+            match tokio::try_join!(first, second) {
+                Ok((first, second)) => {
+                    let _ = tell.send(Ok([first.addr, second.addr]));
+                    // Dropping either ends it; the process's end does.
+                    std::future::pending::<()>().await;
+                }
+                Err(error) => drop(tell.send(Err(error))),
+            }
+        });
+    })?;
+    Ok(told.recv()??)
+}
+
+fn signing_keys(table: &RoutingTable) -> Vec<(String, Secret)> {
+    let keys: BTreeMap<_, _> = table
+        .providers()
+        .values()
+        .filter_map(|provider| match &provider.auth {
+            Auth::DiHmac { key_id, secret } => Some((key_id.clone(), secret.clone())),
+            Auth::None | Auth::Bearer { .. } | Auth::Header { .. } => None,
+        })
+        .collect();
+    keys.into_iter().collect()
+}
+
+impl Peers {
+    fn json(&self, app: &App) -> String {
+        let snapshot = app.live().load_full();
+        let table = snapshot.table();
+        let llm = table.llm_routes().values().map(|route| (route.id.to_string(), &route.candidates));
+        let risk = table.risk_route().map(|route| (route.id.to_string(), &route.candidates));
+        let names = |candidates: &Vec<crate::config::table::Candidate>| -> Vec<String> {
+            candidates.iter().map(|candidate| candidate.upstream.to_string()).collect()
+        };
+        let routes: BTreeMap<_, _> = llm.chain(risk).map(|(id, candidates)| (id, names(candidates))).collect();
+        let hex = |secret: &Secret| secret.expose().iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+        json!({
+            "data": format!("http://{}", app.data_address()),
+            "base_url": format!("http://{}/v1", app.data_address()),
+            "admin": format!("http://{}", app.admin_address()),
+            "api_key": self.caller_key,
+            "routes": routes,
+            "alipay": format!("http://{}", self.alipay),
+            "aggregator": format!("http://{}", self.aggregator),
+            "alipay_key_id": self.signing_key.as_ref().map(|(id, _)| id),
+            "alipay_secret": self.signing_key.as_ref().map(|(_, secret)| hex(secret)),
+        })
+        .to_string()
+    }
+
+    fn banner(&self, app: &App) -> String {
+        let (data, admin, key) = (app.data_address(), app.admin_address(), &self.caller_key);
+        let mut routes = String::new();
+        let snapshot = app.live().load_full();
+        let table = snapshot.table();
+        let named = table.llm_routes().values().filter(|route| !route.id.as_str().starts_with("sandbox/"));
+        for route in named {
+            let _ = writeln!(routes, "{}", check::line(route.id.as_str(), &route.candidates));
+        }
+        if let Some(route) = table.risk_route() {
+            let _ = writeln!(routes, "{}", check::line(route.id.as_str(), &route.candidates));
+        }
+        format!(
+            "weighbridge sandbox: nothing here is real, no call leaves this machine
+
+listeners
+  data                         http://{data}
+  admin                        http://{admin}   (/status.json, /metrics, /readyz)
+  simulated Alipay             http://{alipay}
+  simulated aggregator         http://{aggregator}
+
+routes, candidates in order (configuration {version})
+{routes}
+a risk decision
+  curl -s http://{data}/v1/risk/assessments -H 'authorization: Bearer {key}' \\
+    -H 'content-type: application/json' -d '{{\"out_trade_no\":\"T0001\",\"total_amount\":\"88.13\",\
+\"currency\":\"CNY\",\"subject\":\"demo\",\"merchant\":{{\"id\":\"m1\"}},\"user\":{{\"id\":\"u1\"}}}}'
+
+an OpenAI SDK
+  export OPENAI_BASE_URL=http://{data}/v1 OPENAI_API_KEY={key}
+  python3 -c 'from openai import OpenAI; print(OpenAI().chat.completions.create(model=\"summary\", \
+messages=[{{\"role\": \"user\", \"content\": \"hi\"}}]).choices[0].message.content)'
+
+watch a failover (the first candidate answers 503; wb-attempts says 2)
+  curl -si http://{data}/v1/chat/completions -H 'authorization: Bearer {key}' \\
+    -H 'content-type: application/json' -d '{{\"model\":\"sandbox/fail-503\",\
+\"messages\":[{{\"role\":\"user\",\"content\":\"hi\"}}]}}'
+
+edit routes.toml or a provider file while this runs; Ctrl-C stops
+",
+            alipay = self.alipay,
+            aggregator = self.aggregator,
+            version = table.version(),
+        )
+    }
+}

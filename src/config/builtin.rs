@@ -1,0 +1,11 @@
+//! The provider files and the example `routes.toml` that `build.rs` put into the program.
+
+use super::SourceFile;
+
+include!(concat!(env!("OUT_DIR"), "/builtin.rs"));
+
+/// The embedded provider files, in name order. A file of the operator with the same `id` takes the place of one of them.
+pub fn providers() -> Vec<SourceFile> {
+    let file = |&(name, text): &(&str, &str)| SourceFile { name: format!("builtin/{name}"), text: text.to_owned() };
+    PROVIDERS.iter().map(file).collect()
+}

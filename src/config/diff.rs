@@ -1,0 +1,218 @@
+//! What a new configuration would change, in words an operator can read before a reload.
+//!
+//! It names what changed, never the old or new value: addresses, digests and secrets do not belong in a log.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+
+use super::table::{Auth, Caller, Candidate, Limits, LlmRoute, Provider, RiskRoute, RoutingTable};
+
+/// The differences between two tables, in the order limits, callers, providers, routes.
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
+pub struct TableDiff {
+    changes: Vec<Change>,
+}
+
+/// One thing that differs.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Change {
+    /// Whether it is new, gone or different.
+    pub kind: ChangeKind,
+    /// What it is: `route summary`, `provider alipay`, `caller checkout`, `limits`.
+    pub subject: String,
+    /// Which settings of it differ; empty unless it is different.
+    pub settings: Vec<&'static str>,
+}
+
+/// How something differs.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum ChangeKind {
+    /// Only in the new table.
+    Added,
+    /// In both, with other settings.
+    Changed,
+    /// Only in the old table.
+    Removed,
+}
+
+impl TableDiff {
+    /// Compares two tables.
+    pub fn between(old: &RoutingTable, new: &RoutingTable) -> Self {
+        let mut diff = Self::default();
+        let limits = changed_limits(&old.limits, &new.limits);
+        diff.changed("limits".to_owned(), limits);
+        diff.compare("caller", callers(old), &callers(new), changed_caller);
+        let provider = |table: &RoutingTable| -> BTreeMap<String, Arc<Provider>> {
+            table.providers.iter().map(|(id, provider)| (id.to_string(), Arc::clone(provider))).collect()
+        };
+        diff.compare("provider", provider(old), &provider(new), |before, after| {
+            let mut settings = changed_provider(before, after);
+            settings.extend((old.facts.get(&before.id) != new.facts.get(&after.id)).then_some("sources"));
+            settings
+        });
+        let route = |table: &RoutingTable| -> BTreeMap<String, Arc<LlmRoute>> {
+            table.llm.iter().map(|(id, route)| (id.to_string(), Arc::clone(route))).collect()
+        };
+        diff.compare("route", route(old), &route(new), changed_route);
+        let risk = |table: &RoutingTable| -> BTreeMap<String, Arc<RiskRoute>> {
+            table.risk.iter().map(|risk| (risk.id.to_string(), Arc::clone(risk))).collect()
+        };
+        diff.compare("route", risk(old), &risk(new), changed_risk);
+        diff
+    }
+
+    /// True if a reload would change nothing.
+    pub fn is_empty(&self) -> bool {
+        self.changes.is_empty()
+    }
+
+    /// All differences.
+    pub fn changes(&self) -> &[Change] {
+        &self.changes
+    }
+
+    fn compare<T>(
+        &mut self,
+        what: &str,
+        old: BTreeMap<String, Arc<T>>,
+        new: &BTreeMap<String, Arc<T>>,
+        changed: impl Fn(&T, &T) -> Vec<&'static str>,
+    ) {
+        for (name, after) in new {
+            match old.get(name) {
+                Some(before) => self.changed(format!("{what} {name}"), changed(before, after)),
+                None => self.push(ChangeKind::Added, format!("{what} {name}")),
+            }
+        }
+        for name in old.into_keys().filter(|name| !new.contains_key(name)) {
+            self.push(ChangeKind::Removed, format!("{what} {name}"));
+        }
+    }
+
+    fn changed(&mut self, subject: String, settings: Vec<&'static str>) {
+        if !settings.is_empty() {
+            self.changes.push(Change { kind: ChangeKind::Changed, subject, settings });
+        }
+    }
+
+    fn push(&mut self, kind: ChangeKind, subject: String) {
+        self.changes.push(Change { kind, subject, settings: Vec::new() });
+    }
+}
+
+impl fmt::Display for TableDiff {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.changes.iter().try_for_each(|change| writeln!(f, "{change}"))
+    }
+}
+
+impl fmt::Display for Change {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.kind {
+            ChangeKind::Added => write!(f, "+ {}", self.subject),
+            ChangeKind::Removed => write!(f, "- {}", self.subject),
+            ChangeKind::Changed => write!(f, "~ {}: {}", self.subject, self.settings.join(", ")),
+        }
+    }
+}
+
+/// The names whose settings differ.
+fn differing<const N: usize>(settings: [(&'static str, bool); N]) -> Vec<&'static str> {
+    settings.into_iter().filter(|(_, same)| !same).map(|(name, _)| name).collect()
+}
+
+fn callers(table: &RoutingTable) -> BTreeMap<String, Arc<Caller>> {
+    table.callers.iter().map(|caller| (caller.id.to_string(), Arc::clone(caller))).collect()
+}
+
+fn changed_limits(old: &Limits, new: &Limits) -> Vec<&'static str> {
+    differing([
+        ("body", old.body_bytes == new.body_bytes),
+        ("risk_body", old.risk_body_bytes == new.risk_body_bytes),
+        ("json_depth", old.json_depth == new.json_depth),
+        ("head", old.head_bytes == new.head_bytes),
+        ("head_fields", old.head_fields == new.head_fields),
+        ("head_timeout", old.head_timeout == new.head_timeout),
+        ("body_idle", old.body_idle == new.body_idle),
+        ("write_stall", old.write_stall == new.write_stall),
+        ("keep_alive", old.keep_alive == new.keep_alive),
+        ("connections", old.connections == new.connections),
+        ("in_flight", old.in_flight == new.in_flight),
+        ("in_flight_bytes", old.in_flight_bytes == new.in_flight_bytes),
+    ])
+}
+
+fn changed_caller(old: &Caller, new: &Caller) -> Vec<&'static str> {
+    differing([
+        ("tenant", old.tenant == new.tenant),
+        ("key_digest", old.key_digest == new.key_digest),
+        ("allow", old.allow == new.allow),
+        ("limits.requests_per_minute", old.requests_per_minute == new.requests_per_minute),
+        ("limits.in_flight", old.in_flight == new.in_flight),
+    ])
+}
+
+fn changed_provider(old: &Provider, new: &Provider) -> Vec<&'static str> {
+    differing([
+        ("protocol", old.protocol == new.protocol),
+        ("base_url", old.base_url == new.base_url),
+        ("auth", same_auth_but_secret(&old.auth, &new.auth)),
+        ("secret", secret(&old.auth) == secret(&new.auth)),
+        ("operations", old.operations == new.operations),
+        ("headers", old.headers == new.headers),
+        ("limits.in_flight", old.in_flight == new.in_flight),
+        ("quota_group", old.quota_group == new.quota_group),
+        ("stream_usage", old.stream_usage == new.stream_usage),
+        ("errors", old.errors == new.errors),
+        ("models", old.models == new.models),
+        ("price", old.price == new.price),
+        ("allow_private", old.allow_private == new.allow_private),
+    ])
+}
+
+fn same_auth_but_secret(old: &Auth, new: &Auth) -> bool {
+    match (old, new) {
+        (Auth::None, Auth::None) | (Auth::Bearer { .. }, Auth::Bearer { .. }) => true,
+        (Auth::Header { name: old, .. }, Auth::Header { name: new, .. })
+        | (Auth::DiHmac { key_id: old, .. }, Auth::DiHmac { key_id: new, .. }) => old == new,
+        _ => false,
+    }
+}
+
+fn secret(auth: &Auth) -> Option<&crate::domain::secret::Secret> {
+    match auth {
+        Auth::None => None,
+        Auth::Bearer { secret } | Auth::Header { secret, .. } | Auth::DiHmac { secret, .. } => Some(secret),
+    }
+}
+
+/// By name: what changed inside a provider is said once, at the provider.
+fn same_candidates(old: &[Candidate], new: &[Candidate]) -> bool {
+    old.iter().map(|candidate| &candidate.upstream).eq(new.iter().map(|candidate| &candidate.upstream))
+}
+
+fn changed_route(old: &LlmRoute, new: &LlmRoute) -> Vec<&'static str> {
+    differing([
+        ("candidates", same_candidates(&old.candidates, &new.candidates)),
+        ("timeouts.total", old.timeouts.total == new.timeouts.total),
+        ("timeouts.connect", old.timeouts.connect == new.timeouts.connect),
+        ("timeouts.first_content", old.timeouts.first_content == new.timeouts.first_content),
+        ("timeouts.idle", old.timeouts.idle == new.timeouts.idle),
+        ("max_attempts", old.max_attempts == new.max_attempts),
+        ("cache", old.cache == new.cache),
+    ])
+}
+
+fn changed_risk(old: &RiskRoute, new: &RiskRoute) -> Vec<&'static str> {
+    differing([
+        ("candidates", same_candidates(&old.candidates, &new.candidates)),
+        ("deadline", old.deadline == new.deadline),
+        ("hard_limit", old.hard_limit == new.hard_limit),
+        ("connect", old.connect == new.connect),
+        ("max_attempts", old.max_attempts == new.max_attempts),
+        ("bands", old.bands == new.bands),
+        ("vendor_action", old.vendor_action == new.vendor_action),
+        ("on_exhausted", old.on_exhausted == new.on_exhausted),
+    ])
+}

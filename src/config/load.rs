@@ -1,0 +1,179 @@
+//! Files to text. The only part of the configuration that touches the disk.
+//!
+//! It refuses what would block or fill the memory: anything but a regular file (a FIFO waits for a writer), and files of
+//! more than [`LARGEST_FILE`] bytes. It does not watch: [`content_hash`] is what a watcher compares.
+
+use std::fs::{self, File};
+use std::io::{ErrorKind, Read};
+use std::path::{Path, PathBuf};
+
+use sha2::{Digest, Sha256};
+use toml::de::{DeTable, DeValue};
+
+use super::builtin;
+use super::compile::{SourceFile, Sources, add};
+use super::error::ConfigError;
+use crate::domain::secret::Secret;
+
+/// Most bytes of one configuration file.
+pub const LARGEST_FILE: u64 = 1 << 20;
+const LARGEST_SECRET_FILE: u64 = 64 << 10;
+const MOST_PROVIDER_FILES: usize = 1000;
+
+/// Reads `routes.toml` and the provider files.
+///
+/// `providers` is a folder; its `*.toml` files take the place of the built-in ones with the same `id`. Without a folder,
+/// or if it does not exist, there are the built-in ones. `overlays` are appended to the routes as they are.
+///
+/// # Errors
+/// One for each file that is missing, not a regular file, too large, not UTF-8 or not readable.
+pub fn read_sources(
+    routes: &Path,
+    providers: Option<&Path>,
+    overlays: Vec<SourceFile>,
+) -> Result<Sources, Vec<ConfigError>> {
+    let mut errors = Vec::new();
+    let mut sources = Sources::default();
+    match read_source(routes) {
+        Ok(file) => sources.routes.push(file),
+        Err(error) => errors.push(*error),
+    }
+    sources.routes.extend(overlays);
+    for path in provider_files(providers).unwrap_or_else(|error| {
+        errors.push(*error);
+        Vec::new()
+    }) {
+        match read_source(&path) {
+            Ok(file) => sources.providers.push(file),
+            Err(error) => errors.push(*error),
+        }
+    }
+    let own: Vec<String> = sources.providers.iter().map(id_of).collect();
+    sources.providers.extend(builtin::providers().into_iter().filter(|file| !own.contains(&id_of(file))));
+    if errors.is_empty() { Ok(sources) } else { Err(errors) }
+}
+
+/// SHA-256 over the bytes of `routes.toml`, the provider files and the secret files they name.
+///
+/// Never fails: what cannot be read counts as absent, so that its return is a change too.
+pub fn content_hash(routes: &Path, providers: Option<&Path>) -> [u8; 32] {
+    let mut hash = Sha256::new();
+    let mut paths = vec![routes.to_owned()];
+    paths.extend(provider_files(providers).unwrap_or_default());
+    let mut texts: Vec<SourceFile> = builtin::providers();
+    for path in paths {
+        let source = read_source(&path).ok();
+        add(&mut hash, path.as_os_str().as_encoded_bytes());
+        add_optional(&mut hash, source.as_ref().map(|source| source.text.as_bytes()));
+        texts.extend(source);
+    }
+    let mut secrets: Vec<String> = texts.iter().filter_map(secret_file_of).collect();
+    secrets.sort();
+    secrets.dedup();
+    for path in secrets {
+        let secret = secret_file(Path::new(&path));
+        add(&mut hash, path.as_bytes());
+        add_optional(&mut hash, secret.as_ref().map(Secret::expose));
+    }
+    hash.finalize().into()
+}
+
+/// The content of a secret file without one trailing newline; `None` if it is not a regular readable file of at most
+/// 64 KiB. What a [`SecretSource`](crate::domain::secret::SecretSource) answers for `secret_file`.
+pub fn secret_file(path: &Path) -> Option<Secret> {
+    let mut bytes = read_bytes(path, LARGEST_SECRET_FILE).ok()?;
+    if bytes.last() == Some(&b'\n') {
+        bytes.pop();
+        if bytes.last() == Some(&b'\r') {
+            bytes.pop();
+        }
+    }
+    Some(Secret::new(bytes))
+}
+
+fn provider_files(folder: Option<&Path>) -> Result<Vec<PathBuf>, Box<ConfigError>> {
+    let Some(folder) = folder else { return Ok(Vec::new()) };
+    let entries = match fs::read_dir(folder) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) if error.kind() == ErrorKind::NotADirectory => return Err(unreadable(folder, "not a folder")),
+        Err(error) => return Err(unreadable(folder, reason(error.kind()))),
+    };
+    let mut paths = Vec::new();
+    for entry in entries {
+        let entry = entry.map_err(|error| unreadable(folder, reason(error.kind())))?;
+        let hidden = entry.file_name().as_encoded_bytes().starts_with(b".");
+        if !hidden && entry.path().extension().is_some_and(|extension| extension == "toml") {
+            paths.push(entry.path());
+        }
+        if paths.len() > MOST_PROVIDER_FILES {
+            return Err(unreadable(folder, "more than 1000 provider files"));
+        }
+    }
+    paths.sort();
+    Ok(paths)
+}
+
+fn read_source(path: &Path) -> Result<SourceFile, Box<ConfigError>> {
+    let bytes = read_bytes(path, LARGEST_FILE).map_err(|reason| unreadable(path, reason))?;
+    let text = String::from_utf8(bytes).map_err(|_| unreadable(path, "not UTF-8 text"))?;
+    Ok(SourceFile { name: path.display().to_string(), text })
+}
+
+fn read_bytes(path: &Path, most: u64) -> Result<Vec<u8>, &'static str> {
+    // Asked before opening: opening a FIFO blocks until somebody writes to it.
+    let metadata = fs::metadata(path).map_err(|error| reason(error.kind()))?;
+    if !metadata.is_file() {
+        return Err("not a regular file");
+    }
+    let file = File::open(path).map_err(|error| reason(error.kind()))?;
+    let mut bytes = Vec::new();
+    // Counted while reading as well: the file may grow after its size was asked.
+    file.take(most + 1).read_to_end(&mut bytes).map_err(|error| reason(error.kind()))?;
+    if u64::try_from(bytes.len()).is_ok_and(|length| length <= most) { Ok(bytes) } else { Err(too_large(most)) }
+}
+
+fn too_large(most: u64) -> &'static str {
+    if most == LARGEST_FILE { "larger than 1 MiB" } else { "larger than 64 KiB" }
+}
+
+fn reason(kind: ErrorKind) -> &'static str {
+    match kind {
+        ErrorKind::NotFound => "there is no such file",
+        ErrorKind::PermissionDenied => "permission denied",
+        _ => "cannot be read",
+    }
+}
+
+fn unreadable(path: &Path, reason: &str) -> Box<ConfigError> {
+    let hint = match reason {
+        "there is no such file" => Some("give its path with --routes, or start with: weighbridge sandbox".to_owned()),
+        _ => None,
+    };
+    Box::new(ConfigError::of_file(path.display().to_string(), reason.to_owned(), hint))
+}
+
+/// The `id` in a provider file, or the file's name if it has none that can be read.
+fn id_of(file: &SourceFile) -> String {
+    let (entries, _) = DeTable::parse_recoverable(&file.text);
+    let id = entries.get_ref().get("id").and_then(|id| id.get_ref().as_str()).map(str::to_owned);
+    id.unwrap_or_else(|| {
+        Path::new(&file.name).file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default()
+    })
+}
+
+fn secret_file_of(file: &SourceFile) -> Option<String> {
+    let (entries, _) = DeTable::parse_recoverable(&file.text);
+    let DeValue::Table(auth) = entries.get_ref().get("auth")?.get_ref() else { return None };
+    Some(auth.get("secret_file")?.get_ref().as_str()?.to_owned())
+}
+
+fn add_optional(hash: &mut Sha256, bytes: Option<&[u8]>) {
+    match bytes {
+        Some(bytes) => {
+            hash.update([1]);
+            add(hash, bytes);
+        }
+        None => hash.update([0]),
+    }
+}

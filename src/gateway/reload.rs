@@ -1,0 +1,255 @@
+//! Watches the configuration and swaps snapshots: the only writer of [`Live`].
+//!
+//! File events are only a hint to look now; the truth is the hash of all configuration bytes, also polled every two
+//! seconds. A hash seen twice 200 ms apart is a change: that is right for editors that rename, for writers that
+//! truncate, for config maps that swap a symlink, and for network file systems. A file change, SIGHUP and
+//! `POST /-/reload` are one path: load, compile, build, swap, tell. Any failure before the swap leaves the old snapshot
+//! in place and is told with every mistake.
+//!
+//! It runs on a thread of its own, because reading files blocks.
+
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
+use std::thread;
+use std::time::Duration;
+
+use notify::{RecursiveMode, Watcher};
+
+use crate::config::compile::{CompileOptions, SourceFile, compile};
+use crate::config::diff::TableDiff;
+use crate::config::error::{ConfigError, Style, render_all};
+use crate::config::load;
+use crate::config::table::{BaseUrl, Protocol, RoutingTable};
+use crate::config::{SecretPolicy, Secrets};
+use crate::domain::clock;
+use crate::domain::id::ProviderId;
+use crate::domain::secret::SecretSource;
+use crate::gateway::snapshot::{Live, Shared, Snapshot};
+use crate::telemetry::labels::ReloadResult;
+
+/// How often the hash is taken when nothing hints at a change.
+const POLL: Duration = Duration::from_secs(2);
+/// How long a hash must stay the same.
+const SETTLE: Duration = Duration::from_millis(200);
+/// Looks at a file that keeps changing before waiting for the next poll.
+const MOST_LOOKS: u32 = 5;
+/// Wishes that may wait; one more says nothing new.
+const MOST_WISHES: usize = 16;
+
+/// Replaces provider addresses; how the sandbox puts its simulators in.
+pub type Rewiring = Arc<dyn Fn(&ProviderId, Protocol) -> BaseUrl + Send + Sync>;
+
+/// Where configuration comes from.
+#[derive(Clone)]
+pub struct Origin {
+    /// `routes.toml`.
+    pub routes: PathBuf,
+    /// The folder of provider files; what is not in it comes from the binary.
+    pub providers: PathBuf,
+    /// Texts added to the files.
+    pub overlays: Overlays,
+    /// Where secrets come from.
+    pub secrets: Arc<dyn SecretSource>,
+    /// What a missing secret means.
+    pub policy: SecretPolicy,
+    /// Other addresses than the files say.
+    pub rewiring: Option<Rewiring>,
+}
+
+/// Texts added to the files by the program itself.
+#[derive(Clone, Default)]
+pub struct Overlays {
+    /// As if they stood in `routes.toml`.
+    pub routes: Vec<SourceFile>,
+    /// As if they lay in the folder.
+    pub providers: Vec<SourceFile>,
+}
+
+impl Origin {
+    /// Reads and compiles everything.
+    ///
+    /// # Errors
+    /// Every mistake.
+    pub fn load(&self) -> Result<RoutingTable, Vec<ConfigError>> {
+        let mut sources = load::read_sources(&self.routes, Some(&self.providers), self.overlays.routes.clone())?;
+        sources.providers.extend(self.overlays.providers.iter().cloned());
+        let secrets = Secrets { source: &*self.secrets, policy: self.policy };
+        let rewire = self.rewiring.as_ref().map(|rewiring| &**rewiring as _);
+        compile(&sources, &CompileOptions { secrets, rewire })
+    }
+
+    fn hash(&self) -> [u8; 32] {
+        load::content_hash(&self.routes, Some(&self.providers))
+    }
+
+    fn folders(&self) -> [&Path; 2] {
+        let parent = self.routes.parent().filter(|parent| !parent.as_os_str().is_empty());
+        [parent.unwrap_or(Path::new(".")), &self.providers]
+    }
+}
+
+/// What the last reload said; for the status page.
+#[derive(Default)]
+pub struct LastReload(Mutex<Told>);
+
+/// One reload's result.
+#[derive(Clone, Default)]
+pub struct Told {
+    /// Mistakes, empty if it went well.
+    pub errors: Vec<ConfigError>,
+    /// When, milliseconds since 1970; 0 if there was none since the start.
+    pub at_ms: u64,
+}
+
+impl LastReload {
+    /// What it said.
+    pub fn get(&self) -> Told {
+        self.lock().clone()
+    }
+
+    fn set(&self, errors: Vec<ConfigError>) {
+        *self.lock() = Told { errors, at_ms: clock::unix_ms() };
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Told> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Asks the reloading thread for something.
+#[derive(Clone)]
+pub struct Reloads(SyncSender<Wish>);
+
+enum Wish {
+    Look,
+    Now(SyncSender<Result<(), Vec<ConfigError>>>),
+    Stop,
+}
+
+impl Reloads {
+    /// Hints that something may have changed; never waits.
+    pub fn look(&self) {
+        // A full queue already holds the same wish.
+        let _ = self.0.try_send(Wish::Look);
+    }
+
+    /// Asks for a reload, whether anything changed or not; never waits.
+    pub fn reload(&self) {
+        let _ = self.0.try_send(Wish::Now(mpsc::sync_channel(1).0));
+    }
+
+    /// Reloads now, whether anything changed or not. Blocks its thread for as long as that takes, at most ten seconds.
+    ///
+    /// # Errors
+    /// Every mistake; none of them if the reloading thread is gone or late.
+    pub fn now(&self) -> Result<(), Vec<ConfigError>> {
+        let (told, answer) = mpsc::sync_channel(1);
+        self.0.try_send(Wish::Now(told)).map_err(|_| Vec::new())?;
+        answer.recv_timeout(Duration::from_secs(10)).unwrap_or_else(|_| Err(Vec::new()))
+    }
+
+    /// Ends the thread.
+    pub fn stop(&self) {
+        let _ = self.0.send(Wish::Stop);
+    }
+}
+
+/// The reloading thread's state.
+pub struct Reloader {
+    /// Where configuration comes from.
+    pub origin: Origin,
+    /// What it writes.
+    pub live: Live,
+    /// What new snapshots share with old ones.
+    pub shared: Arc<Shared>,
+    /// Where it tells how it went.
+    pub last: Arc<LastReload>,
+}
+
+impl Reloader {
+    /// Starts the thread.
+    ///
+    /// # Errors
+    /// The operating system's, if it has no thread left.
+    pub fn start(self) -> std::io::Result<(Reloads, thread::JoinHandle<()>)> {
+        let (wishes, heard) = mpsc::sync_channel(MOST_WISHES);
+        let reloads = Reloads(wishes);
+        let watcher = watch(&self.origin, reloads.clone());
+        let thread = thread::Builder::new().name("reload".to_owned()).spawn(move || {
+            self.run(&heard);
+            drop(watcher);
+        })?;
+        Ok((reloads, thread))
+    }
+
+    fn run(&self, heard: &Receiver<Wish>) {
+        let mut seen = self.origin.hash();
+        loop {
+            match heard.recv_timeout(POLL) {
+                Ok(Wish::Stop) | Err(RecvTimeoutError::Disconnected) => return,
+                Ok(Wish::Now(told)) => {
+                    seen = self.origin.hash();
+                    let _ = told.try_send(self.reload());
+                }
+                Ok(Wish::Look) | Err(RecvTimeoutError::Timeout) => {
+                    if let Some(changed) = self.settled_change(seen) {
+                        seen = changed;
+                        let _ = self.reload();
+                    }
+                }
+            }
+        }
+    }
+
+    /// The new hash, if it differs and has stopped changing.
+    fn settled_change(&self, seen: [u8; 32]) -> Option<[u8; 32]> {
+        let mut hash = self.origin.hash();
+        for _ in 0..MOST_LOOKS {
+            if hash == seen {
+                return None;
+            }
+            thread::sleep(SETTLE);
+            let again = self.origin.hash();
+            if again == hash {
+                return Some(hash);
+            }
+            hash = again;
+        }
+        None
+    }
+
+    fn reload(&self) -> Result<(), Vec<ConfigError>> {
+        let metrics = &self.shared.metrics;
+        let table = self.origin.load().inspect_err(|errors| {
+            let (mistakes, rendered) = (errors.len(), render_all(errors, Style::Plain));
+            tracing::error!(mistakes, "configuration refused, the one in force stays\n{rendered}");
+            metrics.config_reload(ReloadResult::Failure);
+            self.last.set(errors.clone());
+        })?;
+        let before = self.live.load_full();
+        let diff = TableDiff::between(before.table(), &table).to_string();
+        let version = table.version().to_string();
+        let snapshot = Snapshot::build(table, Some(&before), &self.shared);
+        self.live.store(Arc::new(snapshot));
+        metrics.config_in_use(&version, clock::unix_seconds());
+        metrics.config_reload(ReloadResult::Success);
+        self.last.set(Vec::new());
+        tracing::info!(config.version = %version, "configuration in force\n{diff}");
+        Ok(())
+    }
+}
+
+/// Watches the folders, not the files: a file that is replaced takes its watch along. Without a watcher the poll remains.
+fn watch(origin: &Origin, reloads: Reloads) -> Option<notify::RecommendedWatcher> {
+    let hint = move |_| reloads.look();
+    let mut watcher = notify::recommended_watcher(hint)
+        .inspect_err(|error| tracing::warn!(%error, "files are not watched, only polled"))
+        .ok()?;
+    for folder in origin.folders().into_iter().filter(|folder| folder.is_dir()) {
+        if let Err(error) = watcher.watch(folder, RecursiveMode::NonRecursive) {
+            tracing::warn!(%error, folder = %folder.display(), "a folder is not watched, only polled");
+        }
+    }
+    Some(watcher)
+}
