@@ -15,6 +15,7 @@ type Asked = Arc<AtomicUsize>;
 
 fn decision() -> Reply {
     let decision = Decision {
+        id: crate::domain::id::DecisionId::fresh(),
         action: Action::Review,
         source: DecisionSource::Live,
         verdict: None,

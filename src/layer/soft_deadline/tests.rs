@@ -19,6 +19,7 @@ const HARD: Duration = Duration::from_secs(3);
 
 fn decided() -> Reply {
     let decision = Decision {
+        id: crate::domain::id::DecisionId::fresh(),
         action: Action::Challenge,
         source: DecisionSource::Live,
         verdict: None,
