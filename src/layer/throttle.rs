@@ -43,7 +43,7 @@ where
     always_ready!();
 
     fn call(&mut self, arrival: Arrival<P, B>) -> Self::Future {
-        match arrival.caller.as_deref().map_or(Ok(None), take) {
+        match arrival.caller.as_deref().map(take).transpose() {
             Err(error) => Box::pin(std::future::ready(Err(error))),
             Ok(place) => {
                 let answer = self.0.call(arrival);
@@ -59,14 +59,11 @@ where
     }
 }
 
-fn take(caller: &LiveCaller) -> Result<Option<InFlight>, CallError> {
-    let place = match caller.caller.in_flight {
-        None => None,
-        Some(limit) => {
-            let full = CallError::Throttled { what: "requests in flight", retry_after: SOON };
-            Some(caller.allowance.enter(limit).ok_or(full)?)
-        }
-    };
+fn take(caller: &LiveCaller) -> Result<InFlight, CallError> {
+    // Without a limit they are counted all the same: the status page shows them, and a limit may come with a reload.
+    let limit = caller.caller.in_flight.unwrap_or(u32::MAX);
+    let full = CallError::Throttled { what: "requests in flight", retry_after: SOON };
+    let place = caller.allowance.enter(limit).ok_or(full)?;
     if let Some(per_minute) = caller.caller.requests_per_minute {
         let late = |retry_after| CallError::Throttled { what: "requests per minute", retry_after };
         caller.allowance.spend(Instant::now(), per_minute).map_err(late)?;

@@ -12,4 +12,9 @@
     clippy::disallowed_methods
 )]
 
+mod admin;
+mod cli;
+mod process;
+mod reload;
+mod shutdown;
 mod tidy;
