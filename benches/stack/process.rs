@@ -152,7 +152,7 @@ impl Kind {
                 let admin = free_address().to_string();
                 let mut words = vec![env!("CARGO_BIN_EXE_weighbridge").to_owned(), "serve".into()];
                 words.extend(["--routes".into(), inside("routes.toml"), "--providers".into(), inside("providers")]);
-                words.extend(["--data-dir".into(), inside("data"), "--log-format".into(), "json".into()]);
+                words.extend(["--log-format".into(), "json".into()]);
                 words.extend(["--listen".into(), listen.to_string(), "--admin-listen".into(), admin]);
                 words
             }

@@ -38,6 +38,8 @@ use crate::sign::hmac::sha256_hex;
 const TOKEN_LIFE: Duration = Duration::from_secs(3600);
 /// The provider whose models misbehave by name.
 const MAGIC: &str = "sandbox";
+/// The provider behind it, which does not: another account, so that a 429 of the first does not pause it.
+const STEADY: &str = "sandbox-steady";
 
 #[derive(Args)]
 pub struct SandboxArgs {
@@ -67,6 +69,8 @@ struct Peers {
     alipay: SocketAddr,
     aggregator: SocketAddr,
     caller_key: String,
+    /// The first signing key the provider files use, for those who want to speak to the simulated Alipay themselves.
+    signing_key: Option<(String, Secret)>,
 }
 
 fn prepare(args: &ServeArgs) -> Result<(Origin, Peers), String> {
@@ -85,8 +89,9 @@ fn prepare(args: &ServeArgs) -> Result<(Origin, Peers), String> {
     let table = origin.load().map_err(|errors| render_all(&errors, Style::Plain))?;
     let [alipay, aggregator] = start(&table, keys.alipay_hex()).map_err(|error| chain(&*error))?;
     let origin = Origin { rewiring: Some(rewiring([alipay, aggregator])), ..origin };
+    let signing_key = signing_keys(&table).into_iter().next();
     let example = origin.without_routes.is_some();
-    Ok((origin, Peers { example, alipay, aggregator, caller_key }))
+    Ok((origin, Peers { example, alipay, aggregator, caller_key, signing_key }))
 }
 
 /// The built-in example where nobody asked for another file and there is none; a path that was given must exist.
@@ -123,24 +128,28 @@ fn overlays(caller_key: &str) -> Overlays {
     let digest = sha256_hex(caller_key.as_bytes());
     let mut routes =
         format!("version = 1\n[[caller]]\nid = \"sandbox\"\nkey_digest = \"sha256:{digest}\"\nallow = [\"*\"]\n");
-    let mut provider = format!(
-        "id = \"{MAGIC}\"\nprotocol = \"openai\"\nbase_url = \"http://127.0.0.1/v1\"\nallow_private = true\n\
+    let provider = |id: &str| {
+        format!(
+            "id = \"{id}\"\nprotocol = \"openai\"\nbase_url = \"http://127.0.0.1/v1\"\nallow_private = true\n\
          source = {{ url = \"https://weighbridge.invalid/sandbox\", checked = \"2026-11-22\" }}\n\
          auth = {{ kind = \"bearer\", secret_env = \"SANDBOX_KEY\" }}\noperations = [\"chat.completions\"]\n"
-    );
+        )
+    };
+    let mut magic = provider(MAGIC);
+    let steady = provider(STEADY) + "[[model]]\nid = \"steady\"\nname = \"steady\"\n";
     for (name, ..) in MAGIC_MODELS {
-        let behind = if *name == "steady" { String::new() } else { format!(", \"{MAGIC}/steady\"") };
+        let behind = if *name == "steady" { String::new() } else { format!(", \"{STEADY}/steady\"") };
         let _ = write!(
             routes,
             "[model.\"{MAGIC}/{name}\"]\ncandidates = [\"{MAGIC}/{name}\"{behind}]\n\
              timeouts = {{ total = \"60s\", first_content = \"2s\", idle = \"3s\" }}\n"
         );
-        let _ = write!(provider, "[[model]]\nid = \"{name}\"\nname = \"{name}\"\n");
+        let _ = write!(magic, "[[model]]\nid = \"{name}\"\nname = \"{name}\"\n");
     }
     let file = |name: &str, text| SourceFile { name: name.to_owned(), text };
     Overlays {
         routes: vec![file("sandbox/routes.toml", routes)],
-        providers: vec![file("sandbox/provider.toml", provider)],
+        providers: vec![file("sandbox/magic.toml", magic), file("sandbox/steady.toml", steady)],
     }
 }
 
@@ -196,6 +205,7 @@ impl Peers {
             candidates.iter().map(|candidate| candidate.upstream.to_string()).collect()
         };
         let routes: BTreeMap<_, _> = llm.chain(risk).map(|(id, candidates)| (id, names(candidates))).collect();
+        let hex = |secret: &Secret| secret.expose().iter().map(|byte| format!("{byte:02x}")).collect::<String>();
         json!({
             "data": format!("http://{}", app.data_address()),
             "base_url": format!("http://{}/v1", app.data_address()),
@@ -204,6 +214,8 @@ impl Peers {
             "routes": routes,
             "alipay": format!("http://{}", self.alipay),
             "aggregator": format!("http://{}", self.aggregator),
+            "alipay_key_id": self.signing_key.as_ref().map(|(id, _)| id),
+            "alipay_secret": self.signing_key.as_ref().map(|(_, secret)| hex(secret)),
         })
         .to_string()
     }

@@ -67,6 +67,10 @@ pub struct Ended {
     pub bytes: u64,
 }
 
+/// How often a finished stream is asked whether its connection is done. The end is mostly here already, but the task
+/// that drives the connection has to run once before it can say so.
+const LOOKS: u8 = 3;
+
 type EndHook = Box<dyn FnOnce(&Ended) + Send>;
 
 /// The only body type after `send`.
@@ -81,8 +85,8 @@ pub struct ReplyBody {
 enum Content {
     Whole(Bytes),
     Events(EventStream),
-    /// The terminal event went out; what is left is to let the upstream connection finish.
-    Closing(EventStream),
+    /// The terminal event went out; what is left is to let the upstream connection finish, within so many looks.
+    Closing(EventStream, u8),
     Over,
 }
 
@@ -101,7 +105,8 @@ impl ReplyBody {
         Self { content, interrupts: Vec::new(), hooks: Vec::with_capacity(8), bytes: 0, call: None }
     }
 
-    /// Runs `hook` exactly once when the body ends, also when it is dropped. Later hooks run first, as drops do.
+    /// Runs `hook` exactly once when the body ends, also when it is dropped. Hooks run in the order they were added, from
+    /// the innermost layer outwards: the record, which comes last, sees what the meter below it has settled.
     pub fn on_end(&mut self, hook: impl FnOnce(&Ended) + Send + 'static) {
         self.hooks.push(Box::new(hook));
     }
@@ -134,7 +139,7 @@ impl ReplyBody {
     pub fn as_whole(&self) -> Option<&Bytes> {
         match &self.content {
             Content::Whole(bytes) => Some(bytes),
-            Content::Events(_) | Content::Closing(_) | Content::Over => None,
+            Content::Events(_) | Content::Closing(..) | Content::Over => None,
         }
     }
 
@@ -142,19 +147,19 @@ impl ReplyBody {
         self.content = Content::Over;
         self.interrupts.clear();
         let ended = Ended { end, bytes: self.bytes };
-        while let Some(hook) = self.hooks.pop() {
+        for hook in std::mem::take(&mut self.hooks) {
             hook(&ended);
         }
     }
 
-    fn frame(&mut self, bytes: Bytes) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+    fn hand_out(&mut self, bytes: Bytes) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
         self.bytes += bytes.len() as u64;
         Poll::Ready(Some(Ok(Frame::data(bytes))))
     }
 
     fn fail(&mut self, end: End) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
         let event = error_event(&describe(end), self.call.as_ref().map_or("", RequestId::as_str));
-        let frame = self.frame(event.raw().clone());
+        let frame = self.hand_out(event.raw().clone());
         self.finish(end);
         frame
     }
@@ -166,7 +171,7 @@ impl ReplyBody {
                 if event.is_done() {
                     self.close();
                 }
-                self.frame(event.raw().clone())
+                self.hand_out(event.raw().clone())
             }
             Poll::Ready(Some(Err(class))) => self.fail(End::UpstreamFailed(class)),
             Poll::Ready(None) => self.fail(End::UpstreamFailed(FailureClass::StreamCut)),
@@ -183,7 +188,7 @@ impl ReplyBody {
 
     fn close(&mut self) {
         if let Content::Events(events) = std::mem::replace(&mut self.content, Content::Over) {
-            self.content = Content::Closing(events);
+            self.content = Content::Closing(events, LOOKS);
         }
     }
 }
@@ -202,14 +207,18 @@ impl http_body::Body for ReplyBody {
                     this.finish(End::Complete);
                     return Poll::Ready(None);
                 }
-                let frame = this.frame(bytes);
+                let frame = this.hand_out(bytes);
                 this.finish(End::Complete);
                 frame
             }
             Content::Events(_) => this.poll_events(cx),
-            Content::Closing(events) => {
-                // One look, never a wait: if the upstream's own end is already here, its connection can be reused.
-                let _ = events.as_mut().poll_next(cx);
+            Content::Closing(events, looks) => {
+                // A few looks, never a wait: if the upstream's own end is already here, its connection can be reused.
+                if events.as_mut().poll_next(cx).is_pending() && *looks > 0 {
+                    *looks -= 1;
+                    cx.waker().wake_by_ref();
+                    return Poll::Pending;
+                }
                 this.finish(End::Complete);
                 Poll::Ready(None)
             }
@@ -219,9 +228,9 @@ impl http_body::Body for ReplyBody {
 
     fn is_end_stream(&self) -> bool {
         match &self.content {
-            Content::Whole(bytes) => bytes.is_empty() && self.hooks.is_empty(),
+            Content::Whole(bytes) => bytes.is_empty(),
             Content::Over => true,
-            Content::Events(_) | Content::Closing(_) => false,
+            Content::Events(_) | Content::Closing(..) => false,
         }
     }
 
@@ -229,15 +238,20 @@ impl http_body::Body for ReplyBody {
         match &self.content {
             Content::Whole(bytes) => SizeHint::with_exact(bytes.len() as u64),
             Content::Over => SizeHint::with_exact(0),
-            Content::Events(_) | Content::Closing(_) => SizeHint::default(),
+            Content::Events(_) | Content::Closing(..) => SizeHint::default(),
         }
     }
 }
 
 impl Drop for ReplyBody {
     fn drop(&mut self) {
-        let end = if matches!(self.content, Content::Closing(_)) { End::Complete } else { End::ClientGone };
-        self.finish(end);
+        // An empty body is never asked for: hyper lets go of it as soon as the head is written.
+        let all_sent = match &self.content {
+            Content::Whole(bytes) => bytes.is_empty(),
+            Content::Closing(..) => true,
+            Content::Events(_) | Content::Over => false,
+        };
+        self.finish(if all_sent { End::Complete } else { End::ClientGone });
     }
 }
 

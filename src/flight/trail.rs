@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use http::HeaderValue;
+use tokio::time::Instant;
 
 use crate::domain::decision::{Action, DecisionSource};
 use crate::domain::id::{CallerId, ProviderId, RouteId, TenantId, UpstreamId};
@@ -14,6 +15,7 @@ use crate::domain::money::Cost;
 use crate::domain::operation::Operation;
 use crate::domain::outcome::FailureClass;
 use crate::domain::usage::Usage;
+use crate::flight::allowance::Room;
 use crate::telemetry::handles::RouteMetrics;
 
 /// A shared, append-only story of one call. Cloning shares it.
@@ -54,6 +56,15 @@ pub struct AttemptNote {
     pub failure: Option<FailureClass>,
     /// Until its reply, or until it failed.
     pub duration: Duration,
+}
+
+/// An attempt nothing has come of yet.
+#[derive(Clone, Debug)]
+pub struct Flying {
+    /// Where it went.
+    pub upstream: Arc<UpstreamNames>,
+    /// Since when.
+    pub since: Instant,
 }
 
 /// What the answer cache did.
@@ -107,7 +118,9 @@ pub struct Story {
     pub tenant: Option<TenantId>,
     /// True if the caller asked for a stream.
     pub stream: bool,
-    /// All attempts, in order.
+    /// The attempt that is on its way now: who answers in its stead has still tried it and waited for it.
+    pub flying: Option<Flying>,
+    /// All attempts that ended, in order.
     pub attempts: Vec<AttemptNote>,
     /// Who answered.
     pub served: Option<Arc<UpstreamNames>>,
@@ -115,6 +128,8 @@ pub struct Story {
     pub upstream_request_id: Option<HeaderValue>,
     /// What the cache did.
     pub cache: CacheNote,
+    /// What is left of the caller's rate limit, if it has one.
+    pub room: Option<Room>,
     /// Tokens, as reported.
     pub usage: Usage,
     /// Money.
@@ -138,6 +153,8 @@ impl Trail {
 
     /// Time spent waiting for providers, for telling our own overhead apart.
     pub fn upstream_time(&self) -> Duration {
-        self.lock().attempts.iter().map(|attempt| attempt.duration).sum()
+        let story = self.lock();
+        let flying = story.flying.as_ref().map(|flying| flying.since.elapsed());
+        story.attempts.iter().map(|attempt| attempt.duration).chain(flying).sum()
     }
 }

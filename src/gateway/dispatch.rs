@@ -143,12 +143,10 @@ async fn assess(arrival: Ready2, caller: Arc<LiveCaller>) -> Result<Reply, CallE
     let ready = snapshot.risk().ok_or(CallError::Internal)?;
     let facts = Arc::new(RiskFacts { assessment, route: Arc::clone(route) });
     let call = call(&arrival, caller, Operation::RiskAssess, Facts::Risk(Arc::clone(&facts)), route.hard_limit);
-    let id = decision_id(arrival.id.as_str());
     let mut reply = fly(ready, call).await?;
     let decision = reply.decision.clone().ok_or(CallError::Internal)?;
     let version = snapshot.table().version().to_string();
     let view = DecisionView {
-        id: &id,
         out_trade_no: &facts.assessment.out_trade_no,
         decision: &decision,
         bands: route.bands,
@@ -158,14 +156,6 @@ async fn assess(arrival: Ready2, caller: Arc<LiveCaller>) -> Result<Reply, CallE
     reply.body.fill(encode_decision(&view));
     reply.headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     Ok(reply)
-}
-
-/// `ra_` and the part of our own id that is unique; a caller's own request id may repeat, so it is not used.
-fn decision_id(request_id: &str) -> String {
-    match request_id.strip_prefix("req_") {
-        Some(unique) if unique.len() == 32 => format!("ra_{unique}"),
-        _ => crate::domain::id::RequestId::fresh().as_str().replace("req_", "ra_"),
-    }
 }
 
 async fn fly(route: &ReadyRoute, call: Call) -> Result<Reply, CallError> {

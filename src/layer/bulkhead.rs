@@ -64,3 +64,6 @@ where
         })
     }
 }
+
+#[cfg(test)]
+mod tests;

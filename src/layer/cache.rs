@@ -52,6 +52,17 @@ impl Expiry<Key, Arc<Stored>> for Life {
     fn expire_after_create(&self, _: &Key, stored: &Arc<Stored>, _: StdInstant) -> Option<Duration> {
         Some(stored.life)
     }
+
+    /// moka would keep the life of the answer that is replaced: what is left of it, or nothing.
+    fn expire_after_update(
+        &self,
+        _: &Key,
+        stored: &Arc<Stored>,
+        _: StdInstant,
+        _: Option<Duration>,
+    ) -> Option<Duration> {
+        Some(stored.life)
+    }
 }
 
 impl Store {

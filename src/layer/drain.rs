@@ -64,3 +64,6 @@ async fn wait(mut over: watch::Receiver<bool>) {
         std::future::pending::<()>().await;
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -12,6 +12,7 @@ use tower::{Layer, Service};
 use crate::config::table::OnExhausted;
 use crate::domain::clock;
 use crate::domain::decision::{Action, Decision, DecisionSource, FallbackReason, Reason};
+use crate::domain::id::DecisionId;
 use crate::domain::money::Money;
 use crate::domain::outcome::FailureClass;
 use crate::flight::call::Call;
@@ -93,12 +94,15 @@ fn count(metrics: &Metrics, category: Option<&str>, decision: &Decision) {
 fn fall_back(error: CallError, mode: OnExhausted, amount: Money) -> Result<Reply, CallError> {
     let Some(reason) = reason(&error) else { return Err(error) };
     let action = action(mode, reason, amount).ok_or(CallError::NoDecision(reason))?;
+    // Only a call that still goes on can bring one; an attempt that ended in a timeout cannot.
+    let late_verdict_expected = matches!(error, CallError::DeadlinePassed);
     let decision = Decision {
+        id: DecisionId::fresh(),
         action,
         source: DecisionSource::Fallback(reason),
         verdict: None,
         reasons: vec![Reason { code: reason.code().to_owned(), text: reason.text().to_owned() }],
-        late_verdict_expected: reason == FallbackReason::Deadline,
+        late_verdict_expected,
         created_at_ms: clock::unix_ms(),
     };
     Ok(Reply {
@@ -116,7 +120,8 @@ fn reason(error: &CallError) -> Option<FallbackReason> {
         CallError::DeadlinePassed => Some(FallbackReason::Deadline),
         CallError::Exhausted { last, .. } => Some(match last.class {
             FailureClass::BadSignature => FallbackReason::NotAuthentic,
-            FailureClass::BadReply => FallbackReason::NoVerdict,
+            // A refusal is an answer: whoever can make a provider refuse must not be able to make a payment pass.
+            FailureClass::BadReply | FailureClass::Refused => FallbackReason::NoVerdict,
             FailureClass::HeadersTimeout | FailureClass::DeadlinePassed => FallbackReason::Deadline,
             _ => FallbackReason::Unavailable,
         }),

@@ -21,6 +21,7 @@ use crate::domain::decision::{Decision, DecisionSource};
 use crate::flight::call::{Call, RiskFacts};
 use crate::flight::error::CallError;
 use crate::flight::reply::{Reply, ReplyBody, UsageSlot};
+use crate::layer::soft_deadline::answered_by;
 use crate::layer::{BoxFuture, always_ready};
 use crate::telemetry::labels::{Cache, CacheEvent};
 use crate::telemetry::metrics::Metrics;
@@ -170,12 +171,12 @@ where
                 Box::pin(join(landed))
             }
             Found::Nothing(lead) => {
-                let due = call.context.arrived + facts.route.deadline;
+                let due = answered_by(call.context.arrived, facts.route.deadline);
                 let answer = self.inner.call(call);
                 Box::pin(async move {
                     let result = answer.await;
                     match &result {
-                        Ok(Reply { decision: Some(decision), .. }) => lead.land(decision, Instant::now() > due),
+                        Ok(Reply { decision: Some(decision), .. }) => lead.land(decision, Instant::now() >= due),
                         Ok(_) => {}
                         Err(error) => lead.fail(error),
                     }

@@ -98,3 +98,6 @@ where
         })
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -5,10 +5,10 @@ use std::sync::Arc;
 use tokio::time::Instant;
 use tower::{Layer, Service};
 
-use crate::domain::outcome::{End, FailureClass};
+use crate::domain::outcome::{Blame, End, FailureClass};
 use crate::flight::error::AttemptError;
 use crate::flight::reply::Reply;
-use crate::flight::trail::{AttemptNote, Trail, UpstreamNames};
+use crate::flight::trail::{AttemptNote, Flying, Trail, UpstreamNames};
 use crate::layer::{BoxFuture, always_ready};
 use crate::telemetry::handles::UpstreamMetrics;
 use crate::telemetry::labels::AttemptOutcome;
@@ -55,9 +55,15 @@ impl Watch {
         self.seen = true;
         let duration = self.started.elapsed();
         let upstream = Arc::clone(&self.params.names);
-        self.trail.lock().attempts.push(AttemptNote { upstream, failure, duration });
+        {
+            let mut story = self.trail.lock();
+            story.flying = None;
+            story.attempts.push(AttemptNote { upstream, failure, duration });
+        }
         match failure {
             None => self.params.metrics.observe_first_content(duration),
+            // A refusal of our own was never sent, so it lasted no time that would say something of the provider.
+            Some(class) if is_ours(class) => self.params.metrics.attempt(class),
             Some(class) => self.count(AttemptOutcome::Failed(class)),
         }
     }
@@ -75,6 +81,10 @@ impl Watch {
             End::ClientGone | End::ShuttingDown => AttemptOutcome::Abandoned,
         });
     }
+}
+
+fn is_ours(class: FailureClass) -> bool {
+    class.blame() == Blame::Local && class != FailureClass::Unauthorised
 }
 
 impl Drop for Watch {
@@ -98,13 +108,20 @@ where
 
     fn call(&mut self, attempt: Attempt) -> Self::Future {
         let trail = attempt.call.context.trail.clone();
-        let mut watch = Watch { params: self.params.clone(), trail, started: Instant::now(), seen: false };
+        let started = Instant::now();
+        trail.lock().flying = Some(Flying { upstream: Arc::clone(&self.params.names), since: started });
+        let mut watch = Watch { params: self.params.clone(), trail, started, seen: false };
         let answer = self.inner.call(attempt);
         Box::pin(async move {
             match answer.await {
                 Ok(mut reply) => {
                     watch.note(None);
-                    reply.body.on_end(move |ended| watch.finish(ended.end));
+                    if reply.body.is_stream() {
+                        reply.body.on_end(move |ended| watch.finish(ended.end));
+                    } else {
+                        // A whole answer is here: what becomes of it on the way to the client is not the provider's.
+                        watch.finish(End::Complete);
+                    }
                     Ok(reply)
                 }
                 Err(error) => {
@@ -115,3 +132,6 @@ where
         })
     }
 }
+
+#[cfg(test)]
+mod tests;

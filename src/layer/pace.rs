@@ -70,3 +70,6 @@ where
         })
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -6,7 +6,7 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::{Response, StatusCode};
+use http::{Method, Response, StatusCode};
 use tokio::time::Instant;
 use tower::{Layer, Service};
 
@@ -15,7 +15,7 @@ use crate::domain::operation::Operation;
 use crate::domain::outcome::End;
 use crate::flight::arrival::{Arrival, Pinned};
 use crate::flight::reply::{Ended, ReplyBody};
-use crate::flight::trail::{self, CostNote, Story, Trail};
+use crate::flight::trail::{self, CostNote, Story, Trail, UpstreamNames};
 use crate::layer::{BoxFuture, always_ready};
 use crate::telemetry::access::{AccessLog, AccessRecord, AttemptNote};
 use crate::telemetry::handles::RouteMetrics;
@@ -75,11 +75,17 @@ where
             head: None,
             written: false,
         };
+        let is_head = arrival.head.method == Method::HEAD;
         let answer = self.inner.call(arrival);
         Box::pin(async move {
             let mut response = answer.await?;
             entry.answered(&response);
-            response.body_mut().on_end(move |ended| entry.write(ended));
+            if is_head {
+                // hyper sends no body and lets go of it unasked, which is not the client going away.
+                entry.write(&Ended { end: End::Complete, bytes: 0 });
+            } else {
+                response.body_mut().on_end(move |ended| entry.write(ended));
+            }
             Ok(response)
         })
     }
@@ -127,7 +133,8 @@ impl<P: Pinned> Entry<P> {
                 metrics.stream(ended.end);
             }
         }
-        let attempts: Vec<_> = story.attempts.iter().map(attempt).collect();
+        let flying = story.flying.iter().map(|flying| note(&flying.upstream, AttemptOutcome::Abandoned));
+        let attempts: Vec<_> = story.attempts.iter().map(attempt).chain(flying).collect();
         let record = AccessRecord { duration, attempts: &attempts, ..self.describe(&story, outcome, ended) };
         self.params.log.access(&record);
     }
@@ -167,8 +174,11 @@ impl<P: Pinned> Drop for Entry<P> {
 }
 
 fn attempt(note: &trail::AttemptNote) -> AttemptNote<'_> {
-    let outcome = note.failure.map_or(AttemptOutcome::Ok, AttemptOutcome::Failed);
-    AttemptNote { upstream: note.upstream.upstream.as_str(), outcome }
+    self::note(&note.upstream, note.failure.map_or(AttemptOutcome::Ok, AttemptOutcome::Failed))
+}
+
+fn note(upstream: &UpstreamNames, outcome: AttemptOutcome) -> AttemptNote<'_> {
+    AttemptNote { upstream: upstream.upstream.as_str(), outcome }
 }
 
 fn outcome(head: Option<Head>, end: End, story: &Story) -> RequestOutcome {
@@ -189,3 +199,6 @@ fn outcome(head: Option<Head>, end: End, story: &Story) -> RequestOutcome {
         },
     }
 }
+
+#[cfg(test)]
+mod tests;

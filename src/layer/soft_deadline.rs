@@ -8,10 +8,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::oneshot;
-use tokio::time::timeout_at;
+use tokio::time::{Instant, timeout_at};
 use tower::{Layer, Service};
 
-use crate::domain::deadline::Deadline;
 use crate::domain::decision::DecisionSource;
 use crate::flight::call::Call;
 use crate::flight::error::CallError;
@@ -30,6 +29,11 @@ pub struct Params {
 
 /// What writing the answer may take after the timer fired.
 const RESERVE: Duration = Duration::from_millis(5);
+
+/// When a call that arrived then is answered at the latest, with or without a verdict.
+pub(super) fn answered_by(arrived: Instant, deadline: Duration) -> Instant {
+    arrived + deadline.saturating_sub(RESERVE)
+}
 
 /// Makes [`SoftDeadline`].
 #[derive(Clone)]
@@ -62,9 +66,8 @@ where
     always_ready!();
 
     fn call(&mut self, call: Call) -> Self::Future {
-        let soft = Deadline::after(call.context.arrived, self.params.deadline.saturating_sub(RESERVE));
-        let soft = soft.earlier(call.deadline).instant();
         let hard = call.deadline.instant();
+        let soft = answered_by(call.context.arrived, self.params.deadline).min(hard);
         let late =
             Late { category: category(&call), id: call.context.id.clone(), metrics: Arc::clone(&self.params.metrics) };
         let answer = self.inner.call(call);

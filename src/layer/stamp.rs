@@ -27,6 +27,9 @@ const CACHE: HeaderName = HeaderName::from_static("wb-cache");
 const COST: HeaderName = HeaderName::from_static("wb-cost");
 const CONFIG: HeaderName = HeaderName::from_static("wb-config");
 const OVERHEAD: HeaderName = HeaderName::from_static("wb-overhead-us");
+const RATE_LIMIT: HeaderName = HeaderName::from_static("x-ratelimit-limit-requests");
+const RATE_REMAINING: HeaderName = HeaderName::from_static("x-ratelimit-remaining-requests");
+const RATE_RESET: HeaderName = HeaderName::from_static("x-ratelimit-reset-requests");
 const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
 
 /// Makes [`Stamp`].
@@ -83,12 +86,18 @@ fn stamp(headers: &mut HeaderMap, trail: &Trail, arrived: Instant) {
     }
     if let Some(served) = &story.served {
         headers.insert(PROVIDER, served.provider_header.clone());
+        // The risk side has no models, and an empty header would read as one without a name.
         if !served.model.is_empty() {
             headers.insert(MODEL, served.model_header.clone());
         }
     }
     if let Some(id) = &story.upstream_request_id {
         headers.insert(UPSTREAM_REQUEST_ID, id.clone());
+    }
+    if let Some(room) = story.room {
+        headers.insert(RATE_LIMIT, HeaderValue::from(room.limit));
+        headers.insert(RATE_REMAINING, HeaderValue::from(room.remaining));
+        headers.insert(RATE_RESET, text(|line| write!(line, "{}ms", room.reset.as_millis())));
     }
     headers.insert(ATTEMPTS, HeaderValue::from(sent_attempts(&story)));
     headers.insert(CACHE, HeaderValue::from_static(story.cache.label()));
@@ -112,7 +121,8 @@ fn stamp(headers: &mut HeaderMap, trail: &Trail, arrived: Instant) {
 /// Attempts a provider may have seen; our own refusals are not among them.
 fn sent_attempts(story: &Story) -> usize {
     let local = |failure: FailureClass| failure.blame() == Blame::Local && failure != FailureClass::Unauthorised;
-    story.attempts.iter().filter(|attempt| !attempt.failure.is_some_and(local)).count()
+    let ended = story.attempts.iter().filter(|attempt| !attempt.failure.is_some_and(local)).count();
+    ended + usize::from(story.flying.is_some())
 }
 
 /// A header value written once, without a copy.
@@ -131,3 +141,6 @@ impl Write for HeaderLine {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -6,10 +6,11 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tower::{Layer, Service};
 
-use crate::flight::allowance::InFlight;
+use crate::flight::allowance::{InFlight, Room};
 use crate::flight::arrival::{Arrival, LiveCaller};
 use crate::flight::error::CallError;
 use crate::flight::reply::Reply;
+use crate::flight::trail::Trail;
 use crate::layer::{BoxFuture, always_ready};
 
 /// How soon a caller over its in-flight limit may find room.
@@ -43,7 +44,8 @@ where
     always_ready!();
 
     fn call(&mut self, arrival: Arrival<P, B>) -> Self::Future {
-        match arrival.caller.as_deref().map(take).transpose() {
+        let taken = arrival.caller.as_deref().map(|caller| take(caller, &arrival.trail)).transpose();
+        match taken {
             Err(error) => Box::pin(std::future::ready(Err(error))),
             Ok(place) => {
                 let answer = self.0.call(arrival);
@@ -59,14 +61,20 @@ where
     }
 }
 
-fn take(caller: &LiveCaller) -> Result<InFlight, CallError> {
+fn take(caller: &LiveCaller, trail: &Trail) -> Result<InFlight, CallError> {
     // Without a limit they are counted all the same: the status page shows them, and a limit may come with a reload.
     let limit = caller.caller.in_flight.unwrap_or(u32::MAX);
     let full = CallError::Throttled { what: "requests in flight", retry_after: SOON };
     let place = caller.allowance.enter(limit).ok_or(full)?;
     if let Some(per_minute) = caller.caller.requests_per_minute {
+        let spent = caller.allowance.spend(Instant::now(), per_minute);
+        let none = |reset| Room { limit: per_minute, remaining: 0, reset };
+        trail.lock().room = Some(spent.unwrap_or_else(none));
         let late = |retry_after| CallError::Throttled { what: "requests per minute", retry_after };
-        caller.allowance.spend(Instant::now(), per_minute).map_err(late)?;
+        spent.map_err(late)?;
     }
     Ok(place)
 }
+
+#[cfg(test)]
+mod tests;

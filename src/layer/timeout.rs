@@ -2,7 +2,7 @@
 //!
 //! A caller whose own deadline left less than a fair time learns nothing about the provider: that is nobody's failure.
 
-use tokio::time::{Instant, timeout_at};
+use tokio::time::timeout_at;
 use tower::{Layer, Service};
 
 use crate::domain::outcome::{FailureClass, Sent};
@@ -39,7 +39,7 @@ where
     always_ready!();
 
     fn call(&mut self, attempt: Attempt) -> Self::Future {
-        let (limit, fair) = (attempt.limit, Instant::now() + attempt.fair);
+        let (limit, fair) = (attempt.limit, attempt.fair);
         let answer = self.0.call(attempt);
         Box::pin(async move {
             timeout_at(limit, answer).await.unwrap_or_else(|_| {
@@ -49,3 +49,6 @@ where
         })
     }
 }
+
+#[cfg(test)]
+mod tests;

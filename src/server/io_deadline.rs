@@ -35,6 +35,8 @@ pub(super) struct DeadlineIo<I> {
     activity: Arc<Activity>,
     write_stall: Duration,
     stalled: Timer,
+    /// Not the same timer: hyper goes on flushing while we linger, and each flush disarms the other.
+    lingering: Timer,
     closing: Closing,
     peer_closed: bool,
 }
@@ -58,8 +60,16 @@ enum Closing {
 
 impl<I> DeadlineIo<I> {
     pub(super) fn new(inner: I, prefix: Bytes, activity: Arc<Activity>, write_stall: Duration) -> Self {
-        let stalled = Timer::default();
-        Self { inner, prefix, activity, write_stall, stalled, closing: Closing::Open, peer_closed: false }
+        Self {
+            inner,
+            prefix,
+            activity,
+            write_stall,
+            stalled: Timer::default(),
+            lingering: Timer::default(),
+            closing: Closing::Open,
+            peer_closed: false,
+        }
     }
 
     /// Passes a write's result on, unless it has been waiting for too long.
@@ -155,7 +165,7 @@ impl<I: AsyncRead + AsyncWrite + Unpin> AsyncWrite for DeadlineIo<I> {
                 }
                 Poll::Ready(_) => self.closing = Closing::Done,
                 Poll::Pending => {
-                    ready!(self.stalled.poll(cx, LINGER));
+                    ready!(self.lingering.poll(cx, LINGER));
                     self.closing = Closing::Done;
                 }
             }

@@ -15,8 +15,9 @@ pub struct Attempt {
     pub number: u32,
     /// When it must have a reply (a whole answer, or a stream's first content).
     pub limit: Instant,
-    /// What is fair: an attempt given less than this by the caller's own deadline does not count against the provider.
-    pub fair: Duration,
+    /// Until when is fair, from the same reading of the clock as `limit`: an attempt given less than this by the caller's
+    /// own deadline does not count against the provider.
+    pub fair: Instant,
     /// TCP and TLS.
     pub connect: Duration,
     /// Longest silence within the body.

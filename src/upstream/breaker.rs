@@ -135,9 +135,12 @@ impl Breaker {
         }
     }
 
-    /// Opens at once and for at least `least`: a forged answer, an exhausted account.
+    /// Opens at once and for at least `least`: a forged answer, an exhausted account. Those that were in flight together
+    /// count as one, or their number would decide the cool-down.
     pub fn trip(&mut self, now: Instant, least: Duration) {
-        self.open(now);
+        if self.state(now) != State::Open {
+            self.open(now);
+        }
         if let Phase::Open { until } = &mut self.phase {
             *until = (*until).max(now + least);
         }
@@ -253,16 +256,22 @@ mod tests {
     #[test]
     fn old_failures_are_forgotten() {
         let (mut breaker, now) = breaker();
-        for second in 0..60u64 {
-            let at = now + Duration::from_secs(second);
-            breaker.learn(at, Permit::Normal, Lesson::Failure);
+        for step in 0..60u64 {
+            // Half of them fail, but no ten seconds hold twenty.
+            let at = now + Duration::from_millis(step * 1_200);
             breaker.learn(at, Permit::Normal, Lesson::Success);
-            if second > 0 && breaker.state(at) == State::Open {
-                // 10 s hold 10 + 10 outcomes: enough calls, half of them failed.
-                return;
-            }
+            breaker.learn(at, Permit::Normal, Lesson::Failure);
+            assert_eq!(breaker.state(at), State::Closed, "{step}");
         }
-        panic!("half failures never opened it");
+    }
+
+    #[test]
+    fn failures_that_were_in_flight_together_trip_it_once() {
+        let (mut breaker, now) = breaker();
+        (0..20).for_each(|_| breaker.trip(now, Duration::from_secs(10)));
+        assert_eq!(breaker.permit(now), Permit::Refused(Duration::from_secs(10)));
+        breaker.trip(now, Duration::from_secs(300));
+        assert_eq!(breaker.permit(now), Permit::Refused(Duration::from_secs(300)), "the longest wait counts");
     }
 
     #[test]

@@ -42,24 +42,25 @@ impl Drop for Place {
 #[derive(Debug)]
 pub struct Pause {
     start: Instant,
-    until_ms: AtomicU64,
+    /// Nanoseconds after `start`: rounding could only ever end a pause early.
+    until_ns: AtomicU64,
 }
 
 impl Pause {
     /// Not paused.
     pub fn new(start: Instant) -> Self {
-        Self { start, until_ms: AtomicU64::new(0) }
+        Self { start, until_ns: AtomicU64::new(0) }
     }
 
     /// Pauses the group for `span` from `now`; an earlier, longer pause stays.
     pub fn pause(&self, now: Instant, span: Duration) {
         let until = now.saturating_duration_since(self.start) + span;
-        self.until_ms.fetch_max(u64::try_from(until.as_millis()).unwrap_or(u64::MAX), Ordering::AcqRel);
+        self.until_ns.fetch_max(u64::try_from(until.as_nanos()).unwrap_or(u64::MAX), Ordering::AcqRel);
     }
 
     /// How long it is still paused, `None` if it is not.
     pub fn left(&self, now: Instant) -> Option<Duration> {
-        let until = Duration::from_millis(self.until_ms.load(Ordering::Acquire));
+        let until = Duration::from_nanos(self.until_ns.load(Ordering::Acquire));
         let left = until.saturating_sub(now.saturating_duration_since(self.start));
         (!left.is_zero()).then_some(left)
     }

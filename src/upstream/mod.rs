@@ -11,4 +11,6 @@ pub mod pool;
 pub mod retry_after;
 pub mod send;
 pub mod stream;
+#[cfg(test)]
+pub(crate) mod testing;
 pub mod token;

@@ -4,6 +4,7 @@
 //! empty or is of the wrong type is a failed attempt like any other.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::CONTENT_TYPE;
@@ -27,6 +28,8 @@ use crate::wire::openai::{EmbeddedError, parse_error, peek_reply};
 
 /// Largest whole answer.
 const ANSWER_BYTES: usize = 32 * 1024 * 1024;
+/// Longest silence in an error body: the status has said the most important thing already.
+const ERROR_PATIENCE: Duration = Duration::from_secs(1);
 /// Largest error body read.
 const ERROR_BYTES: usize = 64 * 1024;
 
@@ -82,10 +85,10 @@ pub async fn read(
     let (head, body) = response.into_parts();
     note_their_id(&head.headers, attempt);
     if head.status != StatusCode::OK {
-        let body = read_whole(body, ERROR_BYTES, attempt.idle).await.unwrap_or_default();
+        let body = read_whole(body, ERROR_BYTES, attempt.idle.min(ERROR_PATIENCE)).await.unwrap_or_default();
         return Err(refusal(&head, &body, &upstream.candidate.provider));
     }
-    if head.headers.contains_key(http::header::CONTENT_ENCODING) {
+    if head.headers.get(http::header::CONTENT_ENCODING).is_some_and(|coding| coding != "identity") {
         return Err(bad_reply("the answer is compressed though nobody asked for that"));
     }
     let is_stream = is_type(&head.headers, "text/event-stream");
@@ -169,10 +172,10 @@ pub(super) fn embedded(error: EmbeddedError) -> AttemptError {
 }
 
 fn classify(status: u16, said: Option<&EmbeddedError>) -> FailureClass {
-    let code = said.and_then(|error| error.code.as_deref());
     match status {
         402 => FailureClass::QuotaExhausted,
-        429 if code == Some("insufficient_quota") => FailureClass::QuotaExhausted,
+        // Some say with 400 or 403 that the account is empty: no other request would fare better.
+        400..500 if said.is_some_and(EmbeddedError::is_quota) => FailureClass::QuotaExhausted,
         429 => FailureClass::RateLimited,
         401 | 403 => FailureClass::Unauthorised,
         503 | 529 => FailureClass::Overloaded,

@@ -14,7 +14,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body::{Body, Frame};
-use http_body_util::Full;
+use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
@@ -30,6 +30,11 @@ const MOST_IDLE: usize = 64;
 const IDLE_LIMIT: Duration = Duration::from_secs(50);
 /// Connections tried before giving up on finding a live one.
 const MOST_STALE: usize = 8;
+/// What a kept connection may take to become ready for its next request.
+const READY_LIMIT: Duration = Duration::from_millis(5);
+/// How long the end of a body may come after its last word, and in how many pieces.
+const LINGER: Duration = Duration::from_millis(500);
+const MOST_LINGERING_FRAMES: usize = 8;
 /// Largest response head.
 const HEAD_BYTES: usize = 64 * 1024;
 
@@ -118,7 +123,12 @@ impl Pool {
         match sender.try_send_request(request).await {
             Ok(response) => {
                 let lease = Lease { sender, pool: Arc::clone(self) };
-                Ok(response.map(|body| UpstreamBody { body, lease: Some(lease) }))
+                let mut response = response.map(|body| UpstreamBody { body, lease: Some(lease) });
+                // Nobody reads a body that has nothing in it.
+                if response.body().is_over() {
+                    response.body_mut().release();
+                }
+                Ok(response)
             }
             Err(mut err) => {
                 let unsent = err.take_message().map(Box::new);
@@ -145,7 +155,7 @@ impl Pool {
     async fn take_idle(&self) -> Option<SendRequest<Full<Bytes>>> {
         loop {
             let Idle { mut sender, since } = self.shelf()?.pop()?;
-            if since.elapsed() < IDLE_LIMIT && !sender.is_closed() && sender.ready().await.is_ok() {
+            if since.elapsed() < IDLE_LIMIT && !sender.is_closed() && is_ready(&mut sender).await {
                 return Some(sender);
             }
         }
@@ -166,6 +176,11 @@ impl Pool {
     fn shelf(&self) -> Option<MutexGuard<'_, Vec<Idle>>> {
         Some(self.idle.get(worker::index())?.lock().unwrap_or_else(PoisonError::into_inner))
     }
+}
+
+/// A connection whose request was answered before it was read to its end may never be ready again.
+async fn is_ready(sender: &mut SendRequest<Full<Bytes>>) -> bool {
+    sender.is_ready() || matches!(timeout(READY_LIMIT, sender.ready()).await, Ok(Ok(())))
 }
 
 impl ExchangeError {
@@ -191,6 +206,21 @@ impl UpstreamBody {
         self.body.is_end_stream()
     }
 
+    /// Lets the little that follows a body's last word arrive on its own time, so that its connection can serve again.
+    /// Providers often write the end of a stream after its last event, and nobody should wait for that.
+    pub fn let_finish(mut self) {
+        if self.lease.is_none() || tokio::runtime::Handle::try_current().is_err() {
+            return;
+        }
+        tokio::spawn(timeout(LINGER, async move {
+            for _ in 0..MOST_LINGERING_FRAMES {
+                if !matches!(self.frame().await, Some(Ok(_))) {
+                    break;
+                }
+            }
+        }));
+    }
+
     fn release(&mut self) {
         if let Some(Lease { sender, pool }) = self.lease.take() {
             pool.put_back(sender);
@@ -210,3 +240,6 @@ impl Body for UpstreamBody {
         Poll::Ready(frame)
     }
 }
+
+#[cfg(test)]
+mod tests;

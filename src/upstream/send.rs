@@ -34,7 +34,8 @@ pub async fn send(attempt: Attempt, upstream: Arc<LiveUpstream>) -> Result<Reply
     match upstream.candidate.provider.protocol {
         Protocol::OpenAi => {
             let request = openai::prepare(&attempt, &upstream)?;
-            let response = exchange(&upstream.provider, request, &attempt).await?;
+            let safety = attempt.call.operation.safety();
+            let response = exchange(&upstream.provider, request, attempt.connect, safety).await?;
             openai::read(response, &attempt, &upstream).await
         }
         Protocol::DiHmac => {
@@ -57,13 +58,13 @@ pub async fn send(attempt: Attempt, upstream: Arc<LiveUpstream>) -> Result<Reply
 pub(super) async fn exchange(
     provider: &LiveProvider,
     request: Request<Full<Bytes>>,
-    attempt: &Attempt,
+    connect: Duration,
+    safety: Safety,
 ) -> Result<Response<UpstreamBody>, AttemptError> {
-    let repeatable = attempt.call.operation.safety() != Safety::AtMostOnce;
-    let spare = repeatable.then(|| request.clone());
-    let result = match (provider.pool.exchange(request, attempt.connect).await, spare) {
+    let spare = (safety != Safety::AtMostOnce).then(|| request.clone());
+    let result = match (provider.pool.exchange(request, connect).await, spare) {
         (Err(ExchangeError::Broken { reused: true, .. }), Some(spare)) => {
-            provider.pool.exchange_fresh(spare, attempt.connect).await
+            provider.pool.exchange_fresh(spare, connect).await
         }
         (result, _) => result,
     };
@@ -75,7 +76,7 @@ pub(super) async fn exchange(
             AttemptError::new(FailureClass::Connect, Sent::No, "the connection closed before the request was written")
         }
         ExchangeError::Broken { sent, .. } => {
-            AttemptError::new(FailureClass::HeadersTimeout, sent, "the connection broke before a response")
+            AttemptError::new(FailureClass::Connect, sent, "the connection broke before a response")
         }
     })
 }
@@ -123,3 +124,6 @@ pub(super) async fn read_whole(mut body: UpstreamBody, limit: usize, idle: Durat
     }
     Ok(if rest.is_empty() { first } else { rest.freeze() })
 }
+
+#[cfg(test)]
+mod tests;

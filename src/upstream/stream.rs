@@ -20,7 +20,7 @@ use crate::flight::reply::UsageSlot;
 use crate::upstream::openai::embedded;
 use crate::upstream::pool::UpstreamBody;
 use crate::wire::json_edit::{self, NullUsage};
-use crate::wire::openai::{ChunkFacts, peek_chunk};
+use crate::wire::openai::{ChunkFacts, peek_chunk, peek_reply};
 use crate::wire::sse::{Decoder, Event, Limits};
 
 /// Most bytes of lifecycle events held back while waiting for content.
@@ -37,10 +37,12 @@ pub enum UsageEvent {
 
 /// A stream that may be relayed: it starts with what was held back, and its content has begun.
 pub struct Primed {
-    body: UpstreamBody,
+    /// Absent once nothing more is to be had from it.
+    body: Option<UpstreamBody>,
     decoder: Decoder,
     held: VecDeque<Event>,
-    over: bool,
+    /// The terminal event was relayed.
+    done: bool,
     usage: UsageSlot,
     usage_event: UsageEvent,
     idle: Duration,
@@ -76,11 +78,12 @@ pub async fn prime(
             if content {
                 let now = Instant::now();
                 let alarm = Box::pin(tokio::time::sleep_until(now + idle));
+                let body = Some(body);
                 return Ok(Primed {
                     body,
                     decoder,
                     held,
-                    over: false,
+                    done: false,
                     usage,
                     usage_event,
                     idle,
@@ -93,7 +96,7 @@ pub async fn prime(
             }
         }
         match body.frame().await {
-            None => return Err(no_content("the stream ended before its first content")),
+            None => return Err(ended_early(&mut decoder, &usage)),
             Some(Err(_)) => return Err(no_content("the stream broke off before its first content")),
             Some(Ok(frame)) => {
                 if let Ok(chunk) = frame.into_data() {
@@ -102,6 +105,13 @@ pub async fn prime(
             }
         }
     }
+}
+
+/// The last event may have come without its blank line, and may say why there is no more.
+fn ended_early(decoder: &mut Decoder, usage: &UsageSlot) -> AttemptError {
+    let last = decoder.finish().ok().flatten();
+    let said = last.and_then(|event| starts_content(&event, usage).err());
+    said.unwrap_or_else(|| no_content("the stream ended before its first content"))
 }
 
 /// True at the commit point; an error if the stream says so or ends first.
@@ -114,8 +124,14 @@ fn starts_content(event: &Event, usage: &UsageSlot) -> Result<bool, AttemptError
     note_usage(&facts, usage);
     match facts.error {
         Some(error) => Err(embedded(error)),
-        None => Ok(facts.content),
+        None => Ok(facts.content || facts.finished && is_cut_on_purpose(&data)),
     }
+}
+
+/// A whole answer that was cut before its first word counts as one too (`openai::whole`).
+fn is_cut_on_purpose(data: &[u8]) -> bool {
+    let reason = peek_reply(data).and_then(|facts| facts.finish_reason);
+    matches!(reason.as_deref(), Some("length" | "content_filter"))
 }
 
 fn note_usage(facts: &ChunkFacts, usage: &UsageSlot) {
@@ -143,7 +159,7 @@ fn shape(event: Event, usage_event: UsageEvent) -> Option<Event> {
         return None;
     }
     match json_edit::rewrite_chunk(&data, None, NullUsage::Drop) {
-        Some(edited) => Some(Event::from_data(&edited)),
+        Some(edited) => Some(event.with_data(&edited)),
         None => {
             drop(data);
             Some(event)
@@ -167,10 +183,10 @@ impl Primed {
                     }
                     continue;
                 }
-                Ok(None) if self.over => return Poll::Ready(Ok(None)),
                 Ok(None) => {}
             }
-            match Pin::new(&mut self.body).poll_frame(cx) {
+            let Some(body) = &mut self.body else { return Poll::Ready(Ok(None)) };
+            match Pin::new(body).poll_frame(cx) {
                 Poll::Ready(Some(Ok(frame))) => {
                     self.last_heard = Instant::now();
                     if let Ok(chunk) = frame.into_data() {
@@ -179,8 +195,8 @@ impl Primed {
                 }
                 Poll::Ready(Some(Err(_))) => return Poll::Ready(Err(FailureClass::StreamCut)),
                 Poll::Ready(None) => {
-                    self.over = true;
-                    if let Ok(Some(event)) = self.decoder.finish() {
+                    self.body = None;
+                    if let Some(event) = self.last_event() {
                         return Poll::Ready(self.relay(event));
                     }
                 }
@@ -190,6 +206,13 @@ impl Primed {
                 }
             }
         }
+    }
+
+    /// What came after the last blank line, if it is whole: half an event would run into the error event that follows.
+    fn last_event(&mut self) -> Option<Event> {
+        let event = self.decoder.finish().ok().flatten()?;
+        let whole = event.is_done() || event.data().is_some_and(|data| peek_chunk(&data).json);
+        whole.then(|| event.closed())
     }
 
     /// Ready when nothing was heard for too long. The timer is moved only when it fires, not at every event.
@@ -206,6 +229,7 @@ impl Primed {
 
     /// Most events are tokens: only those that may hold usage or an error are parsed.
     fn relay(&mut self, event: Event) -> Result<Option<Event>, FailureClass> {
+        self.done |= event.is_done();
         let raw = event.raw();
         if mentions(raw, b"\"error\"") || mentions(raw, b"\"usage\"") {
             if let Some(data) = event.data() {
@@ -221,6 +245,14 @@ impl Primed {
     }
 }
 
+impl Drop for Primed {
+    fn drop(&mut self) {
+        if let (true, Some(body)) = (self.done, self.body.take()) {
+            body.let_finish();
+        }
+    }
+}
+
 impl Stream for Primed {
     type Item = Result<Event, FailureClass>;
 
@@ -231,3 +263,6 @@ impl Stream for Primed {
         self.poll_upstream(cx).map(Result::transpose)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -58,7 +58,9 @@ impl TokenSource {
             let usable = state.token.as_ref().filter(|token| now < token.expires_at);
             let renew = usable.is_none_or(|token| now >= token.renew_at);
             let usable = usable.map(|token| token.secret.clone());
-            if renew && state.flight.is_none() {
+            // A fetch that ended without a word, which only a bug can cause, must not be waited for for ever.
+            let flying = state.flight.as_ref().is_some_and(|flight| flight.has_changed().is_ok());
+            if renew && !flying {
                 state.flight = Some(self.start(fetch()));
             }
             match (usable, &state.flight) {

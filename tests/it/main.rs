@@ -14,6 +14,8 @@
 
 mod admin;
 mod cli;
+mod failover;
+mod harness;
 mod process;
 mod reload;
 mod shutdown;

@@ -6,12 +6,15 @@ import json
 import os
 import re
 import select
+import shutil
 import signal
 import socket
 import subprocess
+import threading
 import time
 import urllib.parse
 import uuid
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -82,7 +85,7 @@ class Process:
     """The product, running; stopped with SIGTERM and expected to leave with 0."""
 
     def __init__(self, arguments, log: Path, env=None, stdout=None):
-        self.log = log
+        self.log, self.draining = log, None
         self.output = open(log, "wb")
         self.process = subprocess.Popen(
             [str(BINARY), *arguments],
@@ -97,6 +100,29 @@ class Process:
         return self.log.read_text(errors="replace")[-4000:]
 
     def wait_for_port(self, port: int):
+        with self.or_gone():
+            self._wait_for_port(port)
+
+    def first_line(self) -> str:
+        with self.or_gone():
+            line = self._first_line()
+        # What else it prints goes to the log: an unread pipe would stop it.
+        self.draining = threading.Thread(target=shutil.copyfileobj, args=(self.process.stdout, self.output), daemon=True)
+        self.draining.start()
+        return line
+
+    @contextmanager
+    def or_gone(self):
+        """A process that does not get ready is not left behind."""
+        try:
+            yield
+        except BaseException:
+            self.process.kill()
+            self.process.wait()
+            self.output.close()
+            raise
+
+    def _wait_for_port(self, port: int):
         until = time.monotonic() + READY_WITHIN
         while time.monotonic() < until:
             assert self.process.poll() is None, f"it ended with {self.process.returncode}:\n{self.said()}"
@@ -106,7 +132,7 @@ class Process:
             time.sleep(0.02)
         raise AssertionError(f"port {port} is not open after {READY_WITHIN} s:\n{self.said()}")
 
-    def first_line(self) -> str:
+    def _first_line(self) -> str:
         until = time.monotonic() + READY_WITHIN
         line = b""
         stream = self.process.stdout.fileno()
@@ -127,6 +153,8 @@ class Process:
             self.process.wait()
             raise AssertionError(f"it still runs {STOP_WITHIN} s after SIGTERM:\n{self.said()}") from None
         finally:
+            if self.draining:
+                self.draining.join(STOP_WITHIN)
             self.output.close()
         assert code == 0, f"it ended with {code}:\n{self.said()}"
 
@@ -138,7 +166,7 @@ class Sandbox:
         routes = folder / "routes.toml"
         routes.write_text((ROOT / "routes.toml").read_text() + EXTRA_CALLERS)
         arguments = ["sandbox", "--json", "--routes", str(routes), "--providers", str(ROOT / "providers")]
-        arguments += ["--data-dir", str(folder / "data"), "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"]
+        arguments += ["--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"]
         self.process = Process(arguments, folder / "log", stdout=subprocess.PIPE)
         self.said = json.loads(self.process.first_line())
         self.data = self.said["data"]

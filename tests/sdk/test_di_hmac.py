@@ -178,7 +178,7 @@ base_url = "http://127.0.0.1:{port}"
 source = {{ url = "https://example.org/", checked = "2026-11-22" }}
 auth = {{ kind = "di-hmac", key_id = "k1", secret_env = "ALIPAY_SECRET", secret_encoding = "hex" }}
 operations = ["risk.assess"]
-price = {{ standard = "0.02 CNY", cross_border = "0.05 CNY" }}
+price = {{ standard = "0.02 CNY", cross_border = "0.05 CNY", source = "https://example.org/", checked = "2026-11-22" }}
 limits = {{ in_flight = 200 }}
 allow_private = true
 """
@@ -268,7 +268,6 @@ class Peer:
         (folder / "routes.toml").write_text(ROUTES)
         port, admin = free_port(), free_port()
         arguments = ["serve", "--routes", str(folder / "routes.toml"), "--providers", str(providers)]
-        arguments += ["--data-dir", str(folder / "data")]
         arguments += ["--listen", f"127.0.0.1:{port}", "--admin-listen", f"127.0.0.1:{admin}"]
         self.process = Process(arguments, folder / "log", env={"ALIPAY_SECRET": ALIPAY_SECRET.hex()})
         self.process.wait_for_port(port)

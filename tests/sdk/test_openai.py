@@ -4,13 +4,18 @@ import asyncio
 import json
 import re
 import time
+import uuid
 
 import openai
 import pytest
 from harness import NARROW_KEY, SLOW_KEY, exchange
 
-ASK = [{"role": "user", "content": "Say hello in three words."}]
 ROUTES = ["summary", "narrative"]
+
+
+def ask() -> list:
+    """A question nobody asked before: the summary route answers repeated ones from its cache."""
+    return [{"role": "user", "content": f"Say hello to order {uuid.uuid4()} in three words."}]
 
 
 def client(sandbox, key=None, **options) -> openai.OpenAI:
@@ -25,12 +30,12 @@ def fail(**faults) -> dict:
 
 def chat(sandbox, model="summary", **options):
     """(the parsed answer, its headers)"""
-    raw = client(sandbox).chat.completions.with_raw_response.create(model=model, messages=ASK, **options)
+    raw = client(sandbox).chat.completions.with_raw_response.create(model=model, messages=ask(), **options)
     return raw.parse(), raw.headers
 
 
 def stream(sandbox, model="summary", **options):
-    return client(sandbox).chat.completions.create(model=model, messages=ASK, stream=True, **options)
+    return client(sandbox).chat.completions.create(model=model, messages=ask(), stream=True, **options)
 
 
 def text_of(chunks) -> str:
@@ -91,12 +96,29 @@ def test_one_model_can_be_looked_up(sandbox):
 def test_twenty_parallel_calls_are_all_answered(sandbox):
     async def run():
         async with openai.AsyncOpenAI(base_url=sandbox.base_url, api_key=sandbox.key, max_retries=0) as many:
-            calls = [many.chat.completions.create(model="summary", messages=ASK) for _ in range(20)]
+            calls = [many.chat.completions.create(model="summary", messages=ask()) for _ in range(20)]
             return await asyncio.gather(*calls)
 
     answers = asyncio.run(run())
     assert len({answer._request_id for answer in answers}) == 20
     assert all(answer.choices[0].message.content for answer in answers)
+
+
+def test_the_same_question_is_answered_from_memory_where_the_route_caches(sandbox):
+    calls = lambda: sandbox.metric("weighbridge_upstream_attempts_total")  # noqa: E731
+    for model, source in [("summary", "hit"), ("narrative", None)]:
+        before, messages = calls(), ask()
+        raw = [
+            client(sandbox).chat.completions.with_raw_response.create(model=model, messages=messages) for _ in range(2)
+        ]
+        first, again = [answer.parse() for answer in raw]
+        assert again._request_id != first._request_id
+        if source:
+            assert raw[1].headers["wb-cache"] == source and int(raw[1].headers["age"]) >= 0
+            assert again.choices[0].message.content == first.choices[0].message.content
+        else:
+            assert raw[1].headers.get("wb-cache") not in ("hit", "coalesced")
+        assert calls() - before == (1 if source else 2)
 
 
 # --- streams ---
@@ -126,7 +148,7 @@ def test_a_client_that_asked_for_usage_gets_it_last(sandbox):
 
 
 def test_a_stream_is_framed_as_clients_that_parse_by_hand_expect(sandbox):
-    answer = sandbox.call("POST", "/v1/chat/completions", {"model": "summary", "messages": ASK, "stream": True})
+    answer = sandbox.call("POST", "/v1/chat/completions", {"model": "summary", "messages": ask(), "stream": True})
     assert answer.status == 200
     assert answer.headers["content-type"].startswith("text/event-stream")
     assert answer.headers["cache-control"].startswith(("no-cache", "private, no-store"))
@@ -164,7 +186,7 @@ def test_a_tool_call_arrives_in_pieces_and_whole(sandbox):
 
 def refused(error_class, sandbox, key=None, model="summary", **options):
     with pytest.raises(error_class) as caught:
-        client(sandbox, key).chat.completions.create(model=model, messages=ASK, **options)
+        client(sandbox, key).chat.completions.create(model=model, messages=ask(), **options)
     error = caught.value
     assert error.request_id and error.request_id == error.response.headers["x-request-id"]
     assert isinstance(error.body["message"], str) and isinstance(error.body["type"], str)
@@ -251,7 +273,7 @@ def test_a_failing_provider_is_invisible(fresh, fault):
 @pytest.mark.parametrize("fault", [*INVISIBLE, "cut:0", "stall:0"])
 def test_a_failing_provider_is_invisible_in_a_stream(fresh, fault):
     raw = client(fresh).chat.completions.with_raw_response.create(
-        model="summary", messages=ASK, stream=True, extra_body=fail(tokenmix=fault)
+        model="summary", messages=ask(), stream=True, extra_body=fail(tokenmix=fault)
     )
     chunks = list(raw.parse())
     assert text_of(chunks)
@@ -322,7 +344,7 @@ def test_a_cut_stream_raises_and_never_looks_complete(fresh):
 
 
 def test_a_cut_stream_has_one_error_event_and_no_done(fresh):
-    body = {"model": "summary", "messages": ASK, "stream": True, **fail(tokenmix="cut:3")}
+    body = {"model": "summary", "messages": ask(), "stream": True, **fail(tokenmix="cut:3")}
     answer = fresh.call("POST", "/v1/chat/completions", body)
     assert answer.body.count(b'"error"') == 1
     assert b"[DONE]" not in answer.body
@@ -362,7 +384,7 @@ def test_the_sdk_asks_again_exactly_when_told_to(fresh):
     before = served(fresh)
     with pytest.raises(openai.InternalServerError):
         client(fresh, max_retries=1).chat.completions.create(
-            model="summary", messages=ASK, extra_body=fail(**everyone)
+            model="summary", messages=ask(), extra_body=fail(**everyone)
         )
     assert served(fresh) - before == (2 if told_to else 1)
 
@@ -372,12 +394,12 @@ def test_the_sdk_does_not_repeat_what_cannot_succeed(sandbox, key, model):
     total = lambda: sandbox.metric("weighbridge_requests_total")  # noqa: E731
     before = total()
     with pytest.raises(openai.APIStatusError):
-        client(sandbox, key, max_retries=2).chat.completions.create(model=model, messages=ASK)
+        client(sandbox, key, max_retries=2).chat.completions.create(model=model, messages=ask())
     assert total() - before == 1
 
 
 def test_a_caller_over_its_rate_is_told_when_to_come_back(fresh):
-    client(fresh, SLOW_KEY).chat.completions.create(model="summary", messages=ASK)
+    client(fresh, SLOW_KEY).chat.completions.create(model="summary", messages=ask())
     error = refused(openai.RateLimitError, fresh, key=SLOW_KEY)
     assert (error.type, error.code) == ("rate_limit_error", "rate_limit_exceeded")
     headers = error.response.headers

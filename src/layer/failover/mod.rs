@@ -139,7 +139,7 @@ impl Flight<'_> {
             call: self.call.clone(),
             number: self.made + 1,
             limit: now + self.share(left, others),
-            fair: self.params.first_content,
+            fair: now + self.params.first_content,
             connect: self.params.connect.min(left),
             idle: self.params.idle,
         };

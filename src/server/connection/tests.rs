@@ -415,3 +415,15 @@ async fn f1_pipelined_requests_are_answered_in_order() {
         answers += &read_until(&mut client, "ok").await;
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_does_not_close_is_left_behind() {
+    let shutdown = Shutdown::new();
+    let (mut client, server) = serve_with(1024, shutdown.signal(), |_| async { whole("ok") });
+    client.write_all(GET).await.unwrap();
+    read_until(&mut client, "ok").await;
+    let started = Instant::now();
+    shutdown.advance(Stage::Draining);
+    assert_eq!(server.await.unwrap(), ConnectionEnd::Drained);
+    assert!(started.elapsed() < Duration::from_secs(1));
+}

@@ -13,9 +13,11 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, Status
 use http_body_util::Full;
 use tokio::time::Instant;
 
-use crate::config::table::Auth;
+use crate::config::table::{Auth, Provider};
 use crate::domain::clock;
 use crate::domain::decision::{Decision, DecisionSource, ProviderReference, Reason, Verdict};
+use crate::domain::id::DecisionId;
+use crate::domain::operation::Safety;
 use crate::domain::outcome::{FailureClass, Sent};
 use crate::domain::policy::decide;
 use crate::domain::secret::Secret;
@@ -34,8 +36,6 @@ use crate::wire::alipay::di as wire;
 
 /// Largest answer read.
 const ANSWER_BYTES: usize = 64 * 1024;
-/// What a client-credentials grant asks for.
-const TOKEN_REQUEST: &str = "grant_type=client_credentials&scope=risk%3Ascore+risk%3Areport";
 /// The provider's word for an access token it does not accept.
 const STALE_TOKEN: &str = "the provider does not accept the access token";
 
@@ -52,15 +52,15 @@ async fn fetch_token(provider: Arc<LiveProvider>, attempt: Attempt) -> Fetched {
     // Whatever goes wrong here, the assessment itself was not sent.
     let unsent = |error: AttemptError| AttemptError { sent: Sent::No, ..error };
     let path = format!("{}/oauth2/token", provider.provider.base_url.path);
-    let body = Bytes::from_static(TOKEN_REQUEST.as_bytes());
-    let (mut request, _) = signed(&provider, &path, body, b"").map_err(unsent)?;
-    let form = HeaderValue::from_static("application/x-www-form-urlencoded");
+    let (mut request, _) = signed(&provider, &path, wire::token_request(), b"").map_err(unsent)?;
+    let form = HeaderValue::from_static(wire::TOKEN_MEDIA_TYPE);
     request.headers_mut().insert(CONTENT_TYPE, form);
-    let response = exchange(&provider, request, &attempt).await.map_err(unsent)?;
+    // Asking for a token twice decides nothing twice.
+    let response = exchange(&provider, request, attempt.connect, Safety::ReadOnly).await.map_err(unsent)?;
     let (head, body) = response.into_parts();
     let body = read_whole(body, ANSWER_BYTES, attempt.idle).await.map_err(|err| unsent(err.into_attempt_error()))?;
     if head.status != StatusCode::OK {
-        return Err(unsent(refusal(head.status, &head.headers, &body)));
+        return Err(unsent(refusal(&provider.provider, head.status, &head.headers, &body)));
     }
     let token = wire::decode_token(&body).map_err(|_| unsent(bad_reply("the token answer is not one")))?;
     Ok((token.access_token, Duration::from_secs(token.expires_in_s)))
@@ -86,10 +86,10 @@ pub async fn assess(attempt: &Attempt, upstream: &Arc<LiveUpstream>, token: &Sec
     if let Ok(key) = HeaderValue::from_str(&facts.assessment.out_trade_no) {
         headers.insert(HeaderName::from_static("idempotency-key"), key);
     }
-    let response = exchange(provider, request, attempt).await?;
+    let response = exchange(provider, request, attempt.connect, Safety::AtMostOnce).await?;
     let (head, body) = read_answer(response, attempt).await?;
     if head.status != StatusCode::OK {
-        return Err(refusal(head.status, &head.headers, &body));
+        return Err(refusal(&provider.provider, head.status, &head.headers, &body));
     }
     let verdict = verified(provider, &head, &body, &nonce)?;
     let latency_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
@@ -183,6 +183,7 @@ fn decided(verdict: Verdict, facts: &RiskFacts) -> Result<Reply, AttemptError> {
     let reasons =
         verdict.explanation.iter().map(|text| Reason { code: "provider".to_owned(), text: text.clone() }).collect();
     let decision = Decision {
+        id: DecisionId::fresh(),
         action,
         source: DecisionSource::Live,
         verdict: Some(verdict),
@@ -200,10 +201,11 @@ fn decided(verdict: Verdict, facts: &RiskFacts) -> Result<Reply, AttemptError> {
     })
 }
 
-fn refusal(status: StatusCode, headers: &HeaderMap, body: &[u8]) -> AttemptError {
+fn refusal(provider: &Provider, status: StatusCode, headers: &HeaderMap, body: &[u8]) -> AttemptError {
     let code = wire::decode_error(body);
     let stale = status == StatusCode::UNAUTHORIZED && code.as_deref() == Some("invalid_token");
-    let class = match status.as_u16() {
+    let own = provider.errors.get(&status.as_u16()).copied();
+    let class = own.unwrap_or(match status.as_u16() {
         401 | 403 => FailureClass::Unauthorised,
         402 => FailureClass::QuotaExhausted,
         429 => FailureClass::RateLimited,
@@ -211,7 +213,7 @@ fn refusal(status: StatusCode, headers: &HeaderMap, body: &[u8]) -> AttemptError
         408 | 425 => FailureClass::ProviderFault,
         400..500 => FailureClass::Refused,
         _ => FailureClass::ProviderFault,
-    };
+    });
     AttemptError {
         status: Some(status.as_u16()),
         retry_after: retry_after::parse(headers),

@@ -1,0 +1,46 @@
+//! A place is held from the call to the end of the body, and never longer.
+
+use http_body_util::BodyExt;
+use tower::{ServiceExt, service_fn};
+
+use super::*;
+use crate::domain::outcome::Sent;
+use crate::upstream::testing::{attempt, events, llm_call, streamed};
+
+const CHAT: &str = r#"{"model":"m","messages":[]}"#;
+
+fn one_place() -> (BulkheadLayer, Arc<limiter::Bulkhead>) {
+    let places = Arc::new(limiter::Bulkhead::default());
+    (BulkheadLayer(Params { places: Arc::clone(&places), limit: 1 }), places)
+}
+
+#[tokio::test]
+async fn a_place_is_held_until_the_body_ends_and_a_full_provider_is_refused_at_once() {
+    let (layer, places) = one_place();
+    let service = layer.layer(service_fn(|_: Attempt| std::future::ready(Ok(streamed(events(&["1", "[DONE]"]))))));
+    let reply = service.clone().oneshot(attempt(llm_call(CHAT))).await.unwrap();
+    assert_eq!(places.taken(), 1);
+    let full = service.clone().oneshot(attempt(llm_call(CHAT))).await.err().unwrap();
+    assert_eq!((full.class, full.sent), (FailureClass::Full, Sent::No));
+    reply.body.collect().await.unwrap();
+    assert_eq!(places.taken(), 0);
+    assert!(service.oneshot(attempt(llm_call(CHAT))).await.is_ok());
+}
+
+#[tokio::test]
+async fn f45_failures_and_clients_that_leave_give_their_place_back() {
+    let (layer, places) = one_place();
+    let failing = layer.layer(service_fn(|_: Attempt| {
+        std::future::ready(Err::<Reply, _>(AttemptError::new(FailureClass::ProviderFault, Sent::Yes, "test")))
+    }));
+    assert!(failing.oneshot(attempt(llm_call(CHAT))).await.is_err());
+    assert_eq!(places.taken(), 0);
+    let mut hanging = layer.layer(service_fn(|_: Attempt| std::future::pending::<Result<Reply, AttemptError>>()));
+    let call = hanging.call(attempt(llm_call(CHAT)));
+    assert_eq!(places.taken(), 1);
+    drop(call);
+    assert_eq!(places.taken(), 0);
+    let streaming = layer.layer(service_fn(|_: Attempt| std::future::ready(Ok(streamed(events(&["1"]))))));
+    drop(streaming.oneshot(attempt(llm_call(CHAT))).await.unwrap());
+    assert_eq!(places.taken(), 0);
+}
