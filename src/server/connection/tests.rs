@@ -349,6 +349,19 @@ async fn row_42_draining_http2_finishes_streams_and_refuses_new_ones() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn row_42_an_idle_http2_client_that_does_not_read_does_not_hold_the_drain() {
+    let shutdown = Shutdown::new();
+    let (mut client, server) = serve_with(64 * 1024, shutdown.signal(), |_| async { whole("ok") });
+    let (settings, acknowledged) = (b"\0\0\0\x04\0\0\0\0\0", b"\0\0\0\x04\x01\0\0\0\0");
+    client.write_all(&[HTTP2_PREFACE, settings, acknowledged].concat()).await.unwrap();
+    sleep(Duration::from_secs(10)).await;
+    shutdown.advance(Stage::Draining);
+    let ended = timeout(Duration::from_secs(2), server).await;
+    assert_eq!(ended.expect("a client that does not answer is not waited for").unwrap(), ConnectionEnd::Drained);
+    drop(client);
+}
+
+#[tokio::test(start_paused = true)]
 async fn row_42_what_is_left_at_the_end_is_dropped() {
     let shutdown = Shutdown::new();
     let (mut client, server) = serve_with(1024, shutdown.signal(), |_| async { silent() });
