@@ -129,7 +129,7 @@ async fn chat(arrival: Ready2, caller: Arc<LiveCaller>) -> Result<Reply, CallErr
     let longest = route.timeouts.total.min(patience(&arrival.head.headers, stream));
     arrival.trail.lock().stream = stream;
     let facts = Facts::Llm(LlmFacts { stream, include_usage });
-    let call = call(&arrival, caller, Operation::ChatCompletions, facts, longest);
+    let call = call(&arrival, &caller, Operation::ChatCompletions, facts, longest);
     fly(ready, call).await
 }
 
@@ -142,7 +142,7 @@ async fn assess(arrival: Ready2, caller: Arc<LiveCaller>) -> Result<Reply, CallE
     })?;
     let ready = snapshot.risk().ok_or(CallError::Internal)?;
     let facts = Arc::new(RiskFacts { assessment, route: Arc::clone(route) });
-    let call = call(&arrival, caller, Operation::RiskAssess, Facts::Risk(Arc::clone(&facts)), route.hard_limit);
+    let call = call(&arrival, &caller, Operation::RiskAssess, Facts::Risk(Arc::clone(&facts)), route.hard_limit);
     let mut reply = fly(ready, call).await?;
     let decision = reply.decision.clone().ok_or(CallError::Internal)?;
     let version = snapshot.table().version().to_string();
@@ -166,7 +166,7 @@ async fn fly(route: &ReadyRoute, call: Call) -> Result<Reply, CallError> {
     Ok(reply)
 }
 
-fn call(arrival: &Ready2, caller: Arc<LiveCaller>, operation: Operation, facts: Facts, longest: Duration) -> Call {
+fn call(arrival: &Ready2, caller: &LiveCaller, operation: Operation, facts: Facts, longest: Duration) -> Call {
     let context = CallContext {
         id: arrival.id.clone(),
         caller: Arc::clone(&caller.caller),

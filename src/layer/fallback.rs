@@ -83,10 +83,10 @@ where
 
 fn count(metrics: &Metrics, category: Option<&str>, decision: &Decision) {
     metrics.decision(category, decision.action, decision.source);
-    if let (DecisionSource::Live, Some(verdict)) = (decision.source, &decision.verdict) {
-        if let Some(score) = verdict.score {
-            metrics.risk_score(verdict.provider.model_version.as_deref(), score);
-        }
+    if let (DecisionSource::Live, Some(verdict)) = (decision.source, &decision.verdict)
+        && let Some(score) = verdict.score
+    {
+        metrics.risk_score(verdict.provider.model_version.as_deref(), score);
     }
 }
 

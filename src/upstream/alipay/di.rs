@@ -104,7 +104,9 @@ struct Head {
 
 async fn read_answer(response: Response<UpstreamBody>, attempt: &Attempt) -> Result<(Head, Bytes), AttemptError> {
     let (head, body) = response.into_parts();
-    let body = read_whole(body, ANSWER_BYTES, attempt.idle).await.map_err(|err| err.into_attempt_error())?;
+    let body = read_whole(body, ANSWER_BYTES, attempt.idle)
+        .await
+        .map_err(super::super::send::ReadError::into_attempt_error)?;
     Ok((Head { status: head.status, headers: head.headers }, body))
 }
 
