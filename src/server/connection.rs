@@ -48,6 +48,8 @@ const FIELDS_ON_STACK: usize = 100;
 const LAST_CHANCE: Duration = Duration::from_millis(100);
 /// How long a client may take to acknowledge the end of an idle HTTP/2 connection.
 const GOODBYE: Duration = Duration::from_secs(5);
+/// The same in a drain, where somebody waits for the process to end.
+const DRAIN_GOODBYE: Duration = Duration::from_secs(1);
 /// How often a silent HTTP/2 client is asked whether it is there, and how long it may take to answer.
 const PING: Duration = Duration::from_secs(15);
 
@@ -284,12 +286,19 @@ impl Driver<'_> {
     /// What has to happen next, and when. The end says why.
     fn deadline(&self) -> Option<(Instant, ConnectionEnd)> {
         if let Some((end, at)) = self.finishing {
-            return at.map(|at| (at, end));
+            return at.or_else(|| self.farewell()).map(|at| (at, end));
         }
         let usual = self.activity.deadline(&self.limits);
         let idle = self.activity.idle_since().is_some();
         let drained = self.draining_since.filter(|_| idle).map(|since| (since + LAST_CHANCE, ConnectionEnd::Drained));
         usual.into_iter().chain(drained).min_by_key(|(at, _)| *at)
+    }
+
+    /// How long a drain waits for an HTTP/2 client to answer its goodbye. One that does not read while it has nothing in
+    /// flight would hold the drain to its limit; one whose last answer has just ended may still be taking it.
+    fn farewell(&self) -> Option<Instant> {
+        let idle = self.activity.idle_since().filter(|_| self.activity.is_http2())?;
+        Some((idle + GOODBYE).max(self.draining_since? + DRAIN_GOODBYE))
     }
 
     fn sleep_until(&mut self, at: Instant, cx: &mut Context<'_>) -> Poll<()> {

@@ -12,6 +12,11 @@
     clippy::disallowed_methods
 )]
 
+mod admin;
+mod cli;
 mod failover;
 mod harness;
+mod process;
+mod reload;
+mod shutdown;
 mod tidy;
