@@ -11,6 +11,7 @@ use matchit::Router;
 use tower::{Layer, Service, ServiceExt};
 
 use crate::domain::deadline::Deadline;
+use crate::domain::decision::{Decision, DecisionSource};
 use crate::domain::operation::Operation;
 use crate::flight::arrival::{Arrival, LiveCaller};
 use crate::flight::call::{CacheWish, Call, CallContext, Facts, LlmFacts, RiskFacts};
@@ -19,6 +20,7 @@ use crate::flight::reply::{Reply, ReplyBody, UsageSlot};
 use crate::gateway::snapshot::{ReadyRoute, Snapshot};
 use crate::layer::{BoxFuture, always_ready};
 use crate::routing::select::{self, NoRoute};
+use crate::sign::hmac::sha256_hex;
 use crate::wire::openai::{model_object, models_list, peek_request};
 use crate::wire::risk::{DecisionView, decode, encode_decision};
 
@@ -142,11 +144,12 @@ async fn assess(arrival: Ready2, caller: Arc<LiveCaller>) -> Result<Reply, CallE
     })?;
     let ready = snapshot.risk().ok_or(CallError::Internal)?;
     let facts = Arc::new(RiskFacts { assessment, route: Arc::clone(route) });
+    let tenant = caller.caller.tenant.clone();
     let call = call(&arrival, caller, Operation::RiskAssess, Facts::Risk(Arc::clone(&facts)), route.hard_limit);
-    let id = decision_id(arrival.id.as_str());
     let mut reply = fly(ready, call).await?;
     let decision = reply.decision.clone().ok_or(CallError::Internal)?;
     let version = snapshot.table().version().to_string();
+    let id = decision_id(tenant.as_str(), &facts.assessment.out_trade_no, &decision);
     let view = DecisionView {
         id: &id,
         out_trade_no: &facts.assessment.out_trade_no,
@@ -160,12 +163,14 @@ async fn assess(arrival: Ready2, caller: Arc<LiveCaller>) -> Result<Reply, CallE
     Ok(reply)
 }
 
-/// `ra_` and the part of our own id that is unique; a caller's own request id may repeat, so it is not used.
-fn decision_id(request_id: &str) -> String {
-    match request_id.strip_prefix("req_") {
-        Some(unique) if unique.len() == 32 => format!("ra_{unique}"),
-        _ => crate::domain::id::RequestId::fresh().as_str().replace("req_", "ra_"),
-    }
+/// Names the decision, not the request: whoever asks again for the same attempt is told the same id. A fallback is a
+/// decision of its own.
+fn decision_id(tenant: &str, out_trade_no: &str, decision: &Decision) -> String {
+    let nobody_evaluated = matches!(decision.source, DecisionSource::Fallback(_));
+    let length = tenant.len();
+    let name = format!("{length} {tenant} {out_trade_no} {} {nobody_evaluated}", decision.created_at_ms);
+    let hash = sha256_hex(name.as_bytes());
+    format!("ra_{}", hash.get(..32).unwrap_or(&hash))
 }
 
 async fn fly(route: &ReadyRoute, call: Call) -> Result<Reply, CallError> {

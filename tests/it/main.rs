@@ -14,4 +14,5 @@
 
 mod failover;
 mod harness;
+mod risk;
 mod tidy;
