@@ -14,5 +14,7 @@
 
 mod failover;
 mod harness;
+mod llm;
 mod risk;
+mod stream;
 mod tidy;
