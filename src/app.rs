@@ -57,13 +57,15 @@ pub struct AppConfig {
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     /// The configuration has mistakes.
-    #[error("the configuration has {} mistakes", .0.len())]
+    #[error("the configuration has {} mistake{}", .0.len(), if .0.len() == 1 { "" } else { "s" })]
     Config(Vec<ConfigError>),
     /// A listener cannot be had.
-    #[error("cannot listen on {address}")]
+    #[error("cannot listen on {address}, choose another address with {option}")]
     Listen {
         /// Where.
         address: SocketAddr,
+        /// What says where.
+        option: &'static str,
         /// Why not.
         #[source]
         source: io::Error,
@@ -97,8 +99,9 @@ impl App {
     pub fn start(config: AppConfig) -> Result<Self, StartError> {
         let guard = Guard::new(config.admin_listen, config.admin_token)?;
         let table = config.origin.load().map_err(StartError::Config)?;
-        let listen = |address| bind(address).map_err(|source| StartError::Listen { address, source });
-        let (data_listener, admin_listener) = (listen(config.listen)?, listen(config.admin_listen)?);
+        let listen = |address, option| bind(address).map_err(|source| StartError::Listen { address, option, source });
+        let data_listener = listen(config.listen, "--listen")?;
+        let admin_listener = listen(config.admin_listen, "--admin-listen")?;
         let dial: Arc<dyn Dial> = Arc::new(TcpDial::new(Arc::new(tls()?)));
         let data_shutdown = Shutdown::new();
         let shared = Arc::new(shared(config.metrics, config.log, dial, &data_shutdown)?);

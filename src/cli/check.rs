@@ -30,6 +30,7 @@ pub fn run(args: &CheckArgs) -> ExitCode {
     let policy = if args.allow_missing_secrets { SecretPolicy::AllowMissing } else { SecretPolicy::Required };
     let origin = Origin {
         routes: args.file.clone().unwrap_or_else(|| args.paths.routes.clone()),
+        without_routes: None,
         providers: args.paths.providers.clone(),
         overlays: Overlays::default(),
         secrets: Arc::new(Environment),

@@ -17,6 +17,9 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use crate::config::units;
 use crate::telemetry::logs::LogFormat;
 
+/// The routes file where none is named.
+const ROUTES: &str = "routes.toml";
+
 /// Multi-provider AI routing proxy: risk decisions on time, LLM calls that survive outages.
 #[derive(Parser)]
 #[command(name = "weighbridge", version, max_term_width = 100)]
@@ -41,7 +44,7 @@ enum Command {
 #[derive(Args, Clone)]
 struct Paths {
     /// The routes file
-    #[arg(long, env = "WEIGHBRIDGE_ROUTES", default_value = "routes.toml", value_name = "FILE")]
+    #[arg(long, env = "WEIGHBRIDGE_ROUTES", default_value = ROUTES, value_name = "FILE")]
     routes: PathBuf,
     /// The folder of provider files; what is not in it comes from the binary
     #[arg(long, env = "WEIGHBRIDGE_PROVIDERS", default_value = "providers", value_name = "DIR")]

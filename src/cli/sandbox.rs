@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::{Arc, mpsc};
 use std::thread;
@@ -16,9 +17,10 @@ use serde_json::json;
 use tokio::runtime::Builder;
 
 use super::serve::run_app;
-use super::{ServeArgs, chain, check, complain, say};
+use super::{ROUTES, ServeArgs, chain, check, complain, say};
 use crate::app::App;
 use crate::config::SecretPolicy;
+use crate::config::builtin;
 use crate::config::compile::SourceFile;
 use crate::config::error::{Style, render_all};
 use crate::config::table::{Auth, BaseUrl, Protocol, RoutingTable};
@@ -36,6 +38,8 @@ use crate::sign::hmac::sha256_hex;
 const TOKEN_LIFE: Duration = Duration::from_secs(3600);
 /// The provider whose models misbehave by name.
 const MAGIC: &str = "sandbox";
+/// The provider behind it, which does not: another account, so that a 429 of the first does not pause it.
+const STEADY: &str = "sandbox-steady";
 
 #[derive(Args)]
 pub struct SandboxArgs {
@@ -61,6 +65,7 @@ pub fn run(args: &SandboxArgs) -> ExitCode {
 
 /// Where the simulators are, and the key for the proxy.
 struct Peers {
+    example: bool,
     alipay: SocketAddr,
     aggregator: SocketAddr,
     caller_key: String,
@@ -73,6 +78,7 @@ fn prepare(args: &ServeArgs) -> Result<(Origin, Peers), String> {
     let caller_key = String::from_utf8_lossy(keys.caller.expose()).into_owned();
     let origin = Origin {
         routes: args.paths.routes.clone(),
+        without_routes: example(&args.paths.routes),
         providers: args.paths.providers.clone(),
         overlays: overlays(&caller_key),
         secrets: Arc::new(OneForAll(keys.alipay_hex())),
@@ -84,7 +90,13 @@ fn prepare(args: &ServeArgs) -> Result<(Origin, Peers), String> {
     let [alipay, aggregator] = start(&table, keys.alipay_hex()).map_err(|error| chain(&*error))?;
     let origin = Origin { rewiring: Some(rewiring([alipay, aggregator])), ..origin };
     let signing_key = signing_keys(&table).into_iter().next();
-    Ok((origin, Peers { alipay, aggregator, caller_key, signing_key }))
+    let example = origin.without_routes.is_some();
+    Ok((origin, Peers { example, alipay, aggregator, caller_key, signing_key }))
+}
+
+/// The built-in example where nobody asked for another file and there is none; a path that was given must exist.
+fn example(routes: &Path) -> Option<SourceFile> {
+    (routes == Path::new(ROUTES) && !routes.exists()).then(builtin::routes)
 }
 
 /// Answers every name with the same secret: whatever variable a provider file names, the simulators know its value.
@@ -116,24 +128,28 @@ fn overlays(caller_key: &str) -> Overlays {
     let digest = sha256_hex(caller_key.as_bytes());
     let mut routes =
         format!("version = 1\n[[caller]]\nid = \"sandbox\"\nkey_digest = \"sha256:{digest}\"\nallow = [\"*\"]\n");
-    let mut provider = format!(
-        "id = \"{MAGIC}\"\nprotocol = \"openai\"\nbase_url = \"http://127.0.0.1/v1\"\nallow_private = true\n\
+    let provider = |id: &str| {
+        format!(
+            "id = \"{id}\"\nprotocol = \"openai\"\nbase_url = \"http://127.0.0.1/v1\"\nallow_private = true\n\
          source = {{ url = \"https://weighbridge.invalid/sandbox\", checked = \"2026-11-22\" }}\n\
          auth = {{ kind = \"bearer\", secret_env = \"SANDBOX_KEY\" }}\noperations = [\"chat.completions\"]\n"
-    );
+        )
+    };
+    let mut magic = provider(MAGIC);
+    let steady = provider(STEADY) + "[[model]]\nid = \"steady\"\nname = \"steady\"\n";
     for (name, ..) in MAGIC_MODELS {
-        let behind = if *name == "steady" { String::new() } else { format!(", \"{MAGIC}/steady\"") };
+        let behind = if *name == "steady" { String::new() } else { format!(", \"{STEADY}/steady\"") };
         let _ = write!(
             routes,
             "[model.\"{MAGIC}/{name}\"]\ncandidates = [\"{MAGIC}/{name}\"{behind}]\n\
              timeouts = {{ total = \"60s\", first_content = \"2s\", idle = \"3s\" }}\n"
         );
-        let _ = write!(provider, "[[model]]\nid = \"{name}\"\nname = \"{name}\"\n");
+        let _ = write!(magic, "[[model]]\nid = \"{name}\"\nname = \"{name}\"\n");
     }
     let file = |name: &str, text| SourceFile { name: name.to_owned(), text };
     Overlays {
         routes: vec![file("sandbox/routes.toml", routes)],
-        providers: vec![file("sandbox/provider.toml", provider)],
+        providers: vec![file("sandbox/magic.toml", magic), file("sandbox/steady.toml", steady)],
     }
 }
 
@@ -242,8 +258,13 @@ watch a failover (the first candidate answers 503; wb-attempts says 2)
     -H 'content-type: application/json' -d '{{\"model\":\"sandbox/fail-503\",\
 \"messages\":[{{\"role\":\"user\",\"content\":\"hi\"}}]}}'
 
-edit routes.toml or a provider file while this runs; Ctrl-C stops
+{edit} while this runs; Ctrl-C stops
 ",
+            edit = if self.example {
+                "there is no routes.toml here, so this is the built-in example; write one, or a file in providers/,"
+            } else {
+                "edit routes.toml or a provider file"
+            },
             alipay = self.alipay,
             aggregator = self.aggregator,
             version = table.version(),

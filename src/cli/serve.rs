@@ -4,15 +4,17 @@ use std::io::{self, IsTerminal};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::thread::available_parallelism;
+use std::time::Duration;
 
 use tokio::runtime::Builder;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::time::timeout;
 
 use super::secrets::Environment;
 use super::{ServeArgs, chain, check, complain, say};
 use crate::app::{App, AppConfig, StartError};
 use crate::config::SecretPolicy;
-use crate::config::error::{Style, render_all};
+use crate::config::error::{Code, Style, render_all};
 use crate::domain::secret::{Secret, SecretSource};
 use crate::gateway::reload::{Origin, Overlays};
 use crate::telemetry::access::AccessLog;
@@ -22,11 +24,14 @@ use crate::telemetry::metrics::Metrics;
 
 /// The environment variable of the admin token.
 const ADMIN_TOKEN: &str = "WEIGHBRIDGE_ADMIN_TOKEN";
+/// Signals so soon after the first are the same one: `timeout`, shells and process groups deliver it twice.
+const ECHO: Duration = Duration::from_millis(100);
 
 /// Runs until told to stop.
 pub fn run(args: &ServeArgs) -> ExitCode {
     let origin = Origin {
         routes: args.paths.routes.clone(),
+        without_routes: None,
         providers: args.paths.providers.clone(),
         overlays: Overlays::default(),
         secrets: Arc::new(Environment),
@@ -71,6 +76,10 @@ pub(super) fn run_app(args: &ServeArgs, origin: Origin, greet: impl FnOnce(&App)
     match App::start(config) {
         Ok(app) => {
             greet(&app);
+            let (data, admin) = (app.data_address(), app.admin_address());
+            let version = app.live().load().table().version();
+            let release = env!("CARGO_PKG_VERSION");
+            tracing::info!(%release, %data, %admin, config.version = %version, "serving");
             let code = wait(app, args);
             drop(writer);
             code
@@ -85,10 +94,31 @@ pub(super) fn run_app(args: &ServeArgs, origin: Origin, greet: impl FnOnce(&App)
 fn refuse(error: &StartError) -> ExitCode {
     if let StartError::Config(errors) = error {
         let style = if io::stderr().is_terminal() { Style::Coloured } else { Style::Plain };
-        complain(&render_all(errors, style));
+        complain(&format!("{}\n", render_all(errors, style)));
     }
     complain(&chain(error));
+    if matches!(error, StartError::Config(errors) if errors.iter().all(|error| error.code == Code::Secret)) {
+        complain("to try it without any key: weighbridge sandbox");
+    }
     ExitCode::from(2)
+}
+
+/// Waits for a signal that was meant as a second one.
+async fn second(terminate: &mut Signal, interrupt: &mut Signal) {
+    let mut told = async || {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    };
+    let echoes = async {
+        loop {
+            told().await;
+        }
+    };
+    // Elapsed is how it always ends.
+    let _ = timeout(ECHO, echoes).await;
+    told().await;
 }
 
 /// SIGHUP reloads, SIGTERM or SIGINT drains, a second one stops at once.
@@ -110,15 +140,18 @@ fn wait(app: App, args: &ServeArgs) -> ExitCode {
                 _ = interrupt.recv() => break,
             }
         }
-        tracing::info!("draining");
+        let limit = args.drain_timeout.as_secs_f64();
+        tracing::info!(limit_seconds = limit, "draining; a second signal stops at once");
         tokio::select! {
             report = app.drain(args.drain_delay, args.drain_timeout) => {
                 let (in_flight, ended, aborted) = (report.in_flight, report.ended, report.aborted);
                 tracing::info!(in_flight, ended, aborted, "drained");
                 ExitCode::SUCCESS
             }
-            _ = terminate.recv() => ExitCode::FAILURE,
-            _ = interrupt.recv() => ExitCode::FAILURE,
+            () = second(&mut terminate, &mut interrupt) => {
+                tracing::warn!("stopped by a second signal, requests in flight were cut");
+                ExitCode::FAILURE
+            }
         }
     })
 }

@@ -23,20 +23,22 @@ const MOST_PROVIDER_FILES: usize = 1000;
 /// Reads `routes.toml` and the provider files.
 ///
 /// `providers` is a folder; its `*.toml` files take the place of the built-in ones with the same `id`. Without a folder,
-/// or if it does not exist, there are the built-in ones. `overlays` are appended to the routes as they are.
+/// or if it does not exist, there are the built-in ones. `overlays` are appended to the routes as they are; without a
+/// routes file they are all there is.
 ///
 /// # Errors
 /// One for each file that is missing, not a regular file, too large, not UTF-8 or not readable.
 pub fn read_sources(
-    routes: &Path,
+    routes: Option<&Path>,
     providers: Option<&Path>,
     overlays: Vec<SourceFile>,
 ) -> Result<Sources, Vec<ConfigError>> {
     let mut errors = Vec::new();
     let mut sources = Sources::default();
-    match read_source(routes) {
-        Ok(file) => sources.routes.push(file),
-        Err(error) => errors.push(*error),
+    match routes.map(read_source) {
+        Some(Ok(file)) => sources.routes.push(file),
+        Some(Err(error)) => errors.push(*error),
+        None => {}
     }
     sources.routes.extend(overlays);
     for path in provider_files(providers).unwrap_or_else(|error| {

@@ -6,7 +6,7 @@
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use time::OffsetDateTime;
-use time::format_description::well_known::Rfc3339;
+use time::macros::format_description;
 
 /// Milliseconds since 1970, UTC.
 pub fn unix_ms() -> u64 {
@@ -25,14 +25,26 @@ pub fn rfc3339_now() -> String {
 
 /// A moment in milliseconds since 1970 as RFC 3339.
 pub fn rfc3339(unix_ms: u64) -> String {
+    let form = format_description!("[year]-[month]-[day]T[hour]:[minute]:[second].[subsecond digits:3]Z");
     let nanos = i128::from(unix_ms) * 1_000_000;
     OffsetDateTime::from_unix_timestamp_nanos(nanos)
         .ok()
-        .and_then(|moment| moment.format(&Rfc3339).ok())
+        .and_then(|moment| moment.format(form).ok())
         .unwrap_or_default()
 }
 
 fn since_epoch() -> Duration {
     #[expect(clippy::disallowed_methods, reason = "this is the one place that reads the wall clock")]
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_moment_always_shows_three_decimals() {
+        assert_eq!(rfc3339(0), "1970-01-01T00:00:00.000Z");
+        assert_eq!(rfc3339(1_795_383_813_030), "2026-11-22T21:43:33.030Z");
+    }
 }

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::id::ProviderId;
+use super::id::{DecisionId, ProviderId};
 use super::money::Cost;
 
 /// What payment code should do, in order of severity.
@@ -203,6 +203,8 @@ pub struct Verdict {
 /// The answer to one payment attempt.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Decision {
+    /// Its name, the same each time it is given: `ra_…`.
+    pub id: DecisionId,
     /// What to do.
     pub action: Action,
     /// Where that came from.

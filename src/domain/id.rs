@@ -74,11 +74,7 @@ const LONGEST_REQUEST_ID: usize = 128;
 impl RequestId {
     /// Makes a fresh, time-ordered id.
     pub fn fresh() -> Self {
-        let id = uuid::Uuid::now_v7();
-        let mut text = [0u8; 36];
-        text[..4].copy_from_slice(b"req_");
-        id.simple().encode_lower(&mut text[4..]);
-        Self(String::from_utf8_lossy(&text).into())
+        Self(fresh("req_"))
     }
 
     /// Accepts a caller's id if it is 1 to 128 characters of `[0-9A-Za-z._:-]`, so that it is safe in a log and a header.
@@ -91,6 +87,25 @@ impl RequestId {
     /// The id as text.
     pub fn as_str(&self) -> &str {
         &self.0
+    }
+}
+
+/// `prefix` and 32 hex digits, ordered by time and never the same twice.
+fn fresh(prefix: &str) -> Arc<str> {
+    let mut hex = [0u8; 32];
+    let id: &str = uuid::Uuid::now_v7().simple().encode_lower(&mut hex);
+    [prefix, id].concat().into()
+}
+
+name!(
+    /// The name of one risk decision.
+    DecisionId
+);
+
+impl DecisionId {
+    /// Makes a fresh, time-ordered id.
+    pub fn fresh() -> Self {
+        Self(fresh("ra_"))
     }
 }
 

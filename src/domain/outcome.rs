@@ -3,9 +3,9 @@
 /// The closed list of ways an attempt can fail. `layer/failover/policy.rs` holds the table of what follows.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum FailureClass {
-    /// Refused, unreachable, name not found, TLS failed.
+    /// Refused, unreachable, name not found, TLS failed; or the connection broke before a response.
     Connect,
-    /// No response headers in time, or the connection died before them.
+    /// Nothing to show in time.
     HeadersTimeout,
     /// A 200 without content: empty, silent, cut, or an error dressed as an answer.
     NoContent,

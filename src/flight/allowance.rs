@@ -9,6 +9,17 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+/// What a caller is told of its own rate limit.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Room {
+    /// Requests a minute.
+    pub limit: u32,
+    /// Requests that may be sent at once now.
+    pub remaining: u32,
+    /// Until nothing of the limit is used.
+    pub reset: Duration,
+}
+
 /// One caller's use.
 #[derive(Debug)]
 pub struct Allowance {
@@ -47,7 +58,7 @@ impl Allowance {
     ///
     /// # Errors
     /// How long to wait until a request fits.
-    pub fn spend(&self, now: Instant, per_minute: u32) -> Result<(), Duration> {
+    pub fn spend(&self, now: Instant, per_minute: u32) -> Result<Room, Duration> {
         let interval = 60_000_000_000 / u64::from(per_minute.max(1));
         let burst = interval.max(1_000_000_000);
         let now = u64::try_from(now.saturating_duration_since(self.start).as_nanos()).unwrap_or(u64::MAX);
@@ -56,7 +67,12 @@ impl Allowance {
             (next - now <= burst).then_some(next)
         };
         match self.next_due.fetch_update(Ordering::AcqRel, Ordering::Acquire, step) {
-            Ok(_) => Ok(()),
+            Ok(due) => {
+                let used = (due.max(now) + interval).saturating_sub(now);
+                let remaining = (burst.saturating_sub(used)) / interval;
+                let remaining = u32::try_from(remaining).unwrap_or(u32::MAX);
+                Ok(Room { limit: per_minute, remaining, reset: Duration::from_nanos(used) })
+            }
             Err(due) => Err(Duration::from_nanos((due + interval).saturating_sub(now + burst))),
         }
     }
@@ -89,10 +105,11 @@ mod tests {
     fn the_wait_that_is_told_is_the_wait_that_is_needed() {
         let start = Instant::now();
         let allowance = Allowance::new(start);
-        assert_eq!(allowance.spend(start, 60), Ok(()));
+        let room = Room { limit: 60, remaining: 0, reset: Duration::from_secs(1) };
+        assert_eq!(allowance.spend(start, 60), Ok(room));
         let wait = allowance.spend(start, 60).unwrap_err();
         assert_eq!(wait, Duration::from_secs(1));
-        assert_eq!(allowance.spend(start + wait, 60), Ok(()));
+        assert_eq!(allowance.spend(start + wait, 60), Ok(room));
     }
 
     proptest! {

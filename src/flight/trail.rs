@@ -15,6 +15,7 @@ use crate::domain::money::Cost;
 use crate::domain::operation::Operation;
 use crate::domain::outcome::FailureClass;
 use crate::domain::usage::Usage;
+use crate::flight::allowance::Room;
 use crate::telemetry::handles::RouteMetrics;
 
 /// A shared, append-only story of one call. Cloning shares it.
@@ -127,6 +128,8 @@ pub struct Story {
     pub upstream_request_id: Option<HeaderValue>,
     /// What the cache did.
     pub cache: CacheNote,
+    /// What is left of the caller's rate limit, if it has one.
+    pub room: Option<Room>,
     /// Tokens, as reported.
     pub usage: Usage,
     /// Money.

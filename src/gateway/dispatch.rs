@@ -11,7 +11,6 @@ use matchit::Router;
 use tower::{Layer, Service, ServiceExt};
 
 use crate::domain::deadline::Deadline;
-use crate::domain::decision::{Decision, DecisionSource};
 use crate::domain::operation::Operation;
 use crate::flight::arrival::{Arrival, LiveCaller};
 use crate::flight::call::{CacheWish, Call, CallContext, Facts, LlmFacts, RiskFacts};
@@ -20,7 +19,6 @@ use crate::flight::reply::{Reply, ReplyBody, UsageSlot};
 use crate::gateway::snapshot::{ReadyRoute, Snapshot};
 use crate::layer::{BoxFuture, always_ready};
 use crate::routing::select::{self, NoRoute};
-use crate::sign::hmac::sha256_hex;
 use crate::wire::openai::{model_object, models_list, peek_request};
 use crate::wire::risk::{DecisionView, decode, encode_decision};
 
@@ -131,7 +129,7 @@ async fn chat(arrival: Ready2, caller: Arc<LiveCaller>) -> Result<Reply, CallErr
     let longest = route.timeouts.total.min(patience(&arrival.head.headers, stream));
     arrival.trail.lock().stream = stream;
     let facts = Facts::Llm(LlmFacts { stream, include_usage });
-    let call = call(&arrival, caller, Operation::ChatCompletions, facts, longest);
+    let call = call(&arrival, &caller, Operation::ChatCompletions, facts, longest);
     fly(ready, call).await
 }
 
@@ -144,14 +142,11 @@ async fn assess(arrival: Ready2, caller: Arc<LiveCaller>) -> Result<Reply, CallE
     })?;
     let ready = snapshot.risk().ok_or(CallError::Internal)?;
     let facts = Arc::new(RiskFacts { assessment, route: Arc::clone(route) });
-    let tenant = caller.caller.tenant.clone();
-    let call = call(&arrival, caller, Operation::RiskAssess, Facts::Risk(Arc::clone(&facts)), route.hard_limit);
+    let call = call(&arrival, &caller, Operation::RiskAssess, Facts::Risk(Arc::clone(&facts)), route.hard_limit);
     let mut reply = fly(ready, call).await?;
     let decision = reply.decision.clone().ok_or(CallError::Internal)?;
     let version = snapshot.table().version().to_string();
-    let id = decision_id(tenant.as_str(), &facts.assessment.out_trade_no, &decision);
     let view = DecisionView {
-        id: &id,
         out_trade_no: &facts.assessment.out_trade_no,
         decision: &decision,
         bands: route.bands,
@@ -163,16 +158,6 @@ async fn assess(arrival: Ready2, caller: Arc<LiveCaller>) -> Result<Reply, CallE
     Ok(reply)
 }
 
-/// Names the decision, not the request: whoever asks again for the same attempt is told the same id. A fallback is a
-/// decision of its own.
-fn decision_id(tenant: &str, out_trade_no: &str, decision: &Decision) -> String {
-    let nobody_evaluated = matches!(decision.source, DecisionSource::Fallback(_));
-    let length = tenant.len();
-    let name = format!("{length} {tenant} {out_trade_no} {} {nobody_evaluated}", decision.created_at_ms);
-    let hash = sha256_hex(name.as_bytes());
-    format!("ra_{}", hash.get(..32).unwrap_or(&hash))
-}
-
 async fn fly(route: &ReadyRoute, call: Call) -> Result<Reply, CallError> {
     call.context.trail.lock().route = Some(Arc::clone(&route.names));
     let flying = route.names.metrics.in_flight.hold();
@@ -181,7 +166,7 @@ async fn fly(route: &ReadyRoute, call: Call) -> Result<Reply, CallError> {
     Ok(reply)
 }
 
-fn call(arrival: &Ready2, caller: Arc<LiveCaller>, operation: Operation, facts: Facts, longest: Duration) -> Call {
+fn call(arrival: &Ready2, caller: &LiveCaller, operation: Operation, facts: Facts, longest: Duration) -> Call {
     let context = CallContext {
         id: arrival.id.clone(),
         caller: Arc::clone(&caller.caller),

@@ -9,12 +9,14 @@
 //! It runs on a thread of its own, because reading files blocks.
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 use std::thread;
 use std::time::Duration;
 
-use notify::{RecursiveMode, Watcher};
+use notify::event::{AccessKind, AccessMode};
+use notify::{EventKind, RecursiveMode, Watcher};
 
 use crate::config::compile::{CompileOptions, SourceFile, compile};
 use crate::config::diff::TableDiff;
@@ -34,6 +36,8 @@ const POLL: Duration = Duration::from_secs(2);
 const SETTLE: Duration = Duration::from_millis(200);
 /// Looks at a file that keeps changing before waiting for the next poll.
 const MOST_LOOKS: u32 = 5;
+/// Least time between two looks that found nothing: a log that grows in the same folder must not cost a core.
+const BREATH: Duration = Duration::from_millis(100);
 /// Wishes that may wait; one more says nothing new.
 const MOST_WISHES: usize = 16;
 
@@ -45,6 +49,8 @@ pub type Rewiring = Arc<dyn Fn(&ProviderId, Protocol) -> BaseUrl + Send + Sync>;
 pub struct Origin {
     /// `routes.toml`.
     pub routes: PathBuf,
+    /// What takes the place of `routes.toml` for as long as there is none.
+    pub without_routes: Option<SourceFile>,
     /// The folder of provider files; what is not in it comes from the binary.
     pub providers: PathBuf,
     /// Texts added to the files.
@@ -72,7 +78,10 @@ impl Origin {
     /// # Errors
     /// Every mistake.
     pub fn load(&self) -> Result<RoutingTable, Vec<ConfigError>> {
-        let mut sources = load::read_sources(&self.routes, Some(&self.providers), self.overlays.routes.clone())?;
+        let stand_in = self.without_routes.clone().filter(|_| !self.routes.exists());
+        let routes = stand_in.is_none().then_some(&*self.routes);
+        let texts = stand_in.into_iter().chain(self.overlays.routes.iter().cloned());
+        let mut sources = load::read_sources(routes, Some(&self.providers), texts.collect())?;
         sources.providers.extend(self.overlays.providers.iter().cloned());
         let secrets = Secrets { source: &*self.secrets, policy: self.policy };
         let rewire = self.rewiring.as_ref().map(|rewiring| &**rewiring as _);
@@ -119,7 +128,11 @@ impl LastReload {
 
 /// Asks the reloading thread for something.
 #[derive(Clone)]
-pub struct Reloads(SyncSender<Wish>);
+pub struct Reloads {
+    wishes: SyncSender<Wish>,
+    /// True while a wish to look waits: a storm of file events is one wish, and leaves room for the others.
+    looking: Arc<AtomicBool>,
+}
 
 enum Wish {
     Look,
@@ -130,13 +143,16 @@ enum Wish {
 impl Reloads {
     /// Hints that something may have changed; never waits.
     pub fn look(&self) {
-        // A full queue already holds the same wish.
-        let _ = self.0.try_send(Wish::Look);
+        if !self.looking.swap(true, Ordering::AcqRel) {
+            // If there is no room, the poll looks soon enough.
+            let _ = self.wishes.try_send(Wish::Look);
+        }
     }
 
     /// Asks for a reload, whether anything changed or not; never waits.
     pub fn reload(&self) {
-        let _ = self.0.try_send(Wish::Now(mpsc::sync_channel(1).0));
+        // A full queue already holds the same wish.
+        let _ = self.wishes.try_send(Wish::Now(mpsc::sync_channel(1).0));
     }
 
     /// Reloads now, whether anything changed or not. Blocks its thread for as long as that takes, at most ten seconds.
@@ -145,13 +161,13 @@ impl Reloads {
     /// Every mistake; none of them if the reloading thread is gone or late.
     pub fn now(&self) -> Result<(), Vec<ConfigError>> {
         let (told, answer) = mpsc::sync_channel(1);
-        self.0.try_send(Wish::Now(told)).map_err(|_| Vec::new())?;
+        self.wishes.try_send(Wish::Now(told)).map_err(|_| Vec::new())?;
         answer.recv_timeout(Duration::from_secs(10)).unwrap_or_else(|_| Err(Vec::new()))
     }
 
     /// Ends the thread.
     pub fn stop(&self) {
-        let _ = self.0.send(Wish::Stop);
+        let _ = self.wishes.send(Wish::Stop);
     }
 }
 
@@ -174,16 +190,17 @@ impl Reloader {
     /// The operating system's, if it has no thread left.
     pub fn start(self) -> std::io::Result<(Reloads, thread::JoinHandle<()>)> {
         let (wishes, heard) = mpsc::sync_channel(MOST_WISHES);
-        let reloads = Reloads(wishes);
+        let reloads = Reloads { wishes, looking: Arc::default() };
         let watcher = watch(&self.origin, reloads.clone());
+        let looking = Arc::clone(&reloads.looking);
         let thread = thread::Builder::new().name("reload".to_owned()).spawn(move || {
-            self.run(&heard);
+            self.run(&heard, &looking);
             drop(watcher);
         })?;
         Ok((reloads, thread))
     }
 
-    fn run(&self, heard: &Receiver<Wish>) {
+    fn run(&self, heard: &Receiver<Wish>, looking: &AtomicBool) {
         let mut seen = self.origin.hash();
         loop {
             match heard.recv_timeout(POLL) {
@@ -193,9 +210,14 @@ impl Reloader {
                     let _ = told.try_send(self.reload());
                 }
                 Ok(Wish::Look) | Err(RecvTimeoutError::Timeout) => {
-                    if let Some(changed) = self.settled_change(seen) {
-                        seen = changed;
-                        let _ = self.reload();
+                    // Before looking: what changes from here on is a new wish.
+                    looking.store(false, Ordering::Release);
+                    match self.settled_change(seen) {
+                        Some(changed) => {
+                            seen = changed;
+                            let _ = self.reload();
+                        }
+                        None => thread::sleep(BREATH),
                     }
                 }
             }
@@ -242,7 +264,12 @@ impl Reloader {
 
 /// Watches the folders, not the files: a file that is replaced takes its watch along. Without a watcher the poll remains.
 fn watch(origin: &Origin, reloads: Reloads) -> Option<notify::RecommendedWatcher> {
-    let hint = move |_| reloads.look();
+    let hint = move |event: notify::Result<notify::Event>| {
+        // Looking opens the files, and that is an event too: to look at each would be to look for ever.
+        if event.map_or(true, |event| is_change(event.kind)) {
+            reloads.look();
+        }
+    };
     let mut watcher = notify::recommended_watcher(hint)
         .inspect_err(|error| tracing::warn!(%error, "files are not watched, only polled"))
         .ok()?;
@@ -252,4 +279,8 @@ fn watch(origin: &Origin, reloads: Reloads) -> Option<notify::RecommendedWatcher
         }
     }
     Some(watcher)
+}
+
+fn is_change(kind: EventKind) -> bool {
+    matches!(kind, EventKind::Access(AccessKind::Close(AccessMode::Write))) || !kind.is_access()
 }

@@ -107,7 +107,7 @@ where
     always_ready!();
 
     fn call(&mut self, arrival: Arrival<P, B>) -> Self::Future {
-        let class = arrival.operation.map_or(TrafficClass::Llm, |operation| operation.class());
+        let class = arrival.operation.map_or(TrafficClass::Llm, super::super::domain::operation::Operation::class);
         let declared = arrival.head.headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
         let most = most(&arrival.pinned, class);
         match self.params.gate.enter(declared.unwrap_or(UNDECLARED_BYTES).min(most.bytes), most) {

@@ -12,6 +12,7 @@ use tower::{Layer, Service};
 use crate::config::table::OnExhausted;
 use crate::domain::clock;
 use crate::domain::decision::{Action, Decision, DecisionSource, FallbackReason, Reason};
+use crate::domain::id::DecisionId;
 use crate::domain::money::Money;
 use crate::domain::outcome::FailureClass;
 use crate::flight::call::Call;
@@ -82,10 +83,10 @@ where
 
 fn count(metrics: &Metrics, category: Option<&str>, decision: &Decision) {
     metrics.decision(category, decision.action, decision.source);
-    if let (DecisionSource::Live, Some(verdict)) = (decision.source, &decision.verdict) {
-        if let Some(score) = verdict.score {
-            metrics.risk_score(verdict.provider.model_version.as_deref(), score);
-        }
+    if let (DecisionSource::Live, Some(verdict)) = (decision.source, &decision.verdict)
+        && let Some(score) = verdict.score
+    {
+        metrics.risk_score(verdict.provider.model_version.as_deref(), score);
     }
 }
 
@@ -96,6 +97,7 @@ fn fall_back(error: CallError, mode: OnExhausted, amount: Money) -> Result<Reply
     // Only a call that still goes on can bring one; an attempt that ended in a timeout cannot.
     let late_verdict_expected = matches!(error, CallError::DeadlinePassed);
     let decision = Decision {
+        id: DecisionId::fresh(),
         action,
         source: DecisionSource::Fallback(reason),
         verdict: None,

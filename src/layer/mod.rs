@@ -33,6 +33,8 @@ pub mod rescue;
 pub mod soft_deadline;
 pub mod stamp;
 pub mod strict;
+#[cfg(test)]
+pub(crate) mod testing;
 pub mod throttle;
 pub mod timeout;
 pub mod trip;

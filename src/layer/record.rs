@@ -143,8 +143,8 @@ impl<P: Pinned> Entry<P> {
         let served = story.served.as_ref();
         AccessRecord {
             status: self.head.map_or(CLIENT_GONE, |head| head.status.as_u16()),
-            caller: story.caller.as_ref().map(|caller| caller.as_str()),
-            tenant: story.tenant.as_ref().map(|tenant| tenant.as_str()),
+            caller: story.caller.as_ref().map(super::super::domain::id::CallerId::as_str),
+            tenant: story.tenant.as_ref().map(super::super::domain::id::TenantId::as_str),
             route: story.route.as_ref().map(|route| route.id.as_str()),
             operation: story.operation.map(Operation::label),
             provider: served.map(|names| names.provider.as_str()),

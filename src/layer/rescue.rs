@@ -227,7 +227,8 @@ fn exhausted(last: &AttemptError, retry_after: Option<Duration>) -> Told {
         | FailureClass::BadReply
         | FailureClass::BadSignature
         | FailureClass::StreamCut => {
-            unavailable(StatusCode::BAD_GATEWAY, "no provider gave a usable answer").final_word()
+            let told = unavailable(StatusCode::BAD_GATEWAY, "no provider gave a usable answer");
+            told.retry(Some(retry_after.unwrap_or_else(jittered))).final_word()
         }
     }
 }

@@ -27,6 +27,9 @@ const CACHE: HeaderName = HeaderName::from_static("wb-cache");
 const COST: HeaderName = HeaderName::from_static("wb-cost");
 const CONFIG: HeaderName = HeaderName::from_static("wb-config");
 const OVERHEAD: HeaderName = HeaderName::from_static("wb-overhead-us");
+const RATE_LIMIT: HeaderName = HeaderName::from_static("x-ratelimit-limit-requests");
+const RATE_REMAINING: HeaderName = HeaderName::from_static("x-ratelimit-remaining-requests");
+const RATE_RESET: HeaderName = HeaderName::from_static("x-ratelimit-reset-requests");
 const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
 
 /// Makes [`Stamp`].
@@ -90,6 +93,11 @@ fn stamp(headers: &mut HeaderMap, trail: &Trail, arrived: Instant) {
     }
     if let Some(id) = &story.upstream_request_id {
         headers.insert(UPSTREAM_REQUEST_ID, id.clone());
+    }
+    if let Some(room) = story.room {
+        headers.insert(RATE_LIMIT, HeaderValue::from(room.limit));
+        headers.insert(RATE_REMAINING, HeaderValue::from(room.remaining));
+        headers.insert(RATE_RESET, text(|line| write!(line, "{}ms", room.reset.as_millis())));
     }
     headers.insert(ATTEMPTS, HeaderValue::from(sent_attempts(&story)));
     headers.insert(CACHE, HeaderValue::from_static(story.cache.label()));

@@ -6,10 +6,11 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tower::{Layer, Service};
 
-use crate::flight::allowance::InFlight;
+use crate::flight::allowance::{InFlight, Room};
 use crate::flight::arrival::{Arrival, LiveCaller};
 use crate::flight::error::CallError;
 use crate::flight::reply::Reply;
+use crate::flight::trail::Trail;
 use crate::layer::{BoxFuture, always_ready};
 
 /// How soon a caller over its in-flight limit may find room.
@@ -43,7 +44,8 @@ where
     always_ready!();
 
     fn call(&mut self, arrival: Arrival<P, B>) -> Self::Future {
-        match arrival.caller.as_deref().map_or(Ok(None), take) {
+        let taken = arrival.caller.as_deref().map_or(Ok(None), |caller| take(caller, &arrival.trail));
+        match taken {
             Err(error) => Box::pin(std::future::ready(Err(error))),
             Ok(place) => {
                 let answer = self.0.call(arrival);
@@ -59,7 +61,7 @@ where
     }
 }
 
-fn take(caller: &LiveCaller) -> Result<Option<InFlight>, CallError> {
+fn take(caller: &LiveCaller, trail: &Trail) -> Result<Option<InFlight>, CallError> {
     let place = match caller.caller.in_flight {
         None => None,
         Some(limit) => {
@@ -68,8 +70,11 @@ fn take(caller: &LiveCaller) -> Result<Option<InFlight>, CallError> {
         }
     };
     if let Some(per_minute) = caller.caller.requests_per_minute {
+        let spent = caller.allowance.spend(Instant::now(), per_minute);
+        let none = |reset| Room { limit: per_minute, remaining: 0, reset };
+        trail.lock().room = Some(spent.unwrap_or_else(none));
         let late = |retry_after| CallError::Throttled { what: "requests per minute", retry_after };
-        caller.allowance.spend(Instant::now(), per_minute).map_err(late)?;
+        spent.map_err(late)?;
     }
     Ok(place)
 }

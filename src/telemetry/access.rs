@@ -304,7 +304,7 @@ fn write_now(out: &mut Vec<u8>) {
             *second = now / 1_000;
             *text = clock::rfc3339(*second * 1_000);
         }
-        let _ = write!(out, "{}.{:03}Z", text.trim_end_matches('Z'), now % 1_000);
+        let _ = write!(out, "{}.{:03}Z", text.trim_end_matches(".000Z"), now % 1_000);
     });
 }
 

@@ -35,10 +35,13 @@ pub struct Origin {
     pub allow_private: bool,
 }
 
+/// A connection on its way.
+pub type Dialling<'a> = Pin<Box<dyn Future<Output = io::Result<Box<dyn Io>>> + Send + 'a>>;
+
 /// Opens connections: over TCP and TLS when serving, in memory in tests.
 pub trait Dial: Send + Sync {
     /// Connects. The caller bounds the time.
-    fn dial<'a>(&'a self, origin: &'a Origin) -> Pin<Box<dyn Future<Output = io::Result<Box<dyn Io>>> + Send + 'a>>;
+    fn dial<'a>(&'a self, origin: &'a Origin) -> Dialling<'a>;
 }
 
 /// TCP with NODELAY, and TLS where the origin wants it.
@@ -64,7 +67,7 @@ impl TcpDial {
 }
 
 impl Dial for TcpDial {
-    fn dial<'a>(&'a self, origin: &'a Origin) -> Pin<Box<dyn Future<Output = io::Result<Box<dyn Io>>> + Send + 'a>> {
+    fn dial<'a>(&'a self, origin: &'a Origin) -> Dialling<'a> {
         Box::pin(self.connect(origin))
     }
 }

@@ -132,13 +132,12 @@ impl Fleet {
             return;
         }
         let id = &candidate.provider.id;
-        let provider = match self.providers.get(id) {
-            Some(provider) => Arc::clone(provider),
-            None => {
-                let provider = Arc::new(self.revive(&candidate.provider, previous, dial));
-                self.providers.insert(id.clone(), Arc::clone(&provider));
-                provider
-            }
+        let provider = if let Some(provider) = self.providers.get(id) {
+            Arc::clone(provider)
+        } else {
+            let provider = Arc::new(self.revive(&candidate.provider, previous, dial));
+            self.providers.insert(id.clone(), Arc::clone(&provider));
+            provider
         };
         let now = Instant::now();
         let health = previous.upstreams.get(&candidate.upstream).map_or_else(

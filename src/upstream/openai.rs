@@ -107,7 +107,8 @@ pub async fn read(
 }
 
 async fn whole(head: Parts, body: UpstreamBody, attempt: &Attempt) -> Result<Reply, AttemptError> {
-    let bytes = read_whole(body, ANSWER_BYTES, attempt.idle).await.map_err(|err| err.into_attempt_error())?;
+    let bytes =
+        read_whole(body, ANSWER_BYTES, attempt.idle).await.map_err(super::send::ReadError::into_attempt_error)?;
     if bytes.is_empty() {
         return Err(AttemptError::new(FailureClass::NoContent, Sent::Yes, "the answer is empty"));
     }

@@ -76,7 +76,7 @@ pub(super) async fn exchange(
             AttemptError::new(FailureClass::Connect, Sent::No, "the connection closed before the request was written")
         }
         ExchangeError::Broken { sent, .. } => {
-            AttemptError::new(FailureClass::HeadersTimeout, sent, "the connection broke before a response")
+            AttemptError::new(FailureClass::Connect, sent, "the connection broke before a response")
         }
     })
 }

@@ -158,12 +158,11 @@ fn shape(event: Event, usage_event: UsageEvent) -> Option<Event> {
     if facts.usage_only {
         return None;
     }
-    match json_edit::rewrite_chunk(&data, None, NullUsage::Drop) {
-        Some(edited) => Some(event.with_data(&edited)),
-        None => {
-            drop(data);
-            Some(event)
-        }
+    if let Some(edited) = json_edit::rewrite_chunk(&data, None, NullUsage::Drop) {
+        Some(event.with_data(&edited))
+    } else {
+        drop(data);
+        Some(event)
     }
 }
 

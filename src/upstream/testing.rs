@@ -3,7 +3,6 @@
 
 use std::future::Future;
 use std::io;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
@@ -28,7 +27,7 @@ use crate::flight::trail::Trail;
 use crate::sandbox::{SandboxBody, serve_connection};
 use crate::telemetry::metrics::Metrics;
 use crate::upstream::attempt::Attempt;
-use crate::upstream::dial::{Dial, Io, Origin};
+use crate::upstream::dial::{Dial, Dialling, Io, Origin};
 use crate::upstream::live::{Fleet, LiveUpstream};
 use crate::wire::openai::peek_request;
 use crate::wire::risk::decode;
@@ -165,7 +164,7 @@ impl Memory {
 }
 
 impl Dial for Memory {
-    fn dial<'a>(&'a self, _: &'a Origin) -> Pin<Box<dyn Future<Output = io::Result<Box<dyn Io>>> + Send + 'a>> {
+    fn dial<'a>(&'a self, _: &'a Origin) -> Dialling<'a> {
         if self.refusing.load(Ordering::SeqCst) {
             return Box::pin(async { Err(io::ErrorKind::ConnectionRefused.into()) });
         }

@@ -174,6 +174,14 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn f33_a_fetch_that_panicked_is_not_waited_for_by_the_next() {
+        let source = Arc::new(TokenSource::default());
+        assert!(source.get(|| async { panic!("a bug") }).await.is_err());
+        let count = Arc::new(AtomicU32::new(0));
+        assert_eq!(source.get(|| fetch(&count, Duration::from_secs(60))).await.unwrap().expose(), b"token-1");
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn a_refused_token_is_dropped_only_while_it_is_the_current_one() {
         let (source, count) = (Arc::new(TokenSource::default()), Arc::new(AtomicU32::new(0)));
         let life = Duration::from_secs(3600);

@@ -16,7 +16,7 @@ fn write(folder: &Path, name: &str, text: &str) -> std::path::PathBuf {
 fn the_embedded_files_compile_and_each_is_named_after_its_provider() {
     let folder = tempfile::tempdir().unwrap();
     let routes = write(folder.path(), "routes.toml", builtin::ROUTES);
-    let sources = read_sources(&routes, Some(&folder.path().join("missing")), Vec::new()).unwrap();
+    let sources = read_sources(Some(&routes), Some(&folder.path().join("missing")), Vec::new()).unwrap();
     let table = compile_with(&sources, &Map::default(), None).unwrap_or_else(|errors| panic!("{}", lines(&errors)));
     for (id, facts) in table.facts() {
         assert!(sources.providers.iter().any(|file| file.name == format!("builtin/{id}.toml")), "{id}");
@@ -48,7 +48,7 @@ fn an_operator_s_file_takes_the_place_of_the_built_in_one() {
     write(&providers, "mine.toml", &with(LLM, "id = \"agg\"", "id = \"openai\""));
     write(&providers, "README.md", "not read");
     write(&providers, ".hidden.toml", "= not read");
-    let sources = read_sources(&routes, Some(&providers), Vec::new()).unwrap();
+    let sources = read_sources(Some(&routes), Some(&providers), Vec::new()).unwrap();
     assert_eq!(sources.providers.len(), builtin::providers().len());
     let table = compile_with(&sources, &Map::default(), None).unwrap();
     assert_eq!(table.providers()["openai"].base_url.host, "agg.example");
@@ -59,14 +59,14 @@ fn a_broken_file_named_like_a_built_in_one_takes_its_place_too() {
     let (folder, providers) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let routes = write(folder.path(), "routes.toml", "version = 1\n");
     write(providers.path(), "openai.toml", "= 1\n");
-    let sources = read_sources(&routes, Some(providers.path()), Vec::new()).unwrap();
+    let sources = read_sources(Some(&routes), Some(providers.path()), Vec::new()).unwrap();
     assert!(!sources.providers.iter().any(|file| file.name == "builtin/openai.toml"));
 }
 
 #[test]
 fn what_cannot_be_read_is_refused_with_a_sentence_and_never_blocks() {
     let folder = tempfile::tempdir().unwrap();
-    let why = |path: &Path| lines(&read_sources(path, None, Vec::new()).unwrap_err());
+    let why = |path: &Path| lines(&read_sources(Some(path), None, Vec::new()).unwrap_err());
     assert!(why(&folder.path().join("missing.toml")).contains("there is no such file"));
     assert!(why(folder.path()).contains("not a regular file"));
     assert!(why(Path::new("/dev/null")).contains("not a regular file"));
@@ -80,9 +80,9 @@ fn what_cannot_be_read_is_refused_with_a_sentence_and_never_blocks() {
     assert!(why(&fifo).contains("not a regular file"));
     assert!(secret_file(&fifo).is_none());
     let routes = write(folder.path(), "routes.toml", "version = 1\n");
-    let errors = read_sources(&routes, Some(&routes), Vec::new()).unwrap_err();
+    let errors = read_sources(Some(&routes), Some(&routes), Vec::new()).unwrap_err();
     assert!(lines(&errors).contains("not a folder"), "{}", lines(&errors));
-    let errors = read_sources(&routes, Some(folder.path()), Vec::new()).unwrap_err();
+    let errors = read_sources(Some(&routes), Some(folder.path()), Vec::new()).unwrap_err();
     assert_eq!(errors.len(), 3, "large, latin and fifo: {}", lines(&errors));
 }
 

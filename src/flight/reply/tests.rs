@@ -64,6 +64,40 @@ async fn a_whole_body_is_one_frame_and_ends_complete() {
     assert_eq!(ends(&seen).len(), 1);
 }
 
+/// What hyper makes of an answer with this body to this request line.
+async fn served(method: &str, body: ReplyBody) -> String {
+    use hyper_util::rt::TokioIo;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    let (mut near, far) = tokio::io::duplex(4_096);
+    let body = Mutex::new(Some(body));
+    let service = hyper::service::service_fn(move |_: http::Request<hyper::body::Incoming>| {
+        std::future::ready(Ok::<_, Infallible>(http::Response::new(body.lock().unwrap().take().unwrap())))
+    });
+    let server = tokio::spawn(hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(far), service));
+    near.write_all(format!("{method} / HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n").as_bytes()).await.unwrap();
+    let mut text = String::new();
+    near.read_to_string(&mut text).await.unwrap();
+    server.await.unwrap().unwrap();
+    text
+}
+
+#[tokio::test]
+async fn over_http_a_whole_body_has_a_length_and_a_stream_is_chunked_and_both_end_complete() {
+    let (body, seen) = watched(ReplyBody::whole(Bytes::from_static(b"hello")));
+    let text = served("GET", body).await;
+    assert!(text.contains("content-length: 5\r\n") && text.ends_with("\r\n\r\nhello"), "{text}");
+    assert_eq!(ends(&seen), [(End::Complete, 5)]);
+    let (body, seen) = watched(ReplyBody::whole(Bytes::new()));
+    let text = served("GET", body).await;
+    assert!(text.contains("content-length: 0\r\n"), "{text}");
+    assert_eq!(ends(&seen), [(End::Complete, 0)]);
+    let (body, seen) = streaming(said(&["1"]).chain(stream::iter([Ok(Event::done())])));
+    let text = served("GET", body).await;
+    assert!(text.contains("transfer-encoding: chunked") && text.ends_with("data: [DONE]\n\n\r\n0\r\n\r\n"), "{text}");
+    assert_eq!(ends(&seen), [(End::Complete, 23)]);
+}
+
 #[tokio::test]
 async fn an_empty_body_is_complete_though_nobody_asks_for_it() {
     let (body, seen) = watched(ReplyBody::whole(Bytes::new()));

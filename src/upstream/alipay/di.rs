@@ -16,6 +16,7 @@ use tokio::time::Instant;
 use crate::config::table::{Auth, Provider};
 use crate::domain::clock;
 use crate::domain::decision::{Decision, DecisionSource, ProviderReference, Reason, Verdict};
+use crate::domain::id::DecisionId;
 use crate::domain::operation::Safety;
 use crate::domain::outcome::{FailureClass, Sent};
 use crate::domain::policy::decide;
@@ -103,7 +104,9 @@ struct Head {
 
 async fn read_answer(response: Response<UpstreamBody>, attempt: &Attempt) -> Result<(Head, Bytes), AttemptError> {
     let (head, body) = response.into_parts();
-    let body = read_whole(body, ANSWER_BYTES, attempt.idle).await.map_err(|err| err.into_attempt_error())?;
+    let body = read_whole(body, ANSWER_BYTES, attempt.idle)
+        .await
+        .map_err(super::super::send::ReadError::into_attempt_error)?;
     Ok((Head { status: head.status, headers: head.headers }, body))
 }
 
@@ -182,6 +185,7 @@ fn decided(verdict: Verdict, facts: &RiskFacts) -> Result<Reply, AttemptError> {
     let reasons =
         verdict.explanation.iter().map(|text| Reason { code: "provider".to_owned(), text: text.clone() }).collect();
     let decision = Decision {
+        id: DecisionId::fresh(),
         action,
         source: DecisionSource::Live,
         verdict: Some(verdict),

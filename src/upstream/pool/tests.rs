@@ -8,7 +8,7 @@ use tokio::sync::oneshot;
 
 use super::*;
 use crate::sandbox::{full, serve_connection};
-use crate::upstream::dial::Io;
+use crate::upstream::dial::Dialling;
 use crate::upstream::testing::{Memory, answer, read_request};
 
 const CONNECT: Duration = Duration::from_secs(1);
@@ -173,7 +173,7 @@ async fn f1_nobody_at_home_is_told_apart_and_nothing_was_sent() {
 async fn f4_a_connection_that_never_opens_is_given_up_in_time() {
     struct BlackHole;
     impl Dial for BlackHole {
-        fn dial<'a>(&'a self, _: &'a Origin) -> Pin<Box<dyn Future<Output = io::Result<Box<dyn Io>>> + Send + 'a>> {
+        fn dial<'a>(&'a self, _: &'a Origin) -> Dialling<'a> {
             Box::pin(pending())
         }
     }

@@ -130,7 +130,7 @@ async fn each_way_to_fail_has_its_class() {
     }
     assert_eq!(judge.fails("status:429;retry-after=2").await.retry_after, Some(Duration::from_secs(2)));
     let error = judge.fails("refuse").await;
-    assert_eq!((error.class, error.sent), (FailureClass::HeadersTimeout, Sent::Maybe));
+    assert_eq!((error.class, error.sent), (FailureClass::Connect, Sent::Maybe));
 }
 
 #[tokio::test]
@@ -291,7 +291,7 @@ async fn each_way_an_llm_call_can_fail_has_its_class() {
         }
     }
     let error = agg.fails(CHAT, "refuse").await;
-    assert_eq!((error.class, error.sent), (FailureClass::HeadersTimeout, Sent::Maybe));
+    assert_eq!((error.class, error.sent), (FailureClass::Connect, Sent::Maybe));
     agg.dial.refuse(true);
     let before = agg.dial.dialled();
     let fresh = Agg { upstream: live("agg/fast", &agg.dial), ..agg };

@@ -14,8 +14,6 @@ use crate::domain::policy::Bands;
 /// A decision with what its answer says about it beyond the decision itself.
 #[derive(Clone, Copy, Debug)]
 pub struct DecisionView<'a> {
-    /// `ra_…`
-    pub id: &'a str,
     /// The attempt it answers.
     pub out_trade_no: &'a str,
     /// The decision.
@@ -101,7 +99,7 @@ fn answer<'a>(view: &DecisionView<'a>) -> Answer<'a> {
     let decision = view.decision;
     let verdict = decision.verdict.as_ref();
     Answer {
-        id: view.id,
+        id: view.decision.id.as_str(),
         out_trade_no: view.out_trade_no,
         action: decision.action.as_str(),
         recommendation: verdict.and_then(|verdict| verdict.recommendation.as_deref()),

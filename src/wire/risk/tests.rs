@@ -6,7 +6,7 @@ use super::*;
 use crate::domain::decision::{
     Action, Decision, DecisionSource, FallbackReason, ProviderReference, Reason, Score, Verdict,
 };
-use crate::domain::id::ProviderId;
+use crate::domain::id::{DecisionId, ProviderId};
 use crate::domain::money::Cost;
 use crate::domain::policy::Bands;
 
@@ -259,6 +259,7 @@ fn decision() -> Decision {
         cost: Some(Cost { micro: 20_000, currency: Currency::parse("CNY").unwrap() }),
     };
     Decision {
+        id: DecisionId::new("ra_1"),
         action: Action::Review,
         source: DecisionSource::Live,
         verdict: Some(verdict),
@@ -270,8 +271,7 @@ fn decision() -> Decision {
 
 fn encoded(decision: &Decision) -> String {
     let bands = Bands::new(score("0.3"), score("0.7"), None).unwrap();
-    let view =
-        DecisionView { id: "ra_1", out_trade_no: "T0001", decision, bands, rule: "default", version: "3f9a12c0ffee" };
+    let view = DecisionView { out_trade_no: "T0001", decision, bands, rule: "default", version: "3f9a12c0ffee" };
     String::from_utf8(encode_decision(&view).to_vec()).unwrap()
 }
 
