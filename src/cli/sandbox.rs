@@ -243,20 +243,23 @@ listeners
 
 routes, candidates in order (configuration {version})
 {routes}
+in another terminal, first: the commands below and those of README.md use it
+  export WB_URL=http://{data} WB_ADMIN=http://{admin} WB_KEY={key}
+
 a risk decision
-  curl -s http://{data}/v1/risk/assessments -H 'authorization: Bearer {key}' \\
-    -H 'content-type: application/json' -d '{{\"out_trade_no\":\"T0001\",\"total_amount\":\"88.13\",\
-\"currency\":\"CNY\",\"subject\":\"demo\",\"merchant\":{{\"id\":\"m1\"}},\"user\":{{\"id\":\"u1\"}}}}'
+  curl -s $WB_URL/v1/risk/assessments -H \"authorization: Bearer $WB_KEY\" \\
+    -H 'content-type: application/json' -d '{{\"out_trade_no\":\"T0001\",\"total_amount\":\"88.13\",
+    \"currency\":\"CNY\",\"subject\":\"demo\",\"merchant\":{{\"id\":\"m1\"}},\"user\":{{\"id\":\"u1\"}}}}'
 
 an OpenAI SDK
-  export OPENAI_BASE_URL=http://{data}/v1 OPENAI_API_KEY={key}
-  python3 -c 'from openai import OpenAI; print(OpenAI().chat.completions.create(model=\"summary\", \
-messages=[{{\"role\": \"user\", \"content\": \"hi\"}}]).choices[0].message.content)'
+  export OPENAI_BASE_URL=$WB_URL/v1 OPENAI_API_KEY=$WB_KEY
+  python3 -c 'from openai import OpenAI; print(OpenAI().chat.completions.create(model=\"summary\",
+    messages=[{{\"role\": \"user\", \"content\": \"hi\"}}]).choices[0].message.content)'
 
-watch a failover (the first candidate answers 503; wb-attempts says 2)
-  curl -si http://{data}/v1/chat/completions -H 'authorization: Bearer {key}' \\
-    -H 'content-type: application/json' -d '{{\"model\":\"sandbox/fail-503\",\
-\"messages\":[{{\"role\":\"user\",\"content\":\"hi\"}}]}}'
+watch a failover: the first candidate answers 503, wb-attempts says 2
+  curl -si $WB_URL/v1/chat/completions -H \"authorization: Bearer $WB_KEY\" \\
+    -H 'content-type: application/json' -d '{{\"model\":\"sandbox/fail-503\",
+    \"messages\":[{{\"role\":\"user\",\"content\":\"hi\"}}]}}'
 
 {edit} while this runs; Ctrl-C stops
 ",

@@ -165,7 +165,7 @@ fn the_sandbox_needs_no_file_at_all() {
     while !banner.contains("Ctrl-C") && std::io::BufRead::read_line(&mut out, &mut banner).unwrap() > 0 {}
     child.kill().unwrap();
     child.wait().unwrap();
-    for text in ["built-in example", "curl -s http://127.0.0.1:", "OPENAI_BASE_URL=", "/status.json"] {
+    for text in ["built-in example", "export WB_URL=http://127.0.0.1:", "OPENAI_BASE_URL=", "/status.json"] {
         assert!(banner.contains(text), "{banner}");
     }
     // A path that was given is meant.

@@ -1,9 +1,15 @@
 // The official OpenAI SDK for Node, pointed at the sandbox: what an application developer gets.
 
 import assert from "node:assert/strict";
+import { execFile } from "node:child_process";
 import { randomUUID } from "node:crypto";
+import { copyFileSync, mkdtempSync, rmSync, symlinkSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
 import { after, before, describe, test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
+import { fileURLToPath } from "node:url";
+import { promisify } from "node:util";
 import OpenAI from "openai";
 import { NARROW_KEY, Sandbox } from "./sandbox.mjs";
 
@@ -200,3 +206,22 @@ describe("with a failing provider", () => {
       assert.equal(calls, toldTo === "true" ? 2 : 1);
     }));
 });
+
+test("the example of the repository runs", () =>
+  withFresh(async (fresh) => {
+    const here = (path) => fileURLToPath(new URL(path, import.meta.url));
+    // Packages are looked for beside the program that wants them, and ours are beside this suite.
+    const folder = mkdtempSync(join(tmpdir(), "weighbridge-example-"));
+    try {
+      copyFileSync(here("../../examples/openai_sdk.mjs"), join(folder, "example.mjs"));
+      symlinkSync(here("node_modules"), join(folder, "node_modules"));
+      const env = { ...process.env, WB_URL: fresh.said.data, WB_KEY: fresh.said.api_key };
+      const { stdout } = await promisify(execFile)(process.execPath, [join(folder, "example.mjs")], { env, timeout: 60_000 });
+      assert.match(stdout, /^answer: ./m);
+      assert.match(stdout, /^failover: openrouter answered after 2 attempts$/m);
+      assert.match(stdout, /^cut stream: .* is not complete: upstream_truncated$/m);
+      assert.match(stdout, /^mistake: model_not_found req_/m);
+    } finally {
+      rmSync(folder, { recursive: true, force: true });
+    }
+  }));

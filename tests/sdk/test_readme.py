@@ -1,0 +1,171 @@
+"""README says what the product does, so it is held to it: its commands run, its tables are complete, its examples work.
+
+A block that opens with ```sh test is run as it stands, with the three variables that README tells the reader to set.
+Comments in such a block are what it prints, line by line.
+"""
+
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+
+from harness import BINARY, ROOT, Sandbox, exchange
+
+README = (ROOT / "README.md").read_text()
+ENOUGH_SECONDS = 60
+
+
+def blocks(opening: str) -> list:
+    return re.findall(rf"^```{re.escape(opening)}\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+
+
+def printed(block: str) -> list:
+    """What a block says that it prints: its comments, on lines of their own or after two spaces."""
+    return re.findall(r"(?:^|  )# (.*)$", block, re.MULTILINE)
+
+
+@pytest.fixture(scope="module")
+def reader(tmp_path_factory):
+    """A sandbox of README's own: its examples make a provider fail, and the other suites share theirs."""
+    running = Sandbox(tmp_path_factory.mktemp("readme"))
+    yield running
+    running.stop()
+
+
+def run(reader, *command) -> str:
+    told = {"WB_URL": reader.data, "WB_ADMIN": reader.admin, "WB_KEY": reader.key}
+    ended = subprocess.run(
+        command, cwd=ROOT, env={**os.environ, **told}, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=ENOUGH_SECONDS
+    )
+    assert ended.returncode == 0, f"exit {ended.returncode}\n{ended.stdout}\n{ended.stderr}"
+    return ended.stdout
+
+
+@pytest.mark.parametrize("block", blocks("sh test"), ids=lambda block: re.sub(r"\W+", " ", block)[:60].strip())
+def test_a_command_of_readme_does_what_it_says(reader, block):
+    out = run(reader, "bash", "-euo", "pipefail", "-c", block)
+    assert out.strip(), "a command that is shown has something to show"
+    expected = printed(block)
+    if expected:
+        assert out.splitlines() == expected
+
+
+def test_readme_has_commands_for_everybody():
+    commands = "".join(blocks("sh test"))
+    for path in ("/v1/chat/completions", "/v1/models", "/v1/risk/assessments", "/readyz", "/status.json"):
+        assert path in commands
+    assert sum(map(len, map(printed, blocks("sh test")))) >= 3, "some commands say what they print"
+
+
+def test_the_first_two_commands_are_the_product_and_its_tests():
+    assert [block.strip() for block in re.findall(r"^```sh.*?\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)[:2]] == [
+        "cargo run --release -- sandbox",
+        "scripts/test",
+    ]
+    assert os.access(ROOT / "scripts/test", os.X_OK)
+
+
+def test_the_python_example_runs(reader):
+    out = run(reader, sys.executable, "examples/openai_sdk.py")
+    assert "failover: openrouter answered after 2 attempts" in out
+    assert "is not complete: upstream_truncated" in out
+    assert "mistake: model_not_found req_" in out
+
+
+def test_the_shell_example_runs(reader):
+    out = run(reader, "bash", "examples/risk_call.sh")
+    assert re.findall(r'"source": ?"(\w+)"', out) == ["live", "replayed", "fallback", "late"]
+    assert re.findall(r"^(\d+) in ", out, re.MULTILINE) == ["200", "200", "409", "200", "200"]
+    first, again = re.findall(r'"id": ?"(ra_[^"]*)"', out)[:2]
+    assert first == again
+
+
+def test_the_python_of_readme_is_python():
+    for number, block in enumerate(blocks("python")):
+        compile(block, f"README.md, Python block {number + 1}", "exec")
+
+
+def catalog() -> dict:
+    """Every row of the catalog: name to kind, labels and help."""
+    text = (ROOT / "src/telemetry/catalog.rs").read_text()
+    row = r'[A-Z_]+: (\w+)(?:\(&\w+\))?, \w+, "(\w+)"\s*\[([^\]]*)\]\s*"([^"]*)";'
+    return {name: (kind.lower(), re.findall(r"\w+", labels), told) for kind, name, labels, told in re.findall(row, text)}
+
+
+def metric_rows() -> dict:
+    rows = re.findall(r"^\| `((?:weighbridge|gen_ai)_\w+)` \| (\w+) \| (.*?) \| (.*?) \|$", README, re.MULTILINE)
+    return {name: (kind, re.findall(r"`(\w+)`", labels), told) for name, kind, labels, told in rows}
+
+
+def test_every_metric_is_in_readme_as_it_is_in_the_catalog():
+    known = catalog()
+    assert len(known) > 20
+    assert metric_rows() == known
+
+
+def test_every_metric_of_readme_is_exported(reader):
+    named = set(metric_rows()) | set(re.findall(r"\bweighbridge_\w+", README))
+    text = exchange(reader.admin, "GET", "/metrics").body.decode()
+    exported = set(re.findall(r"^# TYPE (\w+) ", text, re.MULTILINE))
+    assert named - exported == set()
+    assert exported - named == set(), "what is exported is in README"
+
+
+def flags(command: str) -> set:
+    told = subprocess.run([BINARY, command, "--help"], capture_output=True, text=True, check=True).stdout
+    return set(re.findall(r"^ +(?:-\w, )?(--[a-z-]+)", told, re.MULTILINE)) - {"--help"}
+
+
+@pytest.mark.parametrize("command", ["serve", "sandbox", "check", "digest"])
+def test_every_flag_is_in_readme(command):
+    known = flags(command)
+    assert known
+    assert {flag for flag in known if not re.search(rf"`[^`\n]*{flag}\b", README)} == set()
+
+
+def test_every_flag_of_the_table_exists():
+    listed = set(re.findall(r"^\| `(--[a-z-]+)", README, re.MULTILINE))
+    assert listed == flags("serve") | flags("check")
+
+
+def rust_tests() -> dict:
+    """A file, as SECURITY.md names it, to the names of its functions."""
+    files = [*(ROOT / "src").rglob("*.rs"), *(ROOT / "tests/it").rglob("*.rs")]
+    short = (path.relative_to(ROOT).as_posix().removeprefix("src/") for path in files)
+    return {name: re.findall(r"\bfn (\w+)", path.read_text()) for name, path in zip(short, files)}
+
+
+def test_every_threat_names_its_tests_and_every_such_test_is_named():
+    tests = rust_tests()
+    threats_of = lambda test: re.match(r"((?:[gsptc][0-9]+_)*)", test)[1].upper().split("_")[:-1]
+    present = {(threat, file) for file, names in tests.items() for test in names for threat in threats_of(test)}
+    listed = set()
+    for threat, cell in re.findall(r"^\| ([A-Z][0-9]+) \| .* \| (.*) \|$", (ROOT / "SECURITY.md").read_text(), re.MULTILINE):
+        for file, named in re.findall(r"`([\w/]+\.rs)`((?:,? `\w+`)*)", cell):
+            if named:
+                assert set(re.findall(r"\w+", named)) <= set(tests[file]), f"{threat}: {file}"
+            else:
+                listed.add((threat, file))
+    assert listed == present
+
+
+def test_every_dependency_has_its_reason_in_the_changelog():
+    manifest = (ROOT / "Cargo.toml").read_text()
+    used = re.findall(r"^([\w-]+) = ", re.search(r"^\[dependencies\]\n(.*?)^\[", manifest, re.MULTILINE | re.DOTALL)[1], re.MULTILINE)
+    reasons = (ROOT / "CHANGELOG.md").read_text().partition("### Dependencies")[2]
+    given = [name for names in re.findall(r"^- (`.*?`):", reasons, re.MULTILINE) for name in re.findall(r"[\w-]+", names)]
+    assert sorted(given) == sorted(used)
+
+
+def test_links_to_files_and_headings_lead_somewhere():
+    for path in ("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md"):
+        text = (ROOT / path).read_text()
+        for target in re.findall(r"\]\((?!https?:)([^)]+)\)", text):
+            file, _, heading = target.partition("#")
+            assert not file or (ROOT / file).exists(), f"{path}: {target}"
+            if heading:
+                there = (ROOT / (file or path)).read_text()
+                slugs = {re.sub(r"[^\w -]", "", line.lower()).replace(" ", "-") for line in re.findall(r"^#+ (.*)$", there, re.MULTILINE)}
+                assert heading in slugs, f"{path}: {target}"
