@@ -27,6 +27,10 @@ const ADMIN_TOKEN: &str = "WEIGHBRIDGE_ADMIN_TOKEN";
 /// Signals so soon after the first are the same one: `timeout`, shells and process groups deliver it twice.
 const ECHO: Duration = Duration::from_millis(100);
 
+/// Merchant categories that decisions are counted by; any other counts as `other`.
+const MERCHANT_CATEGORIES: &[&str] =
+    &["digital", "electronics", "fashion", "food", "gaming", "health", "home", "services", "travel"];
+
 /// Runs until told to stop.
 pub fn run(args: &ServeArgs) -> ExitCode {
     let origin = Origin {
@@ -53,7 +57,7 @@ pub fn run(args: &ServeArgs) -> ExitCode {
 
 /// Starts the proxy, greets, and waits for its end. Exit code 2 means that it never ran.
 pub(super) fn run_app(args: &ServeArgs, origin: Origin, greet: impl FnOnce(&App)) -> ExitCode {
-    let metrics = Metrics::new();
+    let metrics = Metrics::with_merchant_categories(MERCHANT_CATEGORIES);
     let writer = match LineWriter::start(io::stderr(), metrics.log_dropped.clone()) {
         Ok(writer) => writer,
         Err(error) => return refuse(&StartError::System(error)),

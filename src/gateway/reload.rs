@@ -19,16 +19,19 @@ use std::time::Duration;
 use notify::event::{AccessKind, AccessMode};
 use notify::{EventKind, RecursiveMode, Watcher};
 
-use crate::config::compile::{CompileOptions, SourceFile, compile};
+use crate::config::compile::compile;
 use crate::config::diff::TableDiff;
 use crate::config::error::ConfigError;
 use crate::config::load;
+use crate::config::options::CompileOptions;
+use crate::config::source::SourceFile;
 use crate::config::table::{BaseUrl, Protocol, RoutingTable};
 use crate::config::{SecretPolicy, Secrets};
 use crate::domain::clock;
 use crate::domain::id::ProviderId;
 use crate::domain::secret::SecretSource;
-use crate::gateway::snapshot::{Live, Shared, Snapshot};
+use crate::gateway::build::build;
+use crate::gateway::snapshot::{Live, Shared};
 use crate::telemetry::labels::ReloadResult;
 
 /// How often the hash is taken when nothing hints at a change.
@@ -267,7 +270,7 @@ impl Reloader {
         let before = self.live.load_full();
         let changes = in_one_line(&TableDiff::between(before.table(), &table));
         let version = table.version().to_string();
-        let snapshot = Snapshot::build(table, Some(&before), &self.shared);
+        let snapshot = build(table, Some(&before), &self.shared);
         self.live.store(Arc::new(snapshot));
         metrics.config_in_use(&version, clock::unix_seconds());
         metrics.config_reload(ReloadResult::Success);

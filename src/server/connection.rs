@@ -28,6 +28,7 @@ use tower::Service;
 
 use super::activity::{Activity, Command, Load, Phase};
 use super::io_deadline::DeadlineIo;
+use super::limits::ConnectionLimits;
 use super::service::Counted;
 use super::shutdown::{ShutdownSignal, Stage};
 use super::stream_stall::StreamExecutor;
@@ -51,36 +52,6 @@ const GOODBYE: Duration = Duration::from_secs(5);
 const DRAIN_GOODBYE: Duration = Duration::from_secs(1);
 /// How often a silent HTTP/2 client is asked whether it is there, and how long it may take to answer.
 const PING: Duration = Duration::from_secs(15);
-
-/// Bounds of a connection; read once, when it is accepted.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct ConnectionLimits {
-    /// Largest request head, in bytes.
-    pub head_bytes: usize,
-    /// Most header fields in a request.
-    pub head_fields: usize,
-    /// From the connection's start, or the first byte of a later request, to the end of the request's head.
-    pub head_timeout: Duration,
-    /// Longest time the client may accept no bytes of an answer.
-    pub write_stall: Duration,
-    /// Longest idle time between requests.
-    pub keep_alive: Duration,
-    /// Most open connections of the listener.
-    pub connections: usize,
-}
-
-impl Default for ConnectionLimits {
-    fn default() -> Self {
-        Self {
-            head_bytes: 16 * 1024,
-            head_fields: 64,
-            head_timeout: Duration::from_secs(10),
-            write_stall: Duration::from_secs(30),
-            keep_alive: Duration::from_secs(60),
-            connections: 10_000,
-        }
-    }
-}
 
 /// Serves one connection until it ends and says why it did. For tests and anything else without a listener; a listener's
 /// connections share their worker's view of `signal`.

@@ -18,13 +18,14 @@ use crate::domain::usage::Usage;
 use crate::flight::error::AttemptError;
 use crate::flight::reply::{Reply, ReplyBody, UsageSlot};
 use crate::upstream::attempt::Attempt;
+use crate::upstream::exchange::{ReadError, read_whole};
 use crate::upstream::live::LiveUpstream;
+use crate::upstream::meaning::{classify, embedded};
 use crate::upstream::pool::UpstreamBody;
 use crate::upstream::retry_after;
-use crate::upstream::send::read_whole;
 use crate::upstream::stream::{UsageEvent, prime};
 use crate::wire::json_edit::{self, UsageRequest};
-use crate::wire::openai::{EmbeddedError, parse_error, peek_reply};
+use crate::wire::openai::{parse_error, peek_reply};
 
 /// Largest whole answer.
 const ANSWER_BYTES: usize = 32 * 1024 * 1024;
@@ -107,8 +108,7 @@ pub async fn read(
 }
 
 async fn whole(head: Parts, body: UpstreamBody, attempt: &Attempt) -> Result<Reply, AttemptError> {
-    let bytes =
-        read_whole(body, ANSWER_BYTES, attempt.idle).await.map_err(super::send::ReadError::into_attempt_error)?;
+    let bytes = read_whole(body, ANSWER_BYTES, attempt.idle).await.map_err(ReadError::into_attempt_error)?;
     if bytes.is_empty() {
         return Err(AttemptError::new(FailureClass::NoContent, Sent::Yes, "the answer is empty"));
     }
@@ -159,33 +159,6 @@ fn refusal(head: &Parts, body: &[u8], provider: &Provider) -> AttemptError {
     }
 }
 
-/// What an error inside a 200 means.
-pub(super) fn embedded(error: EmbeddedError) -> AttemptError {
-    let class = error.status.map_or(FailureClass::NoContent, |status| classify(status, Some(&error)));
-    AttemptError {
-        class,
-        sent: Sent::Yes,
-        status: error.status,
-        retry_after: None,
-        said: Some(Arc::new(error)),
-        detail: "the provider reported an error inside a 200",
-    }
-}
-
-fn classify(status: u16, said: Option<&EmbeddedError>) -> FailureClass {
-    match status {
-        402 => FailureClass::QuotaExhausted,
-        // Some say with 400 or 403 that the account is empty: no other request would fare better.
-        400..500 if said.is_some_and(EmbeddedError::is_quota) => FailureClass::QuotaExhausted,
-        429 => FailureClass::RateLimited,
-        401 | 403 => FailureClass::Unauthorised,
-        503 | 529 => FailureClass::Overloaded,
-        408 | 425 => FailureClass::ProviderFault,
-        400..500 => FailureClass::Refused,
-        _ => FailureClass::ProviderFault,
-    }
-}
-
 fn bad_reply(detail: &'static str) -> AttemptError {
     AttemptError::new(FailureClass::BadReply, Sent::Yes, detail)
 }
@@ -208,24 +181,4 @@ fn note_their_id(headers: &HeaderMap, attempt: &Attempt) {
 fn is_type(headers: &HeaderMap, media_type: &str) -> bool {
     let value = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
     value.get(..media_type.len()).is_some_and(|start| start.eq_ignore_ascii_case(media_type))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn every_status_has_a_class_and_only_the_callers_faults_are_refusals() {
-        for status in [400, 404, 413, 422] {
-            assert_eq!(classify(status, None), FailureClass::Refused, "{status}");
-        }
-        for status in [301, 302, 307, 500, 502, 504, 408, 599] {
-            assert_eq!(classify(status, None), FailureClass::ProviderFault, "{status}");
-        }
-        assert_eq!(classify(401, None), FailureClass::Unauthorised);
-        assert_eq!(classify(403, None), FailureClass::Unauthorised);
-        assert_eq!(classify(402, None), FailureClass::QuotaExhausted);
-        assert_eq!(classify(429, None), FailureClass::RateLimited);
-        assert_eq!(classify(529, None), FailureClass::Overloaded);
-    }
 }
