@@ -12,8 +12,11 @@
     clippy::disallowed_methods
 )]
 
+mod auth;
+mod cache;
 mod failover;
 mod harness;
+mod limits;
 mod llm;
 mod risk;
 mod stream;
