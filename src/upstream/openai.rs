@@ -12,7 +12,7 @@ use http::response::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::Full;
 
-use crate::config::table::{Provider, StreamUsage};
+use crate::config::table::{Auth, Provider, StreamUsage};
 use crate::domain::outcome::{FailureClass, Sent};
 use crate::domain::usage::Usage;
 use crate::flight::error::AttemptError;
@@ -79,6 +79,38 @@ fn usage_request(attempt: &Attempt, upstream: &LiveUpstream) -> UsageRequest {
 /// # Errors
 /// [`AttemptError`] for every answer that is not one.
 pub async fn read(
+    response: Response<UpstreamBody>,
+    attempt: &Attempt,
+    upstream: &LiveUpstream,
+) -> Result<Reply, AttemptError> {
+    let hide = |error| without_secret(error, &upstream.candidate.provider.auth);
+    understand(response, attempt, upstream).await.map_err(hide)
+}
+
+/// Some providers repeat the key in their error, and what they say of a request reaches the caller.
+fn without_secret(error: AttemptError, auth: &Auth) -> AttemptError {
+    let secret = match auth {
+        Auth::Bearer { secret } | Auth::Header { secret, .. } | Auth::DiHmac { secret, .. } => secret.expose(),
+        Auth::None => return error,
+    };
+    let (Ok(secret), Some(said)) = (std::str::from_utf8(secret), error.said.as_deref()) else { return error };
+    let hide = |text: &str| {
+        let whole = text.replace(secret, "***");
+        // What they say is cut to a length, and that may have been in the middle of the key.
+        let ends_in_part = |part: &usize| secret.get(..*part).is_some_and(|part| whole.ends_with(part));
+        let part = (4..secret.len()).rev().find(ends_in_part).unwrap_or_default();
+        whole.get(..whole.len() - part).unwrap_or_default().to_owned()
+    };
+    let said = EmbeddedError {
+        status: said.status,
+        code: said.code.as_deref().map(hide),
+        kind: said.kind.as_deref().map(hide),
+        message: hide(&said.message),
+    };
+    AttemptError { said: Some(Arc::new(said)), ..error }
+}
+
+async fn understand(
     response: Response<UpstreamBody>,
     attempt: &Attempt,
     upstream: &LiveUpstream,

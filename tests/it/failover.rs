@@ -397,7 +397,7 @@ async fn a_callers_own_short_deadline_is_kept_and_is_nobodys_failure() {
 
 #[tokio::test(start_paused = true)]
 async fn a_full_provider_is_passed_over_and_its_place_comes_back() {
-    let world = World::with(Plan { provider_in_flight: 1, ..Plan::default() });
+    let world = World::with(&Plan { provider_in_flight: 1, ..Plan::default() });
     world.fault("alpha", "delay:2s");
     let body = chat("duo");
     let (slow, quick) = tokio::join!(world.chat(&body), async {

@@ -113,7 +113,7 @@ pub struct World {
     pub metrics: Arc<Metrics>,
     pub shared: Shared,
     pub live: Live,
-    pub shutdown: Shutdown,
+    _shutdown: Shutdown,
     writer: Option<LineWriter>,
     written: Written,
     serve: Box<dyn Fn(DuplexStream) -> JoinHandle<ConnectionEnd>>,
@@ -233,11 +233,11 @@ pub fn table(plan: &Plan) -> RoutingTable {
 impl World {
     /// The usual one.
     pub fn new() -> Self {
-        Self::with(Plan::default())
+        Self::with(&Plan::default())
     }
 
     /// One with a difference.
-    pub fn with(plan: Plan) -> Self {
+    pub fn with(plan: &Plan) -> Self {
         let faults = Faults::new();
         let alipay = Alipay::new(AlipayConfig {
             keys: vec![("k1".to_owned(), Secret::new(vec![0x4f; 32]))],
@@ -261,10 +261,10 @@ impl World {
             dial: Arc::clone(&net) as Arc<dyn Dial>,
             metrics: Arc::clone(&metrics),
         };
-        let live: Live = Arc::new(ArcSwap::from_pointee(build(table(&plan), None, &shared)));
+        let live: Live = Arc::new(ArcSwap::from_pointee(build(table(plan), None, &shared)));
         let (service, signal, limits) = (stack::ingress(&live, &shared), shutdown.signal(), plan.limits);
         let serve = Box::new(move |io| tokio::spawn(serve(io, service.clone(), limits, signal.clone())));
-        Self { net, faults, alipay, metrics, shared, live, shutdown, writer: Some(writer), written, serve }
+        Self { net, faults, alipay, metrics, shared, live, _shutdown: shutdown, writer: Some(writer), written, serve }
     }
 
     /// A connection of which the test writes and reads the bytes, and how it ended.

@@ -174,7 +174,7 @@ async fn paths_and_methods_that_do_not_exist_say_so_in_openais_words() {
 
 #[tokio::test(start_paused = true)]
 async fn p1_a_body_over_the_limit_is_refused_however_it_comes() {
-    let world = World::with(Plan::replacing("[limits]", "[limits]\nbody = \"64KiB\""));
+    let world = World::with(&Plan::replacing("[limits]", "[limits]\nbody = \"64KiB\""));
     let exact = json!({ "model": "duo", "messages": [], "pad": "" }).to_string();
     let padded = exact.replace("\"pad\":\"\"", &format!("\"pad\":\"{}\"", "x".repeat(64 * 1024 - exact.len())));
     assert_eq!(padded.len(), 64 * 1024);

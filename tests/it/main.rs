@@ -13,9 +13,12 @@
 )]
 
 mod admin;
+mod auth;
+mod cache;
 mod cli;
 mod failover;
 mod harness;
+mod limits;
 mod llm;
 mod process;
 mod reload;

@@ -11,6 +11,9 @@ use weighbridge::upstream::breaker::State;
 
 use crate::harness::*;
 
+/// Makes something go wrong.
+type Prepare = Box<dyn Fn(&World)>;
+
 /// The promise of the route.
 const DEADLINE: Duration = Duration::from_millis(800);
 
@@ -153,7 +156,7 @@ async fn c7_faults_of_the_transport_never_become_a_pass_either() {
 #[tokio::test(start_paused = true)]
 async fn the_answer_leaves_within_its_deadline_whatever_the_provider_does() {
     let slow = |name: &'static str, fault: &'static str| move |world: &World| world.fault(name, fault);
-    let cases: [(&str, Box<dyn Fn(&World)>); 7] = [
+    let cases: [(&str, Prepare); 7] = [
         ("a slow answer", Box::new(slow("alipay", "delay:2s"))),
         ("no answer", Box::new(slow("alipay", "stall"))),
         ("half an answer", Box::new(slow("alipay", "stall:3"))),
@@ -282,7 +285,7 @@ async fn c12_one_number_with_another_body_is_a_conflict_also_while_the_first_is_
 #[tokio::test(start_paused = true)]
 async fn c12_two_tenants_may_use_the_same_number() {
     let plan = Plan::replacing("allow = [\"duo\", \"kept\"]", "allow = [\"risk\"]");
-    let world = World::with(plan);
+    let world = World::with(&plan);
     is(&world.assess(&payment("T1", "88.13")).await, "REVIEW", "live");
     let other = world.call(risk_request(OFFICE, &payment("T1", "88.13"))).await;
     is(&other, "REVIEW", "live");
@@ -479,7 +482,7 @@ async fn what_is_refused_is_refused_as_a_problem() {
 #[tokio::test(start_paused = true)]
 async fn without_a_verdict_the_routes_failure_mode_answers() {
     let mode =
-        |mode: &str| World::with(Plan::replacing("on_exhausted = \"review\"", &format!("on_exhausted = {mode}")));
+        |mode: &str| World::with(&Plan::replacing("on_exhausted = \"review\"", &format!("on_exhausted = {mode}")));
     is(&mode("\"reject\"").assess(&payment("T1", "1.55")).await, "REJECT", "fallback");
 
     let error = mode("\"error\"").assess(&payment("T1", "1.55")).await;
@@ -514,7 +517,7 @@ async fn without_a_verdict_the_routes_failure_mode_answers() {
 #[tokio::test(start_paused = true)]
 async fn after_a_forged_answer_small_amounts_are_not_waved_through() {
     let world =
-        World::with(Plan::replacing("on_exhausted = \"review\"", "on_exhausted = { accept_up_to = \"50.00 CNY\" }"));
+        World::with(&Plan::replacing("on_exhausted = \"review\"", "on_exhausted = { accept_up_to = \"50.00 CNY\" }"));
     world.faults("alipay", &["bad-signature"]);
     is(&world.assess(&payment("T1", "1.00")).await, "REVIEW", "fallback");
     assert_eq!(world.breaker("alipay"), State::Open, "somebody is in between");

@@ -106,7 +106,7 @@ async fn an_error_event_in_mid_stream_becomes_our_one_error_event() {
 #[tokio::test(start_paused = true)]
 async fn the_deadline_ends_a_stream_with_one_error_event() {
     let world =
-        World::with(Plan { pace: Duration::from_millis(300), ..Plan::replacing("total = \"30s\"", "total = \"6s\"") });
+        World::with(&Plan { pace: Duration::from_millis(300), ..Plan::replacing("total = \"30s\"", "total = \"6s\"") });
     let answer = world.chat(&streamed("solo")).await;
     assert_ended_by(&answer.text(), "deadline_exceeded", answer.header("x-request-id"));
     assert!(answer.took <= Duration::from_millis(6_010), "{:?}", answer.took);
@@ -222,7 +222,7 @@ fn endless(written: &Arc<AtomicUsize>) -> Link {
 
 #[tokio::test(start_paused = true)]
 async fn a_client_that_reads_slowly_slows_the_provider_and_one_that_never_reads_is_dropped() {
-    let world = World::with(Plan { upstream_pipe: 1024, ..Plan::replacing("total = \"30s\"", "total = \"600s\"") });
+    let world = World::with(&Plan { upstream_pipe: 1024, ..Plan::replacing("total = \"30s\"", "total = \"600s\"") });
     let written = Arc::new(AtomicUsize::new(0));
     world.net.always("alpha", endless(&written));
     let (mut io, end) = world.raw_with(1024);

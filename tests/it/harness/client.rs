@@ -172,19 +172,14 @@ pub fn said(events: &[String]) -> String {
 /// An answer whose body is read bit by bit.
 pub struct Open {
     pub response: Response<Incoming>,
-    client: Client,
+    _client: Client,
 }
 
 impl Open {
     /// Sends the request and waits for the head of its answer.
     pub async fn new(mut client: Client, request: Request<Full<Bytes>>) -> Self {
         let response = client.sender.send_request(request).await.unwrap();
-        Self { response, client }
-    }
-
-    /// Hangs up.
-    pub fn leave(self) {
-        drop(self.client);
+        Self { response, _client: client }
     }
 
     /// The next bytes, `None` at the end.
