@@ -19,13 +19,14 @@ use crate::admin::{Admin, AdminService};
 use crate::config::error::ConfigError;
 use crate::domain::clock;
 use crate::domain::secret::Secret;
+use crate::gateway::build::build;
 use crate::gateway::reload::{LastReload, Origin, Reloader, Reloads};
-use crate::gateway::snapshot::{Live, Shared, Snapshot};
+use crate::gateway::snapshot::{Live, Shared};
 use crate::gateway::stack;
 use crate::layer::admission::Gate;
 use crate::layer::cache::Store;
 use crate::layer::idempotency::Ledger;
-use crate::server::connection::ConnectionLimits;
+use crate::server::limits::ConnectionLimits;
 use crate::server::shutdown::Shutdown;
 use crate::server::{DrainReport, Server, ServerConfig, bind};
 use crate::telemetry::access::AccessLog;
@@ -106,7 +107,7 @@ impl App {
         let data_shutdown = Shutdown::new();
         let shared = Arc::new(shared(config.metrics, config.log, dial, &data_shutdown)?);
         shared.metrics.config_in_use(&table.version().to_string(), clock::unix_seconds());
-        let live: Live = Arc::new(ArcSwap::from_pointee(Snapshot::build(table, None, &shared)));
+        let live: Live = Arc::new(ArcSwap::from_pointee(build(table, None, &shared)));
 
         let last = Arc::new(LastReload::default());
         let reloader = Reloader {

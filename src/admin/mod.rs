@@ -64,12 +64,15 @@ impl Admin {
             return text(refusal.status(), refusal.message());
         }
         let path = request.uri().path();
-        let method = if path == "/-/reload" { Method::POST } else { Method::GET };
-        let known = matches!(path, "/livez" | "/readyz" | "/metrics" | "/status.json" | "/-/reload");
-        if known && request.method() != method {
+        // Load balancers ask with HEAD; hyper leaves the body out.
+        let (methods, allow): (&[Method], _) = match path {
+            "/livez" | "/readyz" | "/metrics" | "/status.json" => (&[Method::GET, Method::HEAD], "GET, HEAD"),
+            "/-/reload" => (&[Method::POST], "POST"),
+            _ => return text(StatusCode::NOT_FOUND, "no such path\n"),
+        };
+        if !methods.contains(request.method()) {
             let mut response = text(StatusCode::METHOD_NOT_ALLOWED, "method not allowed\n");
-            let allow = HeaderValue::from_str(method.as_str()).unwrap_or(HeaderValue::from_static("GET"));
-            response.headers_mut().insert(ALLOW, allow);
+            response.headers_mut().insert(ALLOW, HeaderValue::from_static(allow));
             return response;
         }
         match path {
@@ -77,8 +80,7 @@ impl Admin {
             "/readyz" => self.readiness(),
             "/metrics" => typed(StatusCode::OK, "text/plain; version=0.0.4", self.shared.metrics.render()),
             "/status.json" => json(StatusCode::OK, &status::status(self)),
-            "/-/reload" => self.reload().await,
-            _ => text(StatusCode::NOT_FOUND, "no such path\n"),
+            _ => self.reload().await,
         }
     }
 

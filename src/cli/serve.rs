@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::thread::available_parallelism;
 use std::time::Duration;
 
-use tokio::runtime::Builder;
+use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::timeout;
 
@@ -26,6 +26,10 @@ use crate::telemetry::metrics::Metrics;
 const ADMIN_TOKEN: &str = "WEIGHBRIDGE_ADMIN_TOKEN";
 /// Signals so soon after the first are the same one: `timeout`, shells and process groups deliver it twice.
 const ECHO: Duration = Duration::from_millis(100);
+
+/// Merchant categories that decisions are counted by; any other counts as `other`.
+const MERCHANT_CATEGORIES: &[&str] =
+    &["digital", "electronics", "fashion", "food", "gaming", "health", "home", "services", "travel"];
 
 /// Runs until told to stop.
 pub fn run(args: &ServeArgs) -> ExitCode {
@@ -53,7 +57,7 @@ pub fn run(args: &ServeArgs) -> ExitCode {
 
 /// Starts the proxy, greets, and waits for its end. Exit code 2 means that it never ran.
 pub(super) fn run_app(args: &ServeArgs, origin: Origin, greet: impl FnOnce(&App)) -> ExitCode {
-    let metrics = Metrics::new();
+    let metrics = Metrics::with_merchant_categories(MERCHANT_CATEGORIES);
     let writer = match LineWriter::start(io::stderr(), metrics.log_dropped.clone()) {
         Ok(writer) => writer,
         Err(error) => return refuse(&StartError::System(error)),
@@ -73,14 +77,16 @@ pub(super) fn run_app(args: &ServeArgs, origin: Origin, greet: impl FnOnce(&App)
         log: AccessLog::new(format, writer.lines()),
         metrics,
     };
-    match App::start(config) {
-        Ok(app) => {
+    // Signals first: whoever reads the greeting may send one at once.
+    let started = Ears::open().and_then(|ears| Ok((App::start(config)?, ears)));
+    match started {
+        Ok((app, ears)) => {
             greet(&app);
             let (data, admin) = (app.data_address(), app.admin_address());
             let version = app.live().load().table().version();
             let release = env!("CARGO_PKG_VERSION");
             tracing::info!(%release, %data, %admin, config.version = %version, "serving");
-            let code = wait(app, args);
+            let code = ears.wait(app, args);
             drop(writer);
             code
         }
@@ -103,55 +109,66 @@ fn refuse(error: &StartError) -> ExitCode {
     ExitCode::from(2)
 }
 
-/// Waits for a signal that was meant as a second one.
-async fn second(terminate: &mut Signal, interrupt: &mut Signal) {
-    let mut told = async || {
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-        }
-    };
-    let echoes = async {
-        loop {
-            told().await;
-        }
-    };
-    // Elapsed is how it always ends.
-    let _ = timeout(ECHO, echoes).await;
-    told().await;
+/// Hears signals: SIGHUP reloads, SIGTERM or SIGINT drains, a second one stops at once.
+struct Ears {
+    runtime: Runtime,
+    hangup: Signal,
+    terminate: Signal,
+    interrupt: Signal,
 }
 
-/// SIGHUP reloads, SIGTERM or SIGINT drains, a second one stops at once.
-fn wait(app: App, args: &ServeArgs) -> ExitCode {
-    let runtime = match Builder::new_current_thread().enable_all().build() {
-        Ok(runtime) => runtime,
-        Err(error) => return refuse(&StartError::System(error)),
-    };
-    runtime.block_on(async {
-        let signals = [SignalKind::hangup(), SignalKind::terminate(), SignalKind::interrupt()].map(signal);
-        let [Ok(mut hangup), Ok(mut terminate), Ok(mut interrupt)] = signals else {
-            complain("the system refused signal handlers");
-            return ExitCode::from(2);
-        };
-        loop {
+impl Ears {
+    fn open() -> Result<Self, StartError> {
+        let runtime = Builder::new_current_thread().enable_all().build().map_err(StartError::System)?;
+        let inside = runtime.enter();
+        let hear = |kind| signal(kind).map_err(StartError::System);
+        let (hangup, terminate) = (hear(SignalKind::hangup())?, hear(SignalKind::terminate())?);
+        let interrupt = hear(SignalKind::interrupt())?;
+        drop(inside);
+        Ok(Self { runtime, hangup, terminate, interrupt })
+    }
+
+    /// Serves until told to stop, then stops.
+    fn wait(self, app: App, args: &ServeArgs) -> ExitCode {
+        let Self { runtime, mut hangup, mut terminate, mut interrupt } = self;
+        let mut stop = async || {
             tokio::select! {
-                _ = hangup.recv() => app.reloads().reload(),
-                _ = terminate.recv() => break,
-                _ = interrupt.recv() => break,
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
             }
+        };
+        runtime.block_on(async {
+            loop {
+                tokio::select! {
+                    _ = hangup.recv() => app.reloads().reload(),
+                    () = stop() => break,
+                }
+            }
+            let limit_seconds = args.drain_timeout.as_secs_f64();
+            tracing::info!(limit_seconds, "draining, a second signal stops at once");
+            tokio::select! {
+                report = app.drain(args.drain_delay, args.drain_timeout) => {
+                    let (in_flight, ended, aborted) = (report.in_flight, report.ended, report.aborted);
+                    tracing::info!(in_flight, ended, aborted, "drained");
+                    ExitCode::SUCCESS
+                }
+                () = second(stop) => {
+                    tracing::warn!("stopped by a second signal, requests in flight were cut");
+                    ExitCode::FAILURE
+                }
+            }
+        })
+    }
+}
+
+/// Waits for a signal that was meant as a second one.
+async fn second(mut stop: impl AsyncFnMut()) {
+    let echoes = async {
+        loop {
+            stop().await;
         }
-        let limit = args.drain_timeout.as_secs_f64();
-        tracing::info!(limit_seconds = limit, "draining; a second signal stops at once");
-        tokio::select! {
-            report = app.drain(args.drain_delay, args.drain_timeout) => {
-                let (in_flight, ended, aborted) = (report.in_flight, report.ended, report.aborted);
-                tracing::info!(in_flight, ended, aborted, "drained");
-                ExitCode::SUCCESS
-            }
-            () = second(&mut terminate, &mut interrupt) => {
-                tracing::warn!("stopped by a second signal, requests in flight were cut");
-                ExitCode::FAILURE
-            }
-        }
-    })
+    };
+    // Its end is always that the time is up.
+    let _ = timeout(ECHO, echoes).await;
+    stop().await;
 }

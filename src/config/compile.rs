@@ -11,50 +11,15 @@ use sha2::{Digest, Sha256};
 use super::catalog::{Catalog, Pick};
 use super::descriptor::{Builder, Built};
 use super::error::ConfigError;
+use super::options::CompileOptions;
 use super::raw::Document;
 use super::raw::routes::{Part, RawRoutes};
 use super::report::Report;
 use super::routes::{Plan, PlannedRisk, PlannedRoute, RISK};
-use super::secrets::{Secrets, Use};
-use super::table::{Auth, BaseUrl, Candidate, ConfigVersion, LlmRoute, Protocol, Provider, RiskRoute, RoutingTable};
+use super::secrets::Use;
+use super::source::Sources;
+use super::table::{Auth, Candidate, ConfigVersion, LlmRoute, Protocol, Provider, RiskRoute, RoutingTable};
 use crate::domain::id::{ProviderId, RouteId, UpstreamId};
-
-/// One configuration file.
-#[derive(Clone, PartialEq, Eq)]
-pub struct SourceFile {
-    /// As shown to people: the path they gave.
-    pub name: String,
-    /// What it says.
-    pub text: String,
-}
-
-impl std::fmt::Debug for SourceFile {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{} ({} bytes)", self.name, self.text.len())
-    }
-}
-
-/// All text of one configuration.
-#[derive(Clone, PartialEq, Eq, Default, Debug)]
-pub struct Sources {
-    /// The first is `routes.toml`; further ones are overlays whose sections are added. The same section, caller or
-    /// route in two files is a mistake.
-    pub routes: Vec<SourceFile>,
-    /// One per provider.
-    pub providers: Vec<SourceFile>,
-}
-
-/// Replaces every provider's address, and so permits private ones: how the sandbox puts its simulators in.
-pub type Rewire<'a> = dyn Fn(&ProviderId, Protocol) -> BaseUrl + 'a;
-
-/// How to compile.
-#[derive(Clone, Copy)]
-pub struct CompileOptions<'a> {
-    /// Where secrets come from.
-    pub secrets: Secrets<'a>,
-    /// Other addresses than the files say.
-    pub rewire: Option<&'a Rewire<'a>>,
-}
 
 /// Compiles a configuration.
 ///

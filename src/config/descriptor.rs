@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use super::address;
 use super::checks;
-use super::compile::CompileOptions;
 use super::error::Code;
+use super::options::CompileOptions;
 use super::raw::RawFact;
 use super::raw::provider::{AuthKind, RawAuth, RawModel, RawProvider, RawRiskPrice, RawTokenPrice};
 use super::report::{Field, Mistake, Report};

@@ -11,8 +11,9 @@ use sha2::{Digest, Sha256};
 use toml::de::{DeTable, DeValue};
 
 use super::builtin;
-use super::compile::{SourceFile, Sources, add};
+use super::compile::add;
 use super::error::ConfigError;
+use super::source::{SourceFile, Sources};
 use crate::domain::secret::Secret;
 
 /// Most bytes of one configuration file.

@@ -11,6 +11,8 @@ pub mod compile;
 pub mod diff;
 pub mod error;
 pub mod load;
+pub mod options;
+pub mod source;
 pub mod table;
 pub mod units;
 
@@ -25,11 +27,13 @@ mod report;
 mod routes;
 mod secrets;
 
-pub use compile::{CompileOptions, Rewire, SourceFile, Sources, compile};
+pub use compile::compile;
 pub use diff::TableDiff;
 pub use error::{Code, ConfigError, Style, render_all};
 pub use load::{content_hash, read_sources, secret_file};
+pub use options::{CompileOptions, Rewire};
 pub use secrets::{SecretPolicy, Secrets};
+pub use source::{SourceFile, Sources};
 
 #[cfg(test)]
 mod tests;

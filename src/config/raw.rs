@@ -5,10 +5,10 @@
 
 use toml::de::DeTable;
 
-use super::compile::SourceFile;
 use super::error::Code;
 use super::read::Table;
 use super::report::{At, Field, Mistake, Report};
+use super::source::SourceFile;
 
 pub(super) mod provider;
 pub(super) mod routes;

@@ -6,9 +6,9 @@ use std::cell::{Cell, RefCell};
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::compile::SourceFile;
 use super::error::{Code, ConfigError};
 use super::mask::{self, MaskedLine};
+use super::source::SourceFile;
 
 /// Most mistakes collected; a file that is wrong everywhere must not fill the memory.
 const MOST_MISTAKES: usize = 200;

@@ -127,6 +127,8 @@ pub enum FallbackReason {
     NotAuthentic,
     /// An answer came without a usable score or recommendation.
     NoVerdict,
+    /// A bug of ours.
+    OurFault,
 }
 
 impl DecisionSource {
@@ -149,6 +151,7 @@ impl FallbackReason {
             Self::Unavailable => "provider_unavailable",
             Self::NotAuthentic => "response_not_authentic",
             Self::NoVerdict => "no_verdict",
+            Self::OurFault => "internal_error",
         }
     }
 
@@ -159,6 +162,7 @@ impl FallbackReason {
             Self::Unavailable => "no risk provider could be reached",
             Self::NotAuthentic => "the risk provider's answer was not authentic and was ignored",
             Self::NoVerdict => "the risk provider answered without a usable verdict",
+            Self::OurFault => "the proxy failed; the log has the details",
         }
     }
 }

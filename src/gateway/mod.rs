@@ -1,5 +1,6 @@
 //! Floor 6: composition. [`stack`] shows every tower stack; [`snapshot`] is one configuration made runnable.
 
+pub mod build;
 pub mod dispatch;
 pub mod pin;
 pub mod reload;

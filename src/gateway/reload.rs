@@ -18,16 +18,19 @@ use std::time::Duration;
 use notify::event::{AccessKind, AccessMode};
 use notify::{EventKind, RecursiveMode, Watcher};
 
-use crate::config::compile::{CompileOptions, SourceFile, compile};
+use crate::config::compile::compile;
 use crate::config::diff::TableDiff;
-use crate::config::error::{ConfigError, Style, render_all};
+use crate::config::error::ConfigError;
 use crate::config::load;
+use crate::config::options::CompileOptions;
+use crate::config::source::SourceFile;
 use crate::config::table::{BaseUrl, Protocol, RoutingTable};
 use crate::config::{SecretPolicy, Secrets};
 use crate::domain::clock;
 use crate::domain::id::ProviderId;
 use crate::domain::secret::SecretSource;
-use crate::gateway::snapshot::{Live, Shared, Snapshot};
+use crate::gateway::build::build;
+use crate::gateway::snapshot::{Live, Shared};
 use crate::telemetry::labels::ReloadResult;
 
 /// How often the hash is taken when nothing hints at a change.
@@ -38,6 +41,8 @@ const SETTLE: Duration = Duration::from_millis(200);
 const MOST_LOOKS: u32 = 5;
 /// Least time between two looks that found nothing: a log that grows in the same folder must not cost a core.
 const BREATH: Duration = Duration::from_millis(100);
+/// Mistakes told in the log; the status page and `weighbridge check` have all.
+const MOST_TOLD: usize = 20;
 /// Wishes that may wait; one more says nothing new.
 const MOST_WISHES: usize = 16;
 
@@ -244,22 +249,37 @@ impl Reloader {
     fn reload(&self) -> Result<(), Vec<ConfigError>> {
         let metrics = &self.shared.metrics;
         let table = self.origin.load().inspect_err(|errors| {
-            let (mistakes, rendered) = (errors.len(), render_all(errors, Style::Plain));
-            tracing::error!(mistakes, "configuration refused, the one in force stays\n{rendered}");
+            tell(errors);
             metrics.config_reload(ReloadResult::Failure);
             self.last.set(errors.clone());
         })?;
         let before = self.live.load_full();
-        let diff = TableDiff::between(before.table(), &table).to_string();
+        let changes = in_one_line(&TableDiff::between(before.table(), &table));
         let version = table.version().to_string();
-        let snapshot = Snapshot::build(table, Some(&before), &self.shared);
+        let snapshot = build(table, Some(&before), &self.shared);
         self.live.store(Arc::new(snapshot));
         metrics.config_in_use(&version, clock::unix_seconds());
         metrics.config_reload(ReloadResult::Success);
         self.last.set(Vec::new());
-        tracing::info!(config.version = %version, "configuration in force\n{diff}");
+        tracing::info!(config.version = %version, %changes, "configuration in force");
         Ok(())
     }
+}
+
+/// One line a mistake: logs are searched and cut by lines. The status page and `weighbridge check` have the carets.
+fn tell(errors: &[ConfigError]) {
+    let mistakes = errors.len();
+    tracing::error!(mistakes, "configuration refused, the one in force stays");
+    for error in errors.iter().take(MOST_TOLD) {
+        tracing::error!("{error}");
+    }
+    if mistakes > MOST_TOLD {
+        tracing::error!("and {} more, see weighbridge check", mistakes - MOST_TOLD);
+    }
+}
+
+fn in_one_line(diff: &TableDiff) -> String {
+    if diff.is_empty() { "none".to_owned() } else { diff.to_string().trim_end().replace('\n', "; ") }
 }
 
 /// Watches the folders, not the files: a file that is replaced takes its watch along. Without a watcher the poll remains.

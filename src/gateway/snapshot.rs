@@ -9,19 +9,16 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use http::HeaderValue;
 use tokio::sync::watch;
-use tokio::time::Instant;
 use tower::util::BoxCloneSyncService;
 
-use crate::config::table::{Caller, ConfigVersion, Limits, RoutingTable};
+use crate::config::table::{ConfigVersion, Limits, RoutingTable};
 use crate::domain::clock;
 use crate::domain::id::{CallerId, ProviderId, RouteId, UpstreamId};
-use crate::flight::allowance::Allowance;
 use crate::flight::arrival::{LiveCaller, Pinned};
 use crate::flight::call::Call;
 use crate::flight::error::CallError;
 use crate::flight::reply::Reply;
 use crate::flight::trail::RouteNames;
-use crate::gateway::stack;
 use crate::layer::admission::Gate;
 use crate::layer::cache::Store;
 use crate::layer::idempotency::Ledger;
@@ -63,6 +60,15 @@ pub struct ReadyRoute {
     pub service: RouteService,
 }
 
+/// What a snapshot is made of.
+pub(super) struct Parts {
+    pub(super) table: RoutingTable,
+    pub(super) callers: HashMap<[u8; 32], Arc<LiveCaller>>,
+    pub(super) fleet: Fleet,
+    pub(super) llm: HashMap<RouteId, ReadyRoute>,
+    pub(super) risk: Option<ReadyRoute>,
+}
+
 /// One configuration version, runnable.
 pub struct Snapshot {
     table: Arc<RoutingTable>,
@@ -76,28 +82,29 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
-    /// Makes `table` runnable, taking over live state from `previous`.
-    pub fn build(table: RoutingTable, previous: Option<&Self>, shared: &Shared) -> Self {
-        let fleet = Fleet::build(&table, previous.map_or(&Fleet::default(), |snapshot| &snapshot.fleet), &shared.dial);
-        let lanes = |candidates: &[_]| stack::lanes(candidates, &fleet, shared);
-        let llm = table.llm_routes().values().map(|route| {
-            let names = names(&route.id, &shared.metrics);
-            (route.id.clone(), ReadyRoute { names, service: stack::llm(route, lanes(&route.candidates), shared) })
-        });
-        let risk = table.risk_route().map(|route| {
-            let names = names(&route.id, &shared.metrics);
-            ReadyRoute { names, service: stack::risk(route, lanes(&route.candidates), shared) }
-        });
+    /// Puts the parts together; only `build` makes them.
+    pub(super) fn assemble(parts: Parts, alive: Held) -> Self {
+        let Parts { table, callers, fleet, llm, risk } = parts;
         Self {
             version: HeaderValue::from_str(&table.version().to_string()).unwrap_or(HeaderValue::from_static("unknown")),
             loaded_at: clock::unix_seconds(),
-            callers: callers(&table, previous),
-            llm: llm.collect(),
+            callers,
+            llm,
             risk,
             fleet,
             table: Arc::new(table),
-            _alive: shared.metrics.snapshots_alive.hold(),
+            _alive: alive,
         }
+    }
+
+    /// Everything live in it.
+    pub(super) fn fleet(&self) -> &Fleet {
+        &self.fleet
+    }
+
+    /// Callers by the digest of their key.
+    pub(super) fn callers(&self) -> &HashMap<[u8; 32], Arc<LiveCaller>> {
+        &self.callers
     }
 
     /// The configuration behind it.
@@ -152,22 +159,4 @@ impl Pinned for Arc<Snapshot> {
     fn caller(&self, key_digest: &[u8; 32]) -> Option<&Arc<LiveCaller>> {
         self.callers.get(key_digest)
     }
-}
-
-fn names(id: &RouteId, metrics: &Metrics) -> Arc<RouteNames> {
-    let header = HeaderValue::from_str(id.as_str()).unwrap_or(HeaderValue::from_static("unknown"));
-    Arc::new(RouteNames { id: id.clone(), header, metrics: metrics.route(id) })
-}
-
-fn callers(table: &RoutingTable, previous: Option<&Snapshot>) -> HashMap<[u8; 32], Arc<LiveCaller>> {
-    let known: HashMap<_, _> = previous
-        .into_iter()
-        .flat_map(|snapshot| snapshot.callers.values())
-        .map(|live| (live.caller.id.clone(), Arc::clone(&live.allowance)))
-        .collect();
-    let revive = |caller: &Arc<Caller>| {
-        let allowance = known.get(&caller.id).map_or_else(|| Arc::new(Allowance::new(Instant::now())), Arc::clone);
-        (caller.key_digest, Arc::new(LiveCaller { caller: Arc::clone(caller), allowance }))
-    };
-    table.callers().iter().map(revive).collect()
 }

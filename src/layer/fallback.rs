@@ -125,7 +125,7 @@ fn reason(error: &CallError) -> Option<FallbackReason> {
             FailureClass::HeadersTimeout | FailureClass::DeadlinePassed => FallbackReason::Deadline,
             _ => FallbackReason::Unavailable,
         }),
-        CallError::Internal => Some(FallbackReason::Unavailable),
+        CallError::Internal => Some(FallbackReason::OurFault),
         _ => None,
     }
 }
@@ -162,11 +162,13 @@ mod tests {
         assert_eq!(action(FallbackReason::Unavailable, "1.00", "USD"), Some(Action::Review));
         assert_eq!(action(FallbackReason::NotAuthentic, "1.00", "CNY"), Some(Action::Review));
         assert_eq!(action(FallbackReason::NoVerdict, "1.00", "CNY"), Some(Action::Review));
+        assert_eq!(action(FallbackReason::OurFault, "1.00", "CNY"), Some(Action::Review));
     }
 
     #[test]
     fn only_accept_up_to_can_ever_pass_without_a_verdict() {
         let reasons = [
+            FallbackReason::OurFault,
             FallbackReason::Deadline,
             FallbackReason::Unavailable,
             FallbackReason::NotAuthentic,

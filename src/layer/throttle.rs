@@ -44,7 +44,7 @@ where
     always_ready!();
 
     fn call(&mut self, arrival: Arrival<P, B>) -> Self::Future {
-        let taken = arrival.caller.as_deref().map_or(Ok(None), |caller| take(caller, &arrival.trail));
+        let taken = arrival.caller.as_deref().map(|caller| take(caller, &arrival.trail)).transpose();
         match taken {
             Err(error) => Box::pin(std::future::ready(Err(error))),
             Ok(place) => {
@@ -61,14 +61,11 @@ where
     }
 }
 
-fn take(caller: &LiveCaller, trail: &Trail) -> Result<Option<InFlight>, CallError> {
-    let place = match caller.caller.in_flight {
-        None => None,
-        Some(limit) => {
-            let full = CallError::Throttled { what: "requests in flight", retry_after: SOON };
-            Some(caller.allowance.enter(limit).ok_or(full)?)
-        }
-    };
+fn take(caller: &LiveCaller, trail: &Trail) -> Result<InFlight, CallError> {
+    // Without a limit they are counted all the same: the status page shows them, and a limit may come with a reload.
+    let limit = caller.caller.in_flight.unwrap_or(u32::MAX);
+    let full = CallError::Throttled { what: "requests in flight", retry_after: SOON };
+    let place = caller.allowance.enter(limit).ok_or(full)?;
     if let Some(per_minute) = caller.caller.requests_per_minute {
         let spent = caller.allowance.spend(Instant::now(), per_minute);
         let none = |reset| Room { limit: per_minute, remaining: 0, reset };

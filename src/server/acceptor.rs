@@ -18,7 +18,7 @@ use tokio::sync::{Semaphore, mpsc};
 use tokio::time::{Instant, sleep, timeout};
 
 use super::LimitsSource;
-use super::connection::ConnectionLimits;
+use super::limits::ConnectionLimits;
 use super::shutdown::{ShutdownSignal, Stage};
 use super::worker::{Accepted, Desk, Place};
 use crate::telemetry::labels::ConnectionRefusal;

@@ -12,7 +12,7 @@ use std::time::Duration;
 use futures_util::task::AtomicWaker;
 use tokio::time::Instant;
 
-use super::connection::ConnectionLimits;
+use super::limits::ConnectionLimits;
 use crate::telemetry::labels::ConnectionEnd;
 
 /// Requests and connections of one worker, read by the acceptor. Alone on its cache lines, because its own core writes it

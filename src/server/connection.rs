@@ -28,6 +28,7 @@ use tower::Service;
 
 use super::activity::{Activity, Command, Load, Phase};
 use super::io_deadline::DeadlineIo;
+use super::limits::ConnectionLimits;
 use super::service::Counted;
 use super::shutdown::{ShutdownSignal, Stage};
 use super::stream_stall::StreamExecutor;
@@ -47,38 +48,10 @@ const FIELDS_ON_STACK: usize = 100;
 const LAST_CHANCE: Duration = Duration::from_millis(100);
 /// How long a client may take to acknowledge the end of an idle HTTP/2 connection.
 const GOODBYE: Duration = Duration::from_secs(5);
+/// The same in a drain, where somebody waits for the process to end.
+const DRAIN_GOODBYE: Duration = Duration::from_secs(1);
 /// How often a silent HTTP/2 client is asked whether it is there, and how long it may take to answer.
 const PING: Duration = Duration::from_secs(15);
-
-/// Bounds of a connection; read once, when it is accepted.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct ConnectionLimits {
-    /// Largest request head, in bytes.
-    pub head_bytes: usize,
-    /// Most header fields in a request.
-    pub head_fields: usize,
-    /// From the connection's start, or the first byte of a later request, to the end of the request's head.
-    pub head_timeout: Duration,
-    /// Longest time the client may accept no bytes of an answer.
-    pub write_stall: Duration,
-    /// Longest idle time between requests.
-    pub keep_alive: Duration,
-    /// Most open connections of the listener.
-    pub connections: usize,
-}
-
-impl Default for ConnectionLimits {
-    fn default() -> Self {
-        Self {
-            head_bytes: 16 * 1024,
-            head_fields: 64,
-            head_timeout: Duration::from_secs(10),
-            write_stall: Duration::from_secs(30),
-            keep_alive: Duration::from_secs(60),
-            connections: 10_000,
-        }
-    }
-}
 
 /// Serves one connection until it ends and says why it did. For tests and anything else without a listener; a listener's
 /// connections share their worker's view of `signal`.
@@ -313,12 +286,19 @@ impl Driver<'_> {
     /// What has to happen next, and when. The end says why.
     fn deadline(&self) -> Option<(Instant, ConnectionEnd)> {
         if let Some((end, at)) = self.finishing {
-            return at.map(|at| (at, end));
+            return at.or_else(|| self.farewell()).map(|at| (at, end));
         }
         let usual = self.activity.deadline(&self.limits);
         let idle = self.activity.idle_since().is_some();
         let drained = self.draining_since.filter(|_| idle).map(|since| (since + LAST_CHANCE, ConnectionEnd::Drained));
         usual.into_iter().chain(drained).min_by_key(|(at, _)| *at)
+    }
+
+    /// How long a drain waits for an HTTP/2 client to answer its goodbye. One that does not read while it has nothing in
+    /// flight would hold the drain to its limit; one whose last answer has just ended may still be taking it.
+    fn farewell(&self) -> Option<Instant> {
+        let idle = self.activity.idle_since().filter(|_| self.activity.is_http2())?;
+        Some((idle + GOODBYE).max(self.draining_since? + DRAIN_GOODBYE))
     }
 
     fn sleep_until(&mut self, at: Instant, cx: &mut Context<'_>) -> Poll<()> {

@@ -75,7 +75,10 @@ impl<I> DeadlineIo<I> {
     /// Passes a write's result on, unless it has been waiting for too long.
     fn bounded<T>(&mut self, cx: &mut Context<'_>, written: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
         if written.is_ready() {
-            self.stalled.disarm();
+            // hyper flushes at each of its polls: once our side is closed that must not put off the end of the linger.
+            if let Closing::Open = self.closing {
+                self.stalled.disarm();
+            }
             return written;
         }
         ready!(self.stalled.poll(cx, self.write_stall));

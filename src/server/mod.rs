@@ -5,6 +5,7 @@
 //! none of this floor's business: it takes any service that always answers.
 
 pub mod connection;
+pub mod limits;
 pub mod shutdown;
 
 mod acceptor;
@@ -33,7 +34,7 @@ use tokio::time::{sleep, timeout};
 use tower::Service;
 
 use self::acceptor::{Acceptor, Seat};
-use self::connection::ConnectionLimits;
+use self::limits::ConnectionLimits;
 use self::shutdown::{Shutdown, Stage};
 use self::worker::{Desk, Worker};
 use crate::domain;

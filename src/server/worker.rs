@@ -19,7 +19,8 @@ use tokio::sync::{Notify, mpsc};
 use tower::Service;
 
 use super::activity::{Activity, Command, Load};
-use super::connection::{ConnectionLimits, drive};
+use super::connection::drive;
+use super::limits::ConnectionLimits;
 use super::shutdown::{ShutdownSignal, Stage};
 use crate::telemetry::labels::ConnectionEnd;
 use crate::telemetry::metrics::Metrics;

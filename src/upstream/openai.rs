@@ -12,19 +12,20 @@ use http::response::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::Full;
 
-use crate::config::table::{Auth, Provider, StreamUsage};
+use crate::config::table::{Provider, StreamUsage};
 use crate::domain::outcome::{FailureClass, Sent};
 use crate::domain::usage::Usage;
 use crate::flight::error::AttemptError;
 use crate::flight::reply::{Reply, ReplyBody, UsageSlot};
 use crate::upstream::attempt::Attempt;
+use crate::upstream::exchange::{ReadError, read_whole};
 use crate::upstream::live::LiveUpstream;
+use crate::upstream::meaning::{classify, embedded, without_secret};
 use crate::upstream::pool::UpstreamBody;
 use crate::upstream::retry_after;
-use crate::upstream::send::read_whole;
 use crate::upstream::stream::{UsageEvent, prime};
 use crate::wire::json_edit::{self, UsageRequest};
-use crate::wire::openai::{EmbeddedError, parse_error, peek_reply};
+use crate::wire::openai::{parse_error, peek_reply};
 
 /// Largest whole answer.
 const ANSWER_BYTES: usize = 32 * 1024 * 1024;
@@ -86,29 +87,6 @@ pub async fn read(
     understand(response, attempt, upstream).await.map_err(hide)
 }
 
-/// Some providers repeat the key in their error, and what they say of a request reaches the caller.
-fn without_secret(error: AttemptError, auth: &Auth) -> AttemptError {
-    let secret = match auth {
-        Auth::Bearer { secret } | Auth::Header { secret, .. } | Auth::DiHmac { secret, .. } => secret.expose(),
-        Auth::None => return error,
-    };
-    let (Ok(secret), Some(said)) = (std::str::from_utf8(secret), error.said.as_deref()) else { return error };
-    let hide = |text: &str| {
-        let whole = text.replace(secret, "***");
-        // What they say is cut to a length, and that may have been in the middle of the key.
-        let ends_in_part = |part: &usize| secret.get(..*part).is_some_and(|part| whole.ends_with(part));
-        let part = (4..secret.len()).rev().find(ends_in_part).unwrap_or_default();
-        whole.get(..whole.len() - part).unwrap_or_default().to_owned()
-    };
-    let said = EmbeddedError {
-        status: said.status,
-        code: said.code.as_deref().map(hide),
-        kind: said.kind.as_deref().map(hide),
-        message: hide(&said.message),
-    };
-    AttemptError { said: Some(Arc::new(said)), ..error }
-}
-
 async fn understand(
     response: Response<UpstreamBody>,
     attempt: &Attempt,
@@ -139,8 +117,7 @@ async fn understand(
 }
 
 async fn whole(head: Parts, body: UpstreamBody, attempt: &Attempt) -> Result<Reply, AttemptError> {
-    let bytes =
-        read_whole(body, ANSWER_BYTES, attempt.idle).await.map_err(super::send::ReadError::into_attempt_error)?;
+    let bytes = read_whole(body, ANSWER_BYTES, attempt.idle).await.map_err(ReadError::into_attempt_error)?;
     if bytes.is_empty() {
         return Err(AttemptError::new(FailureClass::NoContent, Sent::Yes, "the answer is empty"));
     }
@@ -191,33 +168,6 @@ fn refusal(head: &Parts, body: &[u8], provider: &Provider) -> AttemptError {
     }
 }
 
-/// What an error inside a 200 means.
-pub(super) fn embedded(error: EmbeddedError) -> AttemptError {
-    let class = error.status.map_or(FailureClass::NoContent, |status| classify(status, Some(&error)));
-    AttemptError {
-        class,
-        sent: Sent::Yes,
-        status: error.status,
-        retry_after: None,
-        said: Some(Arc::new(error)),
-        detail: "the provider reported an error inside a 200",
-    }
-}
-
-fn classify(status: u16, said: Option<&EmbeddedError>) -> FailureClass {
-    match status {
-        402 => FailureClass::QuotaExhausted,
-        // Some say with 400 or 403 that the account is empty: no other request would fare better.
-        400..500 if said.is_some_and(EmbeddedError::is_quota) => FailureClass::QuotaExhausted,
-        429 => FailureClass::RateLimited,
-        401 | 403 => FailureClass::Unauthorised,
-        503 | 529 => FailureClass::Overloaded,
-        408 | 425 => FailureClass::ProviderFault,
-        400..500 => FailureClass::Refused,
-        _ => FailureClass::ProviderFault,
-    }
-}
-
 fn bad_reply(detail: &'static str) -> AttemptError {
     AttemptError::new(FailureClass::BadReply, Sent::Yes, detail)
 }
@@ -240,24 +190,4 @@ fn note_their_id(headers: &HeaderMap, attempt: &Attempt) {
 fn is_type(headers: &HeaderMap, media_type: &str) -> bool {
     let value = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
     value.get(..media_type.len()).is_some_and(|start| start.eq_ignore_ascii_case(media_type))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn every_status_has_a_class_and_only_the_callers_faults_are_refusals() {
-        for status in [400, 404, 413, 422] {
-            assert_eq!(classify(status, None), FailureClass::Refused, "{status}");
-        }
-        for status in [301, 302, 307, 500, 502, 504, 408, 599] {
-            assert_eq!(classify(status, None), FailureClass::ProviderFault, "{status}");
-        }
-        assert_eq!(classify(401, None), FailureClass::Unauthorised);
-        assert_eq!(classify(403, None), FailureClass::Unauthorised);
-        assert_eq!(classify(402, None), FailureClass::QuotaExhausted);
-        assert_eq!(classify(429, None), FailureClass::RateLimited);
-        assert_eq!(classify(529, None), FailureClass::Overloaded);
-    }
 }

@@ -17,7 +17,7 @@ use tokio::time::{Instant, Sleep};
 use crate::domain::outcome::{FailureClass, Sent};
 use crate::flight::error::AttemptError;
 use crate::flight::reply::UsageSlot;
-use crate::upstream::openai::embedded;
+use crate::upstream::meaning::embedded;
 use crate::upstream::pool::UpstreamBody;
 use crate::wire::json_edit::{self, NullUsage};
 use crate::wire::openai::{ChunkFacts, peek_chunk, peek_reply};

@@ -17,7 +17,8 @@ use weighbridge::config::table::{BaseUrl, Protocol, RoutingTable};
 use weighbridge::config::{CompileOptions, SecretPolicy, Secrets, SourceFile, Sources, compile, render_all};
 use weighbridge::domain::id::ProviderId;
 use weighbridge::domain::secret::{Secret, SecretSource};
-use weighbridge::gateway::snapshot::{Live, Shared, Snapshot};
+use weighbridge::gateway::build::build;
+use weighbridge::gateway::snapshot::{Live, Shared};
 use weighbridge::gateway::stack;
 use weighbridge::layer::admission::Gate;
 use weighbridge::layer::cache::Store;
@@ -25,7 +26,8 @@ use weighbridge::layer::idempotency::Ledger;
 use weighbridge::sandbox::aggregator::{self, Aggregator, AggregatorConfig};
 use weighbridge::sandbox::alipay::{Alipay, AlipayConfig};
 use weighbridge::sandbox::fault::{Fault, Faults};
-use weighbridge::server::connection::{ConnectionLimits, serve};
+use weighbridge::server::connection::serve;
+use weighbridge::server::limits::ConnectionLimits;
 use weighbridge::server::shutdown::Shutdown;
 use weighbridge::sign::hmac::sha256_hex;
 use weighbridge::telemetry::access::AccessLog;
@@ -259,7 +261,7 @@ impl World {
             dial: Arc::clone(&net) as Arc<dyn Dial>,
             metrics: Arc::clone(&metrics),
         };
-        let live: Live = Arc::new(ArcSwap::from_pointee(Snapshot::build(table(plan), None, &shared)));
+        let live: Live = Arc::new(ArcSwap::from_pointee(build(table(plan), None, &shared)));
         let (service, signal, limits) = (stack::ingress(&live, &shared), shutdown.signal(), plan.limits);
         let serve = Box::new(move |io| tokio::spawn(serve(io, service.clone(), limits, signal.clone())));
         Self { net, faults, alipay, metrics, shared, live, _shutdown: shutdown, writer: Some(writer), written, serve }

@@ -22,7 +22,8 @@ use weighbridge::layer::catch_panic::CatchPanicLayer;
 use weighbridge::layer::record::{self, RecordLayer};
 use weighbridge::layer::rescue::RescueLayer;
 use weighbridge::layer::stamp::StampLayer;
-use weighbridge::server::connection::{ConnectionLimits, serve};
+use weighbridge::server::connection::serve;
+use weighbridge::server::limits::ConnectionLimits;
 use weighbridge::server::shutdown::ShutdownSignal;
 
 use crate::harness::*;

@@ -12,12 +12,17 @@
     clippy::disallowed_methods
 )]
 
+mod admin;
 mod auth;
 mod cache;
+mod cli;
 mod failover;
 mod harness;
 mod limits;
 mod llm;
+mod process;
+mod reload;
 mod risk;
+mod shutdown;
 mod stream;
 mod tidy;

@@ -27,10 +27,10 @@ use crate::flight::reply::{Reply, ReplyBody, UsageSlot};
 use crate::sign::di::{self, ReceivedResponse, RequestParts};
 use crate::sign::hmac::sha256_hex;
 use crate::upstream::attempt::Attempt;
+use crate::upstream::exchange::{ReadError, exchange, read_whole};
 use crate::upstream::live::{LiveProvider, LiveUpstream, credential};
 use crate::upstream::pool::UpstreamBody;
 use crate::upstream::retry_after;
-use crate::upstream::send::{exchange, read_whole};
 use crate::upstream::token::Fetched;
 use crate::wire::alipay::di as wire;
 
@@ -104,9 +104,7 @@ struct Head {
 
 async fn read_answer(response: Response<UpstreamBody>, attempt: &Attempt) -> Result<(Head, Bytes), AttemptError> {
     let (head, body) = response.into_parts();
-    let body = read_whole(body, ANSWER_BYTES, attempt.idle)
-        .await
-        .map_err(super::super::send::ReadError::into_attempt_error)?;
+    let body = read_whole(body, ANSWER_BYTES, attempt.idle).await.map_err(ReadError::into_attempt_error)?;
     Ok((Head { status: head.status, headers: head.headers }, body))
 }
 

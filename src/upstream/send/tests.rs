@@ -8,6 +8,7 @@ use tokio::io::AsyncWriteExt;
 
 use super::*;
 use crate::domain::decision::{Action, DecisionSource};
+use crate::domain::outcome::{FailureClass, Sent};
 use crate::domain::secret::Secret;
 use crate::flight::call::Call;
 use crate::sandbox::aggregator::{Aggregator, AggregatorConfig};

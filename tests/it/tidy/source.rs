@@ -132,7 +132,8 @@ impl Source {
 }
 
 fn is_test(path: &str) -> bool {
-    path.starts_with("src/") && (path.ends_with("/tests.rs") || path.contains("/tests/"))
+    path.starts_with("src/")
+        && (path.ends_with("/tests.rs") || path.ends_with("/testing.rs") || path.contains("/tests/"))
 }
 
 /// Identifiers and keywords with their positions.

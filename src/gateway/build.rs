@@ -1,0 +1,51 @@
+//! Makes a configuration runnable: live state taken over by identity, one built stack per route.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use http::HeaderValue;
+use tokio::time::Instant;
+
+use crate::config::table::{Caller, RoutingTable};
+use crate::domain::id::RouteId;
+use crate::flight::allowance::Allowance;
+use crate::flight::arrival::LiveCaller;
+use crate::flight::trail::RouteNames;
+use crate::gateway::snapshot::{Parts, ReadyRoute, Shared, Snapshot};
+use crate::gateway::stack;
+use crate::telemetry::metrics::Metrics;
+use crate::upstream::live::Fleet;
+
+/// Makes `table` runnable, taking over live state from `previous`.
+pub fn build(table: RoutingTable, previous: Option<&Snapshot>, shared: &Shared) -> Snapshot {
+    let fleet = Fleet::build(&table, previous.map_or(&Fleet::default(), Snapshot::fleet), &shared.dial);
+    let lanes = |candidates: &[_]| stack::lanes(candidates, &fleet, shared);
+    let llm = table.llm_routes().values().map(|route| {
+        let names = names(&route.id, &shared.metrics);
+        (route.id.clone(), ReadyRoute { names, service: stack::llm(route, lanes(&route.candidates), shared) })
+    });
+    let risk = table.risk_route().map(|route| {
+        let names = names(&route.id, &shared.metrics);
+        ReadyRoute { names, service: stack::risk(route, lanes(&route.candidates), shared) }
+    });
+    let (llm, callers) = (llm.collect(), callers(&table, previous));
+    Snapshot::assemble(Parts { table, callers, fleet, llm, risk }, shared.metrics.snapshots_alive.hold())
+}
+
+fn names(id: &RouteId, metrics: &Metrics) -> Arc<RouteNames> {
+    let header = HeaderValue::from_str(id.as_str()).unwrap_or(HeaderValue::from_static("unknown"));
+    Arc::new(RouteNames { id: id.clone(), header, metrics: metrics.route(id) })
+}
+
+fn callers(table: &RoutingTable, previous: Option<&Snapshot>) -> HashMap<[u8; 32], Arc<LiveCaller>> {
+    let known: HashMap<_, _> = previous
+        .into_iter()
+        .flat_map(|snapshot| snapshot.callers().values())
+        .map(|live| (live.caller.id.clone(), Arc::clone(&live.allowance)))
+        .collect();
+    let revive = |caller: &Arc<Caller>| {
+        let allowance = known.get(&caller.id).map_or_else(|| Arc::new(Allowance::new(Instant::now())), Arc::clone);
+        (caller.key_digest, Arc::new(LiveCaller { caller: Arc::clone(caller), allowance }))
+    };
+    table.callers().iter().map(revive).collect()
+}

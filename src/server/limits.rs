@@ -1,0 +1,33 @@
+//! What a client connection may take: sizes and times, with the defaults of the contract.
+
+use std::time::Duration;
+
+/// Bounds of a connection; read once, when it is accepted.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct ConnectionLimits {
+    /// Largest request head, in bytes.
+    pub head_bytes: usize,
+    /// Most header fields in a request.
+    pub head_fields: usize,
+    /// From the connection's start, or the first byte of a later request, to the end of the request's head.
+    pub head_timeout: Duration,
+    /// Longest time the client may accept no bytes of an answer.
+    pub write_stall: Duration,
+    /// Longest idle time between requests.
+    pub keep_alive: Duration,
+    /// Most open connections of the listener.
+    pub connections: usize,
+}
+
+impl Default for ConnectionLimits {
+    fn default() -> Self {
+        Self {
+            head_bytes: 16 * 1024,
+            head_fields: 64,
+            head_timeout: Duration::from_secs(10),
+            write_stall: Duration::from_secs(30),
+            keep_alive: Duration::from_secs(60),
+            connections: 10_000,
+        }
+    }
+}

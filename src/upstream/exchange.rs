@@ -1,0 +1,87 @@
+//! One request to one provider and its response: the steps of an attempt that are the same for every protocol.
+
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use http::{Request, Response};
+use http_body::Body as _;
+use http_body_util::{BodyExt, Full};
+use tokio::time::timeout;
+
+use crate::domain::operation::Safety;
+use crate::domain::outcome::{FailureClass, Sent};
+use crate::flight::error::AttemptError;
+use crate::upstream::live::LiveProvider;
+use crate::upstream::pool::{ExchangeError, UpstreamBody};
+
+/// Exchanges one request for a response head. A kept connection that died under a call which may be repeated gets one
+/// replacement, because an idle timer on the other side is nobody's failure.
+pub(super) async fn exchange(
+    provider: &LiveProvider,
+    request: Request<Full<Bytes>>,
+    connect: Duration,
+    safety: Safety,
+) -> Result<Response<UpstreamBody>, AttemptError> {
+    let spare = (safety != Safety::AtMostOnce).then(|| request.clone());
+    let result = match (provider.pool.exchange(request, connect).await, spare) {
+        (Err(ExchangeError::Broken { reused: true, .. }), Some(spare)) => {
+            provider.pool.exchange_fresh(spare, connect).await
+        }
+        (result, _) => result,
+    };
+    result.map_err(|error| match error {
+        ExchangeError::Connect(_) => {
+            AttemptError::new(FailureClass::Connect, Sent::No, "no connection to the provider")
+        }
+        ExchangeError::Broken { sent: Sent::No, .. } => {
+            AttemptError::new(FailureClass::Connect, Sent::No, "the connection closed before the request was written")
+        }
+        ExchangeError::Broken { sent, .. } => {
+            AttemptError::new(FailureClass::Connect, sent, "the connection broke before a response")
+        }
+    })
+}
+
+/// Why a whole body could not be read.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum ReadError {
+    TooLarge,
+    Stalled,
+    Broken,
+}
+
+impl ReadError {
+    pub(super) fn into_attempt_error(self) -> AttemptError {
+        let (class, detail) = match self {
+            Self::TooLarge => (FailureClass::BadReply, "the answer is larger than allowed"),
+            Self::Stalled => (FailureClass::NoContent, "the answer stalled"),
+            Self::Broken => (FailureClass::NoContent, "the answer broke off"),
+        };
+        AttemptError::new(class, Sent::Yes, detail)
+    }
+}
+
+/// Reads a body to its end, at most `limit` bytes of it, with at most `idle` of silence.
+pub(super) async fn read_whole(mut body: UpstreamBody, limit: usize, idle: Duration) -> Result<Bytes, ReadError> {
+    let mut first = Bytes::new();
+    let mut rest = BytesMut::new();
+    while !body.is_over() {
+        let Some(frame) = timeout(idle, body.frame()).await.map_err(|_| ReadError::Stalled)? else { break };
+        let Ok(chunk) = frame.map_err(|_| ReadError::Broken)?.into_data() else { continue };
+        if first.len() + rest.len() + chunk.len() > limit {
+            return Err(ReadError::TooLarge);
+        }
+        // Most answers come in one piece: keep it as it is.
+        if first.is_empty() && rest.is_empty() {
+            first = chunk;
+        } else {
+            if rest.is_empty() {
+                let hint = usize::try_from(body.size_hint().lower()).unwrap_or(0).min(limit);
+                rest.reserve(first.len() + chunk.len() + hint);
+                rest.extend_from_slice(&std::mem::take(&mut first));
+            }
+            rest.extend_from_slice(&chunk);
+        }
+    }
+    Ok(if rest.is_empty() { first } else { rest.freeze() })
+}
