@@ -99,6 +99,7 @@ impl App {
     /// [`StartError`]; nothing is left running.
     pub fn start(config: AppConfig) -> Result<Self, StartError> {
         let guard = Guard::new(config.admin_listen, config.admin_token)?;
+        let seen = config.origin.hash();
         let table = config.origin.load().map_err(StartError::Config)?;
         let listen = |address, option| bind(address).map_err(|source| StartError::Listen { address, option, source });
         let data_listener = listen(config.listen, "--listen")?;
@@ -115,6 +116,7 @@ impl App {
             live: Arc::clone(&live),
             shared: Arc::clone(&shared),
             last: Arc::clone(&last),
+            seen,
         };
         let (reloads, reloading) = reloader.start().map_err(StartError::System)?;
 

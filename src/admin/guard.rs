@@ -6,7 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use http::header::{AUTHORIZATION, HOST};
 use http::uri::Authority;
-use http::{HeaderMap, StatusCode, Uri};
+use http::{HeaderMap, HeaderValue, StatusCode, Uri};
 use subtle::ConstantTimeEq;
 
 use crate::domain::secret::Secret;
@@ -46,7 +46,7 @@ impl Guard {
     /// The [`Refusal`].
     pub fn check(&self, uri: &Uri, headers: &HeaderMap) -> Result<(), Refusal> {
         if let Some(token) = &self.token {
-            let given = headers.get(AUTHORIZATION).map(|value| value.as_bytes()).unwrap_or_default();
+            let given = headers.get(AUTHORIZATION).map(HeaderValue::as_bytes).unwrap_or_default();
             let given = given.strip_prefix(b"Bearer ").unwrap_or_default();
             return if given.ct_eq(token.expose()).into() { Ok(()) } else { Err(Refusal::Token) };
         }

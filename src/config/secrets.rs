@@ -102,7 +102,8 @@ impl Place {
                 } else {
                     "the environment variable named here".to_owned()
                 };
-                name.mistake(Code::Secret, format!("{shown} {problem}")).hint("set it before starting")
+                name.mistake(Code::Secret, format!("{shown} {problem}"))
+                    .hint("set it before starting; a running process can only learn new secrets from a secret_file")
             }
             Self::File(path) => {
                 let shown = if mask::may_be_shown(path.value.trim_start_matches(['.', '/'])) {

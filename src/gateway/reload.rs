@@ -8,6 +8,7 @@
 //!
 //! It runs on a thread of its own, because reading files blocks.
 
+use std::panic::{self, AssertUnwindSafe};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender};
@@ -93,7 +94,8 @@ impl Origin {
         compile(&sources, &CompileOptions { secrets, rewire })
     }
 
-    fn hash(&self) -> [u8; 32] {
+    /// The hash of all that [`Origin::load`] reads.
+    pub fn hash(&self) -> [u8; 32] {
         load::content_hash(&self.routes, Some(&self.providers))
     }
 
@@ -186,6 +188,8 @@ pub struct Reloader {
     pub shared: Arc<Shared>,
     /// Where it tells how it went.
     pub last: Arc<LastReload>,
+    /// The hash taken before the first load, so that a change during the start is a change.
+    pub seen: [u8; 32],
 }
 
 impl Reloader {
@@ -206,13 +210,13 @@ impl Reloader {
     }
 
     fn run(&self, heard: &Receiver<Wish>, looking: &AtomicBool) {
-        let mut seen = self.origin.hash();
+        let mut seen = self.seen;
         loop {
             match heard.recv_timeout(POLL) {
                 Ok(Wish::Stop) | Err(RecvTimeoutError::Disconnected) => return,
                 Ok(Wish::Now(told)) => {
                     seen = self.origin.hash();
-                    let _ = told.try_send(self.reload());
+                    let _ = told.try_send(self.contained_reload());
                 }
                 Ok(Wish::Look) | Err(RecvTimeoutError::Timeout) => {
                     // Before looking: what changes from here on is a new wish.
@@ -220,7 +224,7 @@ impl Reloader {
                     match self.settled_change(seen) {
                         Some(changed) => {
                             seen = changed;
-                            let _ = self.reload();
+                            let _ = self.contained_reload();
                         }
                         None => thread::sleep(BREATH),
                     }
@@ -244,6 +248,16 @@ impl Reloader {
             hash = again;
         }
         None
+    }
+
+    /// A bug in compiling must not end reloading for the life of the process.
+    fn contained_reload(&self) -> Result<(), Vec<ConfigError>> {
+        panic::catch_unwind(AssertUnwindSafe(|| self.reload())).unwrap_or_else(|_| {
+            tracing::error!("the reload panicked, the configuration in force stays");
+            self.shared.metrics.panics.inc();
+            self.shared.metrics.config_reload(ReloadResult::Failure);
+            Err(Vec::new())
+        })
     }
 
     fn reload(&self) -> Result<(), Vec<ConfigError>> {
