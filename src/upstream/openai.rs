@@ -12,7 +12,7 @@ use http::response::Parts;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::Full;
 
-use crate::config::table::{Auth, Provider, StreamUsage};
+use crate::config::table::{Provider, StreamUsage};
 use crate::domain::outcome::{FailureClass, Sent};
 use crate::domain::usage::Usage;
 use crate::flight::error::AttemptError;
@@ -20,7 +20,7 @@ use crate::flight::reply::{Reply, ReplyBody, UsageSlot};
 use crate::upstream::attempt::Attempt;
 use crate::upstream::exchange::{ReadError, read_whole};
 use crate::upstream::live::LiveUpstream;
-use crate::upstream::meaning::{classify, embedded};
+use crate::upstream::meaning::{classify, embedded, without_secret};
 use crate::upstream::pool::UpstreamBody;
 use crate::upstream::retry_after;
 use crate::upstream::stream::{UsageEvent, prime};
@@ -85,29 +85,6 @@ pub async fn read(
 ) -> Result<Reply, AttemptError> {
     let hide = |error| without_secret(error, &upstream.candidate.provider.auth);
     understand(response, attempt, upstream).await.map_err(hide)
-}
-
-/// Some providers repeat the key in their error, and what they say of a request reaches the caller.
-fn without_secret(error: AttemptError, auth: &Auth) -> AttemptError {
-    let secret = match auth {
-        Auth::Bearer { secret } | Auth::Header { secret, .. } | Auth::DiHmac { secret, .. } => secret.expose(),
-        Auth::None => return error,
-    };
-    let (Ok(secret), Some(said)) = (std::str::from_utf8(secret), error.said.as_deref()) else { return error };
-    let hide = |text: &str| {
-        let whole = text.replace(secret, "***");
-        // What they say is cut to a length, and that may have been in the middle of the key.
-        let ends_in_part = |part: &usize| secret.get(..*part).is_some_and(|part| whole.ends_with(part));
-        let part = (4..secret.len()).rev().find(ends_in_part).unwrap_or_default();
-        whole.get(..whole.len() - part).unwrap_or_default().to_owned()
-    };
-    let said = EmbeddedError {
-        status: said.status,
-        code: said.code.as_deref().map(hide),
-        kind: said.kind.as_deref().map(hide),
-        message: hide(&said.message),
-    };
-    AttemptError { said: Some(Arc::new(said)), ..error }
 }
 
 async fn understand(
