@@ -6,14 +6,14 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::future::{Either, Ready, ready};
 use http::header::CONTENT_TYPE;
-use http::{HeaderMap, HeaderValue, Method, StatusCode};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use matchit::Router;
 use tower::{Layer, Service, ServiceExt};
 
 use crate::domain::deadline::Deadline;
 use crate::domain::operation::Operation;
 use crate::flight::arrival::{Arrival, LiveCaller};
-use crate::flight::call::{CacheWish, Call, CallContext, Facts, LlmFacts, RiskFacts};
+use crate::flight::call::{CacheWish, Call, CallContext, Facts, LlmFacts, RiskFacts, Span};
 use crate::flight::error::CallError;
 use crate::flight::reply::{Reply, ReplyBody, UsageSlot};
 use crate::gateway::snapshot::{ReadyRoute, Snapshot};
@@ -24,6 +24,12 @@ use crate::wire::risk::{DecisionView, decode, encode_decision};
 
 /// Who made the models, as `GET /v1/models` says it.
 const OWNER: &str = "weighbridge";
+
+/// Headers of the caller's that we act on.
+const WISH: HeaderName = HeaderName::from_static("wb-cache");
+const PATIENCE_MS: HeaderName = HeaderName::from_static("wb-timeout-ms");
+const SDK_TIMEOUT: HeaderName = HeaderName::from_static("x-stainless-timeout");
+const SDK_READ_TIMEOUT: HeaderName = HeaderName::from_static("x-stainless-read-timeout");
 
 /// The path table: exact paths, one method each.
 static PATHS: LazyLock<Router<(Method, &'static str, Operation)>> = LazyLock::new(|| {
@@ -120,7 +126,13 @@ async fn chat(arrival: Ready2, caller: Arc<LiveCaller>) -> Result<Reply, CallErr
     let depth = snapshot.table().limits().json_depth;
     let facts = peek_request(&arrival.body, depth)
         .map_err(|error| CallError::BadRequest { message: error.to_string(), param: error.param })?;
-    let (stream, include_usage) = (facts.stream, facts.include_usage);
+    let stream = facts.stream;
+    let wants = LlmFacts {
+        stream,
+        include_usage: facts.include_usage,
+        has_stream_options: facts.has_stream_options,
+        model_at: facts.model_at(&arrival.body).map(|at| Span { start: at.start, end: at.end }),
+    };
     let route = select::llm(snapshot.table(), &caller.caller, &facts.model).map_err(|missing| match missing {
         NoRoute::Unknown => CallError::UnknownModel { model: facts.model.clone().into_owned() },
         NoRoute::NotAllowed => CallError::NotAllowed(facts.model.clone().into_owned()),
@@ -128,7 +140,7 @@ async fn chat(arrival: Ready2, caller: Arc<LiveCaller>) -> Result<Reply, CallErr
     let ready = snapshot.llm(&route.id).ok_or(CallError::Internal)?;
     let longest = route.timeouts.total.min(patience(&arrival.head.headers, stream));
     arrival.trail.lock().stream = stream;
-    let facts = Facts::Llm(LlmFacts { stream, include_usage });
+    let facts = Facts::Llm(wants);
     let call = call(&arrival, &caller, Operation::ChatCompletions, facts, longest);
     fly(ready, call).await
 }
@@ -179,7 +191,7 @@ fn call(arrival: &Ready2, caller: &LiveCaller, operation: Operation, facts: Fact
 }
 
 fn cache_wish(headers: &HeaderMap) -> CacheWish {
-    match headers.get("wb-cache").map(HeaderValue::as_bytes) {
+    match headers.get(&WISH).map(HeaderValue::as_bytes) {
         Some(b"no-cache") => CacheWish::NoCache,
         Some(b"no-store") => CacheWish::NoStore,
         Some(b"only-if-cached") => CacheWish::OnlyIfCached,
@@ -191,9 +203,9 @@ fn cache_wish(headers: &HeaderMap) -> CacheWish {
 /// our own header counts.
 fn patience(headers: &HeaderMap, stream: bool) -> Duration {
     let number =
-        |name: &str| headers.get(name)?.to_str().ok()?.parse::<f64>().ok().filter(|n| n.is_finite() && *n > 0.0);
-    let ours = number("wb-timeout-ms").map(|ms| ms / 1e3);
-    let sdk = || number("x-stainless-timeout").or_else(|| number("x-stainless-read-timeout"));
+        |name: &HeaderName| headers.get(name)?.to_str().ok()?.parse::<f64>().ok().filter(|n| n.is_finite() && *n > 0.0);
+    let ours = number(&PATIENCE_MS).map(|ms| ms / 1e3);
+    let sdk = || number(&SDK_TIMEOUT).or_else(|| number(&SDK_READ_TIMEOUT));
     let seconds = ours.or_else(|| if stream { None } else { sdk() });
     seconds.map_or(Duration::MAX, |seconds| Duration::from_secs_f64(seconds.min(86_400.0)))
 }

@@ -154,7 +154,7 @@ pub fn attempt(upstream: &Arc<LiveUpstream>, metrics: &Arc<Metrics>) -> AttemptS
         // Until the first content; the idle timer lives in the stream.
         .layer(TimeoutLayer)
         // Prepare, token, sign, exchange, read, verify, classify: steps, not layers.
-        .service(service_fn(move |attempt| send(attempt, Arc::clone(&sender))));
+        .service(service_fn(move |attempt| Box::pin(send(attempt, Arc::clone(&sender)))));
     BoxCloneSyncService::new(stack)
 }
 

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use http::header::CONTENT_LENGTH;
 use tower::{Layer, Service};
 
-use crate::domain::operation::TrafficClass;
+use crate::domain::operation::{Operation, TrafficClass};
 use crate::flight::arrival::{Arrival, Pinned};
 use crate::flight::error::CallError;
 use crate::flight::reply::Reply;
@@ -107,7 +107,7 @@ where
     always_ready!();
 
     fn call(&mut self, arrival: Arrival<P, B>) -> Self::Future {
-        let class = arrival.operation.map_or(TrafficClass::Llm, super::super::domain::operation::Operation::class);
+        let class = arrival.operation.map_or(TrafficClass::Llm, Operation::class);
         let declared = arrival.head.headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
         let most = most(&arrival.pinned, class);
         match self.params.gate.enter(declared.unwrap_or(UNDECLARED_BYTES).min(most.bytes), most) {
@@ -127,12 +127,12 @@ where
     }
 }
 
-/// A tenth is reserved for risk.
+/// A tenth is reserved for risk, and at least one place where there is more than one.
 fn most(pinned: &impl Pinned, class: TrafficClass) -> Most {
     let limits = pinned.limits();
     let share = |whole: usize| match class {
         TrafficClass::Risk => whole,
-        TrafficClass::Llm => whole - whole / 10,
+        TrafficClass::Llm => whole - (whole / 10).max(usize::from(whole > 1)),
     };
     Most { in_flight: share(limits.in_flight), bytes: share(limits.in_flight_bytes) }
 }

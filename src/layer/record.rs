@@ -6,7 +6,7 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::{Method, Response, StatusCode};
+use http::{HeaderName, Method, Response, StatusCode};
 use tokio::time::Instant;
 use tower::{Layer, Service};
 
@@ -23,6 +23,9 @@ use crate::telemetry::labels::{AttemptOutcome, RequestOutcome};
 
 /// What nginx calls a client that went away before the answer; never on the wire.
 const CLIENT_GONE: u16 = 499;
+
+/// How often an SDK has tried before.
+const RETRY_COUNT: HeaderName = HeaderName::from_static("x-stainless-retry-count");
 
 /// Plain values for [`RecordLayer`].
 #[derive(Clone)]
@@ -92,7 +95,7 @@ where
 }
 
 fn retry_count<P, B>(arrival: &Arrival<P, B>) -> Option<u32> {
-    arrival.head.headers.get("x-stainless-retry-count")?.to_str().ok()?.parse().ok()
+    arrival.head.headers.get(&RETRY_COUNT)?.to_str().ok()?.parse().ok()
 }
 
 /// The record being made. Dropped unwritten, the client went away before there was an answer.

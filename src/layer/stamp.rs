@@ -5,7 +5,6 @@
 use std::convert::Infallible;
 use std::fmt::Write;
 
-use bytes::{BufMut, Bytes, BytesMut};
 use http::header::{AGE, CACHE_CONTROL};
 use http::{HeaderMap, HeaderName, HeaderValue, Response};
 use tokio::time::Instant;
@@ -68,7 +67,8 @@ where
             let mut response = answer.await?;
             response.body_mut().name_call(id.clone());
             let headers = response.headers_mut();
-            headers.insert(REQUEST_ID, text(|line| line.write_str(id.as_str())));
+            let id = HeaderValue::from_str(id.as_str()).unwrap_or(HeaderValue::from_static(""));
+            headers.insert(REQUEST_ID, id);
             headers.insert(CONFIG, config);
             headers.entry(CACHE_CONTROL).or_insert(HeaderValue::from_static("private, no-store"));
             stamp(headers, &trail, arrived);
@@ -125,19 +125,23 @@ fn sent_attempts(story: &Story) -> usize {
     ended + usize::from(story.flying.is_some())
 }
 
-/// A header value written once, without a copy.
+/// A header value of at most 96 bytes, written on the stack and copied once.
 fn text(write: impl FnOnce(&mut HeaderLine) -> std::fmt::Result) -> HeaderValue {
-    let mut line = HeaderLine(BytesMut::with_capacity(48));
-    let written = write(&mut line).is_ok();
-    let bytes = if written { line.0.freeze() } else { Bytes::new() };
-    HeaderValue::from_maybe_shared(bytes).unwrap_or(HeaderValue::from_static(""))
+    let mut line = HeaderLine { bytes: [0; 96], length: 0 };
+    let written = write(&mut line).ok().and_then(|()| line.bytes.get(..line.length));
+    HeaderValue::from_bytes(written.unwrap_or_default()).unwrap_or(HeaderValue::from_static(""))
 }
 
-struct HeaderLine(BytesMut);
+struct HeaderLine {
+    bytes: [u8; 96],
+    length: usize,
+}
 
 impl Write for HeaderLine {
     fn write_str(&mut self, text: &str) -> std::fmt::Result {
-        self.0.put_slice(text.as_bytes());
+        let end = self.length + text.len();
+        self.bytes.get_mut(self.length..end).ok_or(std::fmt::Error)?.copy_from_slice(text.as_bytes());
+        self.length = end;
         Ok(())
     }
 }

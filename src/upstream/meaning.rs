@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use crate::config::table::Auth;
 use crate::domain::outcome::{FailureClass, Sent};
 use crate::flight::error::AttemptError;
 use crate::wire::openai::EmbeddedError;
@@ -32,6 +33,29 @@ pub(super) fn classify(status: u16, said: Option<&EmbeddedError>) -> FailureClas
         400..500 => FailureClass::Refused,
         _ => FailureClass::ProviderFault,
     }
+}
+
+/// Some providers repeat the key in their error, and what they say of a request reaches the caller.
+pub(super) fn without_secret(error: AttemptError, auth: &Auth) -> AttemptError {
+    let secret = match auth {
+        Auth::Bearer { secret } | Auth::Header { secret, .. } | Auth::DiHmac { secret, .. } => secret.expose(),
+        Auth::None => return error,
+    };
+    let (Ok(secret), Some(said)) = (std::str::from_utf8(secret), error.said.as_deref()) else { return error };
+    let hide = |text: &str| {
+        let whole = text.replace(secret, "***");
+        // What they say is cut to a length, and that may have been in the middle of the key.
+        let ends_in_part = |part: &usize| secret.get(..*part).is_some_and(|part| whole.ends_with(part));
+        let part = (4..secret.len()).rev().find(ends_in_part).unwrap_or_default();
+        whole.get(..whole.len() - part).unwrap_or_default().to_owned()
+    };
+    let said = EmbeddedError {
+        status: said.status,
+        code: said.code.as_deref().map(hide),
+        kind: said.kind.as_deref().map(hide),
+        message: hide(&said.message),
+    };
+    AttemptError { said: Some(Arc::new(said)), ..error }
 }
 
 #[cfg(test)]

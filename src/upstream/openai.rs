@@ -9,10 +9,10 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::header::CONTENT_TYPE;
 use http::response::Parts;
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::Full;
 
-use crate::config::table::{Auth, Provider, StreamUsage};
+use crate::config::table::{Provider, StreamUsage};
 use crate::domain::outcome::{FailureClass, Sent};
 use crate::domain::usage::Usage;
 use crate::flight::error::AttemptError;
@@ -20,7 +20,7 @@ use crate::flight::reply::{Reply, ReplyBody, UsageSlot};
 use crate::upstream::attempt::Attempt;
 use crate::upstream::exchange::{ReadError, read_whole};
 use crate::upstream::live::LiveUpstream;
-use crate::upstream::meaning::{classify, embedded};
+use crate::upstream::meaning::{classify, embedded, without_secret};
 use crate::upstream::pool::UpstreamBody;
 use crate::upstream::retry_after;
 use crate::upstream::stream::{UsageEvent, prime};
@@ -34,21 +34,15 @@ const ERROR_PATIENCE: Duration = Duration::from_secs(1);
 /// Largest error body read.
 const ERROR_BYTES: usize = 64 * 1024;
 
-/// Response headers that may reach the client; all others stay here.
-const PASSED: [HeaderName; 9] = [
-    CONTENT_TYPE,
-    HeaderName::from_static("openai-processing-ms"),
-    HeaderName::from_static("openai-version"),
-    HeaderName::from_static("x-ratelimit-limit-requests"),
-    HeaderName::from_static("x-ratelimit-limit-tokens"),
-    HeaderName::from_static("x-ratelimit-remaining-requests"),
-    HeaderName::from_static("x-ratelimit-remaining-tokens"),
-    HeaderName::from_static("x-ratelimit-reset-requests"),
-    HeaderName::from_static("x-ratelimit-reset-tokens"),
-];
-
-/// Where providers put their own id of a call.
-const THEIR_IDS: [&str; 3] = ["x-request-id", "x-generation-id", "x-litellm-call-id"];
+/// What we need of a response's headers, found in one pass over them.
+struct Sifted {
+    /// Those that may reach the client; all others stay here.
+    passed: HeaderMap,
+    /// The provider's own id of the call.
+    their_id: Option<HeaderValue>,
+    is_stream: bool,
+    is_compressed: bool,
+}
 
 /// Builds the request: the caller's body with the provider's model name, our headers, the provider's credential.
 ///
@@ -57,8 +51,14 @@ const THEIR_IDS: [&str; 3] = ["x-request-id", "x-generation-id", "x-litellm-call
 pub fn prepare(attempt: &Attempt, upstream: &LiveUpstream) -> Result<Request<Full<Bytes>>, AttemptError> {
     let refused =
         |_| AttemptError::new(FailureClass::Refused, Sent::No, "the body could not be prepared for the provider");
-    let body = json_edit::rewrite_request(&attempt.call.body, &upstream.names.model, usage_request(attempt, upstream));
-    let mut request = Request::new(Full::new(body.map_err(refused)?));
+    let (body, model, usage) = (&attempt.call.body, &upstream.names.model, usage_request(attempt, upstream));
+    // Decoding has already found the model's place, and most requests need nothing else changed.
+    let spliced = attempt.call.llm().model_at.filter(|_| usage == UsageRequest::AsIs);
+    let body = match spliced.and_then(|at| json_edit::splice_plain(body, at.start..at.end, model)) {
+        Some(body) => body,
+        None => json_edit::rewrite_request(body, model, usage).map_err(refused)?,
+    };
+    let mut request = Request::new(Full::new(body));
     *request.method_mut() = Method::POST;
     *request.uri_mut() = upstream.uri.clone();
     *request.headers_mut() = upstream.provider.headers.clone();
@@ -69,8 +69,8 @@ fn usage_request(attempt: &Attempt, upstream: &LiveUpstream) -> UsageRequest {
     let facts = attempt.call.llm();
     match upstream.candidate.provider.stream_usage {
         StreamUsage::OnRequest if facts.stream && !facts.include_usage => UsageRequest::Ask,
-        StreamUsage::OnRequest => UsageRequest::AsIs,
-        StreamUsage::Always | StreamUsage::Never => UsageRequest::Remove,
+        StreamUsage::Always | StreamUsage::Never if facts.has_stream_options => UsageRequest::Remove,
+        StreamUsage::OnRequest | StreamUsage::Always | StreamUsage::Never => UsageRequest::AsIs,
     }
 }
 
@@ -87,47 +87,24 @@ pub async fn read(
     understand(response, attempt, upstream).await.map_err(hide)
 }
 
-/// Some providers repeat the key in their error, and what they say of a request reaches the caller.
-fn without_secret(error: AttemptError, auth: &Auth) -> AttemptError {
-    let secret = match auth {
-        Auth::Bearer { secret } | Auth::Header { secret, .. } | Auth::DiHmac { secret, .. } => secret.expose(),
-        Auth::None => return error,
-    };
-    let (Ok(secret), Some(said)) = (std::str::from_utf8(secret), error.said.as_deref()) else { return error };
-    let hide = |text: &str| {
-        let whole = text.replace(secret, "***");
-        // What they say is cut to a length, and that may have been in the middle of the key.
-        let ends_in_part = |part: &usize| secret.get(..*part).is_some_and(|part| whole.ends_with(part));
-        let part = (4..secret.len()).rev().find(ends_in_part).unwrap_or_default();
-        whole.get(..whole.len() - part).unwrap_or_default().to_owned()
-    };
-    let said = EmbeddedError {
-        status: said.status,
-        code: said.code.as_deref().map(hide),
-        kind: said.kind.as_deref().map(hide),
-        message: hide(&said.message),
-    };
-    AttemptError { said: Some(Arc::new(said)), ..error }
-}
-
 async fn understand(
     response: Response<UpstreamBody>,
     attempt: &Attempt,
     upstream: &LiveUpstream,
 ) -> Result<Reply, AttemptError> {
     let (head, body) = response.into_parts();
-    note_their_id(&head.headers, attempt);
+    let sifted = sift(&head.headers);
+    attempt.call.context.trail.lock().upstream_request_id = sifted.their_id;
     if head.status != StatusCode::OK {
         let body = read_whole(body, ERROR_BYTES, attempt.idle.min(ERROR_PATIENCE)).await.unwrap_or_default();
         return Err(refusal(&head, &body, &upstream.candidate.provider));
     }
-    if head.headers.get(http::header::CONTENT_ENCODING).is_some_and(|coding| coding != "identity") {
+    if sifted.is_compressed {
         return Err(bad_reply("the answer is compressed though nobody asked for that"));
     }
-    let is_stream = is_type(&head.headers, "text/event-stream");
-    match (attempt.call.llm().stream, is_stream) {
-        (true, true) => stream(head, body, attempt).await,
-        (false, false) => whole(head, body, attempt).await,
+    match (attempt.call.llm().stream, sifted.is_stream) {
+        (true, true) => stream(sifted.passed, body, attempt).await,
+        (false, false) => whole(sifted.passed, body, attempt).await,
         (true, false) => {
             // Some aggregators answer a stream request with a plain error object and status 200.
             let body = read_whole(body, ERROR_BYTES, attempt.idle).await.unwrap_or_default();
@@ -139,7 +116,7 @@ async fn understand(
     }
 }
 
-async fn whole(head: Parts, body: UpstreamBody, attempt: &Attempt) -> Result<Reply, AttemptError> {
+async fn whole(headers: HeaderMap, body: UpstreamBody, attempt: &Attempt) -> Result<Reply, AttemptError> {
     let bytes = read_whole(body, ANSWER_BYTES, attempt.idle).await.map_err(ReadError::into_attempt_error)?;
     if bytes.is_empty() {
         return Err(AttemptError::new(FailureClass::NoContent, Sent::Yes, "the answer is empty"));
@@ -156,21 +133,13 @@ async fn whole(head: Parts, body: UpstreamBody, attempt: &Attempt) -> Result<Rep
     let usage = UsageSlot::default();
     usage.set(facts.usage.unwrap_or_else(Usage::default));
     let complete = matches!(reason, Some("stop" | "tool_calls" | "function_call"));
-    Ok(Reply {
-        status: StatusCode::OK,
-        headers: passed(&head.headers),
-        body: ReplyBody::whole(bytes),
-        usage,
-        complete,
-        decision: None,
-    })
+    Ok(Reply { status: StatusCode::OK, headers, body: ReplyBody::whole(bytes), usage, complete, decision: None })
 }
 
-async fn stream(head: Parts, body: UpstreamBody, attempt: &Attempt) -> Result<Reply, AttemptError> {
+async fn stream(mut headers: HeaderMap, body: UpstreamBody, attempt: &Attempt) -> Result<Reply, AttemptError> {
     let usage_event = if attempt.call.llm().include_usage { UsageEvent::Forward } else { UsageEvent::Strip };
     let usage = UsageSlot::default();
     let primed = prime(body, usage.clone(), usage_event, attempt.idle).await?;
-    let mut headers = passed(&head.headers);
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/event-stream; charset=utf-8"));
     headers.insert("x-accel-buffering", HeaderValue::from_static("no"));
     let body = ReplyBody::events(Box::pin(primed));
@@ -195,22 +164,35 @@ fn bad_reply(detail: &'static str) -> AttemptError {
     AttemptError::new(FailureClass::BadReply, Sent::Yes, detail)
 }
 
-fn passed(headers: &HeaderMap) -> HeaderMap {
-    let mut passed = HeaderMap::with_capacity(24);
-    for name in &PASSED {
-        if let Some(value) = headers.get(name) {
-            passed.insert(name.clone(), value.clone());
+fn sift(headers: &HeaderMap) -> Sifted {
+    // Room for ours, which are added later.
+    let passed = HeaderMap::with_capacity(24);
+    let mut sifted = Sifted { passed, their_id: None, is_stream: false, is_compressed: false };
+    for (name, value) in headers {
+        match name.as_str() {
+            "content-type" => {
+                sifted.is_stream = is_event_stream(value.as_bytes());
+                sifted.passed.insert(CONTENT_TYPE, value.clone());
+            }
+            "content-encoding" => sifted.is_compressed = value != "identity",
+            "x-request-id" | "x-generation-id" | "x-litellm-call-id" => {
+                sifted.their_id = Some(value.clone()).filter(|id| id.len() <= 256);
+            }
+            "openai-processing-ms"
+            | "openai-version"
+            | "x-ratelimit-limit-requests"
+            | "x-ratelimit-limit-tokens"
+            | "x-ratelimit-remaining-requests"
+            | "x-ratelimit-remaining-tokens"
+            | "x-ratelimit-reset-requests"
+            | "x-ratelimit-reset-tokens" => drop(sifted.passed.insert(name.clone(), value.clone())),
+            _ => {}
         }
     }
-    passed
+    sifted
 }
 
-fn note_their_id(headers: &HeaderMap, attempt: &Attempt) {
-    let id = THEIR_IDS.iter().find_map(|name| headers.get(*name)).filter(|id| id.len() <= 256);
-    attempt.call.context.trail.lock().upstream_request_id = id.cloned();
-}
-
-fn is_type(headers: &HeaderMap, media_type: &str) -> bool {
-    let value = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    value.get(..media_type.len()).is_some_and(|start| start.eq_ignore_ascii_case(media_type))
+fn is_event_stream(media_type: &[u8]) -> bool {
+    const EVENTS: &[u8] = b"text/event-stream";
+    media_type.get(..EVENTS.len()).is_some_and(|start| start.eq_ignore_ascii_case(EVENTS))
 }

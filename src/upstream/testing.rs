@@ -204,7 +204,12 @@ pub(crate) fn llm_call(body: impl Into<Bytes>) -> Call {
 pub(crate) fn llm_call_of(caller: usize, body: impl Into<Bytes>, cache: CacheWish) -> Call {
     let body = body.into();
     let facts = peek_request(&body, 64).unwrap();
-    let facts = LlmFacts { stream: facts.stream, include_usage: facts.include_usage };
+    let facts = LlmFacts {
+        stream: facts.stream,
+        include_usage: facts.include_usage,
+        has_stream_options: facts.has_stream_options,
+        model_at: facts.model_at(&body).map(|at| crate::flight::call::Span { start: at.start, end: at.end }),
+    };
     let context = CallContext { cache, ..context(&table(), caller) };
     Call {
         operation: Operation::ChatCompletions,

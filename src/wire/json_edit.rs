@@ -61,6 +61,17 @@ pub fn set_string(body: &Bytes, key: &str, value: &str) -> Option<Bytes> {
     found.then(|| edits.apply())
 }
 
+/// Puts `value` where `span` of `body` holds the inside of a string. `None` if `value` would need escapes, or the span is
+/// none of the body's. The body is copied once, or not at all if it says that already.
+pub fn splice_plain(body: &Bytes, span: Range<usize>, value: &str) -> Option<Bytes> {
+    let is_plain = |byte: u8| byte >= 0x20 && byte != b'"' && byte != b'\\';
+    let (before, after) = (body.get(..span.start)?, body.get(span.end..)?);
+    if body.get(span)? == value.as_bytes() {
+        return Some(body.clone());
+    }
+    value.bytes().all(is_plain).then(|| Bytes::from([before, value.as_bytes(), after].concat()))
+}
+
 /// Makes a caller's request the provider's: its model name, and whether token counts are asked for. The body is copied
 /// once, or not at all if it says all that already.
 ///

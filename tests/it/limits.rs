@@ -111,6 +111,20 @@ async fn row_35_a_full_process_sheds_llm_calls_and_keeps_room_for_payments() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn row_35_even_a_small_process_keeps_one_place_for_a_payment() {
+    for places in [2, 5] {
+        let world = World::with(&Plan::replacing("[limits]", &format!("[limits]\nin_flight = {places}")));
+        world.fault("alpha", "delay:3s");
+        let body = chat("duo");
+        let (_, decided) = tokio::join!(join_all((0..places).map(|_| world.chat(&body))), async {
+            sleep(Duration::from_secs(1)).await;
+            world.assess(&payment("T1", "88.13")).await
+        });
+        assert_eq!((decided.status, world.counts()), (200, [places - 1, 0, 0]), "{places} places");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn row_32_bodies_share_one_budget_of_bytes() {
     let world = World::with(&Plan::replacing("[limits]", "[limits]\nbody = \"600KiB\"\nin_flight_bytes = \"1MiB\""));
     let (mut first, _end) = world.raw();

@@ -515,7 +515,7 @@ async fn without_a_verdict_the_routes_failure_mode_answers() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn after_a_forged_answer_small_amounts_are_not_waved_through() {
+async fn a_forged_answer_is_reviewed_whatever_the_amount_and_closes_the_door_for_a_while() {
     let world =
         World::with(&Plan::replacing("on_exhausted = \"review\"", "on_exhausted = { accept_up_to = \"50.00 CNY\" }"));
     world.faults("alipay", &["bad-signature"]);

@@ -3,6 +3,8 @@
 use http::Method;
 use tower::{ServiceExt, service_fn};
 
+use bytes::Bytes;
+
 use super::*;
 use crate::domain::money::Cost;
 use crate::flight::trail::{AttemptNote, Flying, RouteNames};

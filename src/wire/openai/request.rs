@@ -27,6 +27,17 @@ pub struct RequestFacts<'a> {
     pub n: u64,
 }
 
+impl RequestFacts<'_> {
+    /// Where in `body`, the text these facts were read from, the model's name stands; `None` if it is spelled with
+    /// escapes and so is not a stretch of it.
+    pub fn model_at(&self, body: &[u8]) -> Option<std::ops::Range<usize>> {
+        let Cow::Borrowed(model) = &self.model else { return None };
+        let start = model.as_ptr().addr().checked_sub(body.as_ptr().addr())?;
+        let range = start..start + model.len();
+        (body.get(range.clone())? == model.as_bytes()).then_some(range)
+    }
+}
+
 /// Why a request is refused with 400. Says nothing of the body's content.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
