@@ -205,7 +205,12 @@ impl Peers {
             candidates.iter().map(|candidate| candidate.upstream.to_string()).collect()
         };
         let routes: BTreeMap<_, _> = llm.chain(risk).map(|(id, candidates)| (id, names(candidates))).collect();
-        let hex = |secret: &Secret| secret.expose().iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+        let hex = |secret: &Secret| {
+            secret.expose().iter().fold(String::new(), |mut hex, byte| {
+                let _ = write!(hex, "{byte:02x}");
+                hex
+            })
+        };
         json!({
             "data": format!("http://{}", app.data_address()),
             "base_url": format!("http://{}/v1", app.data_address()),

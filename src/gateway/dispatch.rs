@@ -239,8 +239,7 @@ mod tests {
 
     #[test]
     fn f4_only_exact_paths_and_their_method_are_known() {
-        let label =
-            |method, path| find(&method, path).map(|(operation, id)| (operation, id)).map_err(|error| error.label());
+        let label = |method, path| find(&method, path).map_err(|error| error.label());
         assert_eq!(label(Method::POST, "/v1/chat/completions"), Ok((Operation::ChatCompletions, None)));
         assert_eq!(label(Method::GET, "/v1/models"), Ok((Operation::ModelsList, None)));
         assert_eq!(label(Method::GET, "/v1/models/a/b"), Ok((Operation::ModelsGet, Some("a/b".to_owned()))));

@@ -25,7 +25,7 @@ use crate::upstream::pool::UpstreamBody;
 use crate::upstream::retry_after;
 use crate::upstream::stream::{UsageEvent, prime};
 use crate::wire::json_edit::{self, UsageRequest};
-use crate::wire::openai::{EmbeddedError, parse_error, peek_reply};
+use crate::wire::openai::{parse_error, peek_reply};
 
 /// Largest whole answer.
 const ANSWER_BYTES: usize = 32 * 1024 * 1024;

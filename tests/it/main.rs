@@ -4,6 +4,9 @@
 
 // clippy's "allow in tests" settings only see `#[test]` functions, and here the helpers are tests too.
 #![allow(
+    clippy::pedantic,
+    clippy::excessive_nesting,
+    clippy::large_futures,
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::panic,

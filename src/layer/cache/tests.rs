@@ -150,7 +150,7 @@ async fn an_answer_lives_for_its_ttl_give_or_take_a_tenth_and_can_be_stored_agai
 #[test]
 fn an_answer_that_replaces_another_lives_its_own_life() {
     let stored = Stored { body: Bytes::new(), content_type: None, at: Instant::now(), life: TTL };
-    let kept = Life.expire_after_update(&[0; 32], &Arc::new(stored), StdInstant::now(), Some(Duration::ZERO));
+    let kept = Life.expire_after_update(&[0; 32], &Arc::new(stored), Instant::now().into_std(), Some(Duration::ZERO));
     assert_eq!(kept, Some(TTL));
 }
 

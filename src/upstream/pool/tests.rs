@@ -187,7 +187,7 @@ async fn f4_a_connection_that_never_opens_is_given_up_in_time() {
 async fn an_answer_that_came_before_the_request_was_read_does_not_hold_up_the_next_call() {
     let dial = Memory::scripted(|number, mut io| async move {
         if number == 0 {
-            io.read(&mut [0; 64]).await.unwrap();
+            let _ = io.read(&mut [0; 64]).await.unwrap();
             io.write_all(b"HTTP/1.1 413 Too Large\r\ncontent-length: 0\r\n\r\n").await.unwrap();
             return pending().await;
         }
