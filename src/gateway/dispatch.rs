@@ -87,6 +87,10 @@ where
 }
 
 fn find(method: &Method, path: &str) -> Result<(Operation, Option<String>), CallError> {
+    // It names no path, and no tunnel is ever opened.
+    if method == Method::CONNECT {
+        return Err(CallError::Method { allow: "GET, POST" });
+    }
     let found = PATHS.at(path).map_err(|_| CallError::NotFound)?;
     let (expected, allow, operation) = found.value;
     if method != expected {

@@ -91,7 +91,8 @@ where
         let frame = tokio::time::timeout(idle, body.frame()).await.map_err(|_| CallError::BodyIncomplete)?;
         let Some(frame) = frame else { break };
         // Trailers are dropped: they are never merged into headers.
-        let Ok(chunk) = frame.map_err(|_| CallError::BodyIncomplete)?.into_data() else { continue };
+        let frame = frame.map_err(|_| CallError::Framing("the request body is malformed or broke off"))?;
+        let Ok(chunk) = frame.into_data() else { continue };
         if first.len() + rest.len() + chunk.len() > limit_bytes {
             return Err(CallError::BodyTooLarge { limit_bytes });
         }
