@@ -67,10 +67,6 @@ pub struct Ended {
     pub bytes: u64,
 }
 
-/// How often a finished stream is asked whether its connection is done. The end is mostly here already, but the task
-/// that drives the connection has to run once before it can say so.
-const LOOKS: u8 = 3;
-
 type EndHook = Box<dyn FnOnce(&Ended) + Send>;
 
 /// The only body type after `send`.
@@ -85,8 +81,8 @@ pub struct ReplyBody {
 enum Content {
     Whole(Bytes),
     Events(EventStream),
-    /// The terminal event went out; what is left is to let the upstream connection finish, within so many looks.
-    Closing(EventStream, u8),
+    /// The terminal event went out. The stream was let go with it: its connection finishes on its own time.
+    Closing,
     Over,
 }
 
@@ -139,7 +135,7 @@ impl ReplyBody {
     pub fn as_whole(&self) -> Option<&Bytes> {
         match &self.content {
             Content::Whole(bytes) => Some(bytes),
-            Content::Events(_) | Content::Closing(..) | Content::Over => None,
+            Content::Events(_) | Content::Closing | Content::Over => None,
         }
     }
 
@@ -169,7 +165,7 @@ impl ReplyBody {
         match events.as_mut().poll_next(cx) {
             Poll::Ready(Some(Ok(event))) => {
                 if event.is_done() {
-                    self.close();
+                    self.content = Content::Closing;
                 }
                 self.hand_out(event.raw().clone())
             }
@@ -184,12 +180,6 @@ impl ReplyBody {
 
     fn interrupted(&mut self, cx: &mut Context<'_>) -> Option<End> {
         self.interrupts.iter_mut().find_map(|(moment, end)| moment.as_mut().poll(cx).is_ready().then_some(*end))
-    }
-
-    fn close(&mut self) {
-        if let Content::Events(events) = std::mem::replace(&mut self.content, Content::Over) {
-            self.content = Content::Closing(events, LOOKS);
-        }
     }
 }
 
@@ -212,13 +202,7 @@ impl http_body::Body for ReplyBody {
                 frame
             }
             Content::Events(_) => this.poll_events(cx),
-            Content::Closing(events, looks) => {
-                // A few looks, never a wait: if the upstream's own end is already here, its connection can be reused.
-                if events.as_mut().poll_next(cx).is_pending() && *looks > 0 {
-                    *looks -= 1;
-                    cx.waker().wake_by_ref();
-                    return Poll::Pending;
-                }
+            Content::Closing => {
                 this.finish(End::Complete);
                 Poll::Ready(None)
             }
@@ -230,7 +214,7 @@ impl http_body::Body for ReplyBody {
         match &self.content {
             Content::Whole(bytes) => bytes.is_empty(),
             Content::Over => true,
-            Content::Events(_) | Content::Closing(..) => false,
+            Content::Events(_) | Content::Closing => false,
         }
     }
 
@@ -238,7 +222,7 @@ impl http_body::Body for ReplyBody {
         match &self.content {
             Content::Whole(bytes) => SizeHint::with_exact(bytes.len() as u64),
             Content::Over => SizeHint::with_exact(0),
-            Content::Events(_) | Content::Closing(..) => SizeHint::default(),
+            Content::Events(_) | Content::Closing => SizeHint::default(),
         }
     }
 }
@@ -248,7 +232,7 @@ impl Drop for ReplyBody {
         // An empty body is never asked for: hyper lets go of it as soon as the head is written.
         let all_sent = match &self.content {
             Content::Whole(bytes) => bytes.is_empty(),
-            Content::Closing(..) => true,
+            Content::Closing => true,
             Content::Events(_) | Content::Over => false,
         };
         self.finish(if all_sent { End::Complete } else { End::ClientGone });
