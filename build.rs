@@ -16,7 +16,8 @@ fn main() -> Result<(), Error> {
         }
     }
     names.sort();
-    let literal = |path: &str| format!("{:?}", root.join(path).display().to_string());
+    // The compiler, not this script, fills in the folder: a build directory may be moved or copied with its outputs.
+    let literal = |path: &str| format!("concat!(env!(\"CARGO_MANIFEST_DIR\"), {:?})", format!("/{path}"));
     let embedded = |name: &String| format!("({name:?}, include_str!({})),", literal(&format!("providers/{name}")));
     let providers: String = names.iter().map(embedded).collect();
     let code = format!(
