@@ -100,7 +100,7 @@ pub fn parse_error(body: &[u8]) -> Option<EmbeddedError> {
 }
 
 /// The error in a field of that name; `None` if it is null, false or empty, which several providers send with success.
-pub(super) fn embedded(field: Lenient<'_, ErrorParts<'_>>) -> Option<EmbeddedError> {
+pub(in crate::wire) fn embedded(field: Lenient<'_, ErrorParts<'_>>) -> Option<EmbeddedError> {
     match field {
         Lenient::Null | Lenient::Bool(false) | Lenient::Unsigned(0) => None,
         Lenient::Text(text) if text.is_empty() => None,
@@ -112,7 +112,7 @@ pub(super) fn embedded(field: Lenient<'_, ErrorParts<'_>>) -> Option<EmbeddedErr
 
 /// The members of an error object.
 #[derive(Default)]
-pub(super) struct ErrorParts<'de> {
+pub(in crate::wire) struct ErrorParts<'de> {
     filled: bool,
     message: Option<Cow<'de, str>>,
     kind: Option<Cow<'de, str>>,
