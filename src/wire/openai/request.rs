@@ -35,7 +35,7 @@ impl RequestFacts<'_> {
 /// Where in `body` a text read from it stands; `None` if it was spelled with escapes and so had to be copied.
 pub(in crate::wire) fn place_of(text: &str, body: &[u8]) -> Option<std::ops::Range<usize>> {
     let start = text.as_ptr().addr().checked_sub(body.as_ptr().addr())?;
-    let range = start..start + text.len();
+    let range = start..start.checked_add(text.len())?;
     (body.get(range.clone())? == text.as_bytes()).then_some(range)
 }
 
