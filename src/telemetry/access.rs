@@ -284,7 +284,7 @@ fn cut(text: &str, longest: usize) -> &str {
 
 /// Escapes for JSON, and also what JSON allows but a terminal or an editor would obey.
 fn write_escaped(text: &str, out: &mut Vec<u8>) {
-    let safe = |byte: u8| (b' '..=b'~').contains(&byte) & (byte != b'"') & (byte != b'\\');
+    let safe = |byte: u8| (b' '..=b'~').contains(&byte) && byte != b'"' && byte != b'\\';
     // Without an early exit it is done sixteen bytes at a time.
     if text.bytes().fold(true, |all, byte| all & safe(byte)) {
         return out.extend_from_slice(text.as_bytes());
