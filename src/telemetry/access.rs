@@ -284,9 +284,11 @@ fn cut(text: &str, longest: usize) -> &str {
 
 /// Escapes for JSON, and also what JSON allows but a terminal or an editor would obey.
 fn write_escaped(text: &str, out: &mut Vec<u8>) {
-    let safe = |byte: u8| (b' '..=b'~').contains(&byte) && byte != b'"' && byte != b'\\';
-    // Without an early exit it is done sixteen bytes at a time.
-    if text.bytes().fold(true, |all, byte| all & safe(byte)) {
+    // Arithmetic without an early exit is done sixteen bytes at a time.
+    let telling = |hit: u8, byte: u8| {
+        hit | u8::from(byte < b' ') | u8::from(byte > b'~') | u8::from(byte == b'"') | u8::from(byte == b'\\')
+    };
+    if text.bytes().fold(0, telling) == 0 {
         return out.extend_from_slice(text.as_bytes());
     }
     for character in text.chars() {

@@ -9,6 +9,8 @@ use crate::wire::json_read;
 
 /// Top-level keys one request may have. Real ones have a few dozen at most; each is compared with all before it.
 const MAX_KEYS: usize = 256;
+/// How many most requests have.
+const USUAL_KEYS: usize = 16;
 
 /// The fields whose value we act on. A second spelling of one of these could mean something else to the provider.
 const READ: [&str; 4] = ["model", "stream", "stream_options", "n"];
@@ -110,6 +112,9 @@ impl<'de> Shape<'de> for Fields<'de> {
             _ => map.next_value::<IgnoredAny>().map(drop)?,
         }
         if self.wrong.is_none() {
+            if self.seen.is_empty() {
+                self.seen.reserve(USUAL_KEYS);
+            }
             self.seen.push(key);
         }
         Ok(())
