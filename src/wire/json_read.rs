@@ -8,6 +8,7 @@
 //! It reads text and visits values; it does not build trees and does not say where a mistake is.
 
 use std::fmt;
+use std::marker::PhantomData;
 
 use serde::Deserialize;
 use serde::de::{DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
@@ -38,10 +39,7 @@ impl Error for Malformed {
 /// # Errors
 /// [`Malformed`].
 pub fn from_str<'de, T: Deserialize<'de>>(text: &'de str, deepest: usize) -> Result<T, Malformed> {
-    let mut reader = Reader { text, at: 0, room: deepest.min(DEEPEST) };
-    let value = T::deserialize(&mut reader)?;
-    reader.pass_space();
-    if reader.at == text.len() { Ok(value) } else { Err(Malformed) }
+    fill_from_str(text, deepest, PhantomData::<T>)
 }
 
 /// As [`from_str`], from bytes. Text that is not UTF-8 in a place nobody reads is let through, as `serde_json` does.
@@ -49,10 +47,35 @@ pub fn from_str<'de, T: Deserialize<'de>>(text: &'de str, deepest: usize) -> Res
 /// # Errors
 /// [`Malformed`].
 pub fn from_slice<'de, T: Deserialize<'de>>(bytes: &'de [u8]) -> Result<T, Malformed> {
-    match std::str::from_utf8(bytes) {
-        Ok(text) => from_str(text, DEEPEST),
-        Err(_) => serde_json::from_slice(bytes).map_err(|_| Malformed),
+    fill_from_slice(bytes, PhantomData::<T>)
+}
+
+/// As [`from_str`], into a place that `seed` knows.
+///
+/// # Errors
+/// [`Malformed`].
+pub fn fill_from_str<'de, S: DeserializeSeed<'de>>(
+    text: &'de str,
+    deepest: usize,
+    seed: S,
+) -> Result<S::Value, Malformed> {
+    let mut reader = Reader { text, at: 0, room: deepest.min(DEEPEST) };
+    let value = seed.deserialize(&mut reader)?;
+    reader.pass_space();
+    if reader.at == text.len() { Ok(value) } else { Err(Malformed) }
+}
+
+/// As [`from_slice`], into a place that `seed` knows.
+///
+/// # Errors
+/// [`Malformed`].
+pub fn fill_from_slice<'de, S: DeserializeSeed<'de>>(bytes: &'de [u8], seed: S) -> Result<S::Value, Malformed> {
+    if let Ok(text) = std::str::from_utf8(bytes) {
+        return fill_from_str(text, DEEPEST, seed);
     }
+    let mut slow = serde_json::Deserializer::from_slice(bytes);
+    let value = seed.deserialize(&mut slow).map_err(|_| Malformed)?;
+    slow.end().map(|()| value).map_err(|_| Malformed)
 }
 
 struct Reader<'de> {
@@ -248,19 +271,24 @@ impl<'de> Reader<'de> {
 
 /// How many bytes at the start of a string's rest mean themselves.
 fn until_special(rest: &[u8]) -> usize {
-    let (blocks, _) = rest.as_chunks::<16>();
-    // Arithmetic instead of conditions, and no early exit within a block: that is what becomes vector instructions.
-    let dirty = |hit: u8, byte: &u8| hit | u8::from(*byte == b'"') | u8::from(*byte == b'\\') | u8::from(*byte < b' ');
-    let mut at = 16 * blocks.iter().take_while(|block| block.iter().fold(0, dirty) == 0).count();
-    let tail = rest.get(at..).unwrap_or_default();
-    for word in tail.as_chunks::<8>().0 {
+    // Keys and most values end within the first words; only then are whole blocks worth their set-up.
+    let (words, _) = rest.as_chunks::<8>();
+    let mut at = 0;
+    for word in words.iter().take(2) {
         match special_in(u64::from_le_bytes(*word)) {
             0 => at += 8,
             found => return at + (found.trailing_zeros() / 8) as usize,
         }
     }
-    let last = rest.get(at..).unwrap_or_default();
-    at + last.iter().position(|byte| dirty(0, byte) != 0).unwrap_or(last.len())
+    let (blocks, _) = rest.get(at..).unwrap_or_default().as_chunks::<32>();
+    at += 32 * blocks.iter().take_while(|block| block.iter().copied().fold(0, dirty) == 0).count();
+    let tail = rest.get(at..).unwrap_or_default();
+    at + tail.iter().position(|byte| dirty(0, *byte) != 0).unwrap_or(tail.len())
+}
+
+/// Arithmetic instead of conditions, and no early exit: that is what becomes vector instructions.
+fn dirty(hit: u8, byte: u8) -> u8 {
+    hit | u8::from(byte == b'"') | u8::from(byte == b'\\') | u8::from(byte < b' ')
 }
 
 /// The high bit of every byte that is a quote, a backslash or a control character; above the first one it may be wrong.

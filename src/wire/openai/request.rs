@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use serde::de::{IgnoredAny, MapAccess};
 
-use super::lenient::{Lenient, Loose, Shape};
+use super::lenient::{Lenient, Loose, Members, Shape};
 use crate::wire::json_read;
 
 /// Top-level keys one request may have. Real ones have a few dozen at most; each is compared with all before it.
@@ -71,9 +71,10 @@ impl DecodeError {
 /// spells a field we read in other letter case, or gives one a wrong type.
 pub fn peek_request(body: &[u8], max_depth: usize) -> Result<RequestFacts<'_>, DecodeError> {
     let text = std::str::from_utf8(body).map_err(|_| DecodeError::whole("the body must be JSON in UTF-8"))?;
-    match json_read::from_str::<Lenient<'_, Fields<'_>>>(text, max_depth) {
-        Ok(Lenient::Map(fields)) => fields.facts(),
-        Ok(_) => Err(DecodeError::whole("the body must be a JSON object")),
+    let mut fields = Fields::default();
+    match json_read::fill_from_str(text, max_depth, Members(&mut fields)) {
+        Ok(true) => fields.facts(),
+        Ok(false) => Err(DecodeError::whole("the body must be a JSON object")),
         Err(json_read::Malformed) => Err(malformed(text)),
     }
 }
