@@ -20,7 +20,7 @@ pub(super) struct Completion<'de> {
 }
 
 impl<'de> Completion<'de> {
-    /// `None` if the text is no JSON object.
+    /// `None` if the text is no JSON object. Arguments are read raw, which only serde's own reader can do.
     pub(super) fn read(json: &'de [u8]) -> Option<Self> {
         match serde_json::from_slice::<Lenient<'_, Self>>(json) {
             Ok(Lenient::Map(completion)) => Some(completion),

@@ -5,6 +5,7 @@ use std::borrow::Cow;
 use serde::de::{IgnoredAny, MapAccess, SeqAccess};
 
 use crate::domain::usage::Usage;
+use crate::wire::json_read;
 use crate::wire::openai::EmbeddedError;
 use crate::wire::openai::failure::{ErrorParts, embedded};
 use crate::wire::openai::lenient::{Lenient, Loose, Shape};
@@ -113,7 +114,7 @@ impl<'de> Shape<'de> for Tokens {
 
 /// Reads a whole message; `None` if it is no JSON object.
 pub fn peek_reply(body: &[u8]) -> Option<MessageFacts<'_>> {
-    let Ok(Lenient::Map(message)) = serde_json::from_slice::<Lenient<'_, Message<'_>>>(body) else { return None };
+    let Ok(Lenient::Map(message)) = json_read::from_slice::<Lenient<'_, Message<'_>>>(body) else { return None };
     let failed = message.kind.as_deref() == Some("error");
     Some(MessageFacts {
         content: message.content,
@@ -127,7 +128,7 @@ pub fn peek_reply(body: &[u8]) -> Option<MessageFacts<'_>> {
 /// Reads one event; whatever is odd about it, the rest is still read.
 pub fn peek_event(event: &Event) -> EventFacts {
     let Some(data) = event.data() else { return EventFacts::default() };
-    let Ok(Lenient::Map(fields)) = serde_json::from_slice::<Lenient<'_, Fields<'_>>>(&data) else {
+    let Ok(Lenient::Map(fields)) = json_read::from_slice::<Lenient<'_, Fields<'_>>>(&data) else {
         return EventFacts::default();
     };
     let kind = fields.kind.as_deref().or_else(|| event.event_type()).unwrap_or_default();
