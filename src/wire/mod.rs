@@ -4,5 +4,6 @@ pub mod alipay;
 pub mod json_edit;
 pub mod object;
 pub mod openai;
+pub mod responses;
 pub mod risk;
 pub mod sse;

@@ -34,11 +34,13 @@ const STATUS_OF: &[(&str, u16)] = &[
     ("service_unavailable", 503),
     ("service_unavailable_error", 503),
     ("engine_overloaded", 503),
+    ("server_is_overloaded", 503),
     ("overloaded", 529),
     ("overloaded_error", 529),
     ("timeout", 504),
     ("timeout_error", 504),
     ("context_length_exceeded", 400),
+    ("invalid_prompt", 400),
     ("content_policy_violation", 400),
     ("content_filter", 400),
     ("invalid_request_error", 400),
@@ -100,7 +102,7 @@ pub fn parse_error(body: &[u8]) -> Option<EmbeddedError> {
 }
 
 /// The error in a field of that name; `None` if it is null, false or empty, which several providers send with success.
-pub(super) fn embedded(field: Lenient<'_, ErrorParts<'_>>) -> Option<EmbeddedError> {
+pub(in crate::wire) fn embedded(field: Lenient<'_, ErrorParts<'_>>) -> Option<EmbeddedError> {
     match field {
         Lenient::Null | Lenient::Bool(false) | Lenient::Unsigned(0) => None,
         Lenient::Text(text) if text.is_empty() => None,
@@ -112,7 +114,7 @@ pub(super) fn embedded(field: Lenient<'_, ErrorParts<'_>>) -> Option<EmbeddedErr
 
 /// The members of an error object.
 #[derive(Default)]
-pub(super) struct ErrorParts<'de> {
+pub(in crate::wire) struct ErrorParts<'de> {
     filled: bool,
     message: Option<Cow<'de, str>>,
     kind: Option<Cow<'de, str>>,
@@ -140,8 +142,14 @@ impl<'de> Shape<'de> for ErrorParts<'de> {
     }
 }
 
-impl ErrorParts<'_> {
-    pub(super) fn into_error(self) -> EmbeddedError {
+impl<'de> ErrorParts<'de> {
+    /// Takes a code that was read elsewhere.
+    pub(in crate::wire) fn set_code(&mut self, code: Loose<'de>) {
+        self.filled = true;
+        self.code = code;
+    }
+
+    pub(in crate::wire) fn into_error(self) -> EmbeddedError {
         let kind = self.kind.map(|kind| bounded(&kind, MAX_WORD));
         let code = match &self.code {
             Lenient::Text(code) if !code.is_empty() => Some(bounded(code, MAX_WORD)),

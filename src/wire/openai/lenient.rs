@@ -10,7 +10,7 @@ use std::marker::PhantomData;
 use serde::de::{Deserialize, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
 /// What to keep of an object's members or of a list's elements.
-pub(super) trait Shape<'de>: Default {
+pub(in crate::wire) trait Shape<'de>: Default {
     /// Reads the value of one member, which must be taken from `map`.
     fn field<A: MapAccess<'de>>(&mut self, key: Cow<'de, str>, map: &mut A) -> Result<(), A::Error> {
         let _ = key;
@@ -25,7 +25,7 @@ pub(super) trait Shape<'de>: Default {
 
 /// Any JSON value.
 #[derive(Default)]
-pub(super) enum Lenient<'de, T> {
+pub(in crate::wire) enum Lenient<'de, T> {
     #[default]
     Null,
     Bool(bool),
@@ -39,11 +39,11 @@ pub(super) enum Lenient<'de, T> {
 }
 
 /// A value of which only text, number or emptiness matters.
-pub(super) type Loose<'de> = Lenient<'de, Count>;
+pub(in crate::wire) type Loose<'de> = Lenient<'de, Count>;
 
 /// How many members or elements there are.
 #[derive(Default)]
-pub(super) struct Count(usize);
+pub(in crate::wire) struct Count(usize);
 
 impl<'de> Shape<'de> for Count {
     fn field<A: MapAccess<'de>>(&mut self, _: Cow<'de, str>, map: &mut A) -> Result<(), A::Error> {
@@ -60,7 +60,7 @@ impl<'de> Shape<'de> for Count {
 
 impl Loose<'_> {
     /// False for null, `false`, zero and whatever is empty.
-    pub(super) fn is_filled(&self) -> bool {
+    pub(in crate::wire) fn is_filled(&self) -> bool {
         match self {
             Self::Null => false,
             Self::Bool(value) => *value,
@@ -74,7 +74,7 @@ impl Loose<'_> {
 
 impl<'de, T> Lenient<'de, T> {
     /// The text, if it is one.
-    pub(super) fn text(self) -> Option<Cow<'de, str>> {
+    pub(in crate::wire) fn text(self) -> Option<Cow<'de, str>> {
         match self {
             Self::Text(text) => Some(text),
             _ => None,
@@ -82,7 +82,7 @@ impl<'de, T> Lenient<'de, T> {
     }
 
     /// The number, if it is a whole one and not negative.
-    pub(super) fn unsigned(&self) -> Option<u64> {
+    pub(in crate::wire) fn unsigned(&self) -> Option<u64> {
         match self {
             Self::Unsigned(value) => Some(*value),
             _ => None,
