@@ -33,10 +33,9 @@ impl RequestFacts<'_> {
 }
 
 /// Where in `body` a text read from it stands; `None` if it was spelled with escapes and so had to be copied.
-pub(in crate::wire) fn place_of(text: &Cow<'_, str>, body: &[u8]) -> Option<std::ops::Range<usize>> {
-    let Cow::Borrowed(text) = text else { return None };
+pub(in crate::wire) fn place_of(text: &str, body: &[u8]) -> Option<std::ops::Range<usize>> {
     let start = text.as_ptr().addr().checked_sub(body.as_ptr().addr())?;
-    let range = start..start + text.len();
+    let range = start..start.checked_add(text.len())?;
     (body.get(range.clone())? == text.as_bytes()).then_some(range)
 }
 
@@ -204,7 +203,7 @@ impl StreamOptions<'_> {
 }
 
 /// The model asked for.
-pub(in crate::wire) fn model_name<'de>(value: Loose<'de>) -> Result<Cow<'de, str>, DecodeError> {
+pub(in crate::wire) fn model_name(value: Loose<'_>) -> Result<Cow<'_, str>, DecodeError> {
     match value {
         Lenient::Text(model) if !model.is_empty() => Ok(model),
         Lenient::Text(_) => Err(DecodeError::of("model", "model must not be empty")),

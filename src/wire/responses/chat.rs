@@ -17,7 +17,7 @@ pub(super) struct Chat<'de> {
     pub(super) finish_reason: Option<Cow<'de, str>>,
     pub(super) usage: Option<Tokens>,
     /// There is a list of choices, however long.
-    pub(super) is_chat: bool,
+    pub(super) has_choices: bool,
     /// There is at least one choice.
     pub(super) any: bool,
     /// It may be or hold an error.
@@ -40,7 +40,7 @@ impl<'de> Shape<'de> for Chat<'de> {
             "model" => self.model = map.next_value::<Loose<'_>>()?.text().filter(|model| !model.is_empty()),
             "choices" => {
                 if let Lenient::List(Choices { first, any }) = map.next_value()? {
-                    self.is_chat = true;
+                    self.has_choices = true;
                     self.any = any;
                     self.suspect |= first.failed;
                     self.said = first.said;

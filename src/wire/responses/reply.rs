@@ -81,7 +81,8 @@ pub fn peek_event(event: &Event) -> EventFacts {
     let flat = || (kind == "error").then(|| fields.flat.into_error());
     let error = embedded(inner).or_else(|| embedded(fields.error)).or_else(flat);
     let error = error.or_else(|| (ending == Some(Ending::Failed)).then(EmbeddedError::default));
-    let speaks = kind.ends_with(".delta") || kind.ends_with(".done") || kind.ends_with(".partial_image");
+    let verb = kind.rsplit('.').next();
+    let speaks = matches!(verb, Some("delta" | "done" | "partial_image"));
     let content = content || fields.item || (speaks && fields.filled);
     EventFacts { content, ending, error, usage: Some(usage.0).filter(|usage| !usage.is_empty()), json: true }
 }
@@ -121,7 +122,7 @@ impl<'de> Shape<'de> for Fields<'de> {
                 }
             }
             "delta" | "text" | "refusal" | "arguments" | "input" | "code" | "transcript" | "partial_image_b64" => {
-                return self.said(key, map);
+                return self.said(&key, map);
             }
             "error" => self.error = map.next_value()?,
             _ => return self.flat.field(key, map),
@@ -132,7 +133,7 @@ impl<'de> Shape<'de> for Fields<'de> {
 
 impl<'de> Fields<'de> {
     /// A piece of content. `code` is one too, of a program, and besides that the word for an error.
-    fn said<A: MapAccess<'de>>(&mut self, key: Cow<'de, str>, map: &mut A) -> Result<(), A::Error> {
+    fn said<A: MapAccess<'de>>(&mut self, key: &str, map: &mut A) -> Result<(), A::Error> {
         let value: Loose<'_> = map.next_value()?;
         self.filled |= value.is_filled();
         if key == "code" {

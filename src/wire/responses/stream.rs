@@ -124,10 +124,10 @@ impl StreamFromChat {
         }
         let Some(data) = event.data() else { return Ok(()) };
         let chat = Chat::read(&data).ok_or(StreamError::NotChat)?;
-        if chat.suspect || !chat.is_chat {
-            if let Some(error) = peek_chunk(&data).error {
-                return Err(StreamError::Reported(error));
-            }
+        if (chat.suspect || !chat.has_choices)
+            && let Some(error) = peek_chunk(&data).error
+        {
+            return Err(StreamError::Reported(error));
         }
         if self.model.is_none() {
             self.model = chat.model.as_deref().map(str::to_owned);

@@ -362,7 +362,7 @@ fn comments_pings_and_what_follows_the_end_say_nothing() {
 }
 
 #[test]
-fn e4_a_stream_that_cannot_end_well_ends_in_one_failure() {
+fn g14_a_stream_that_cannot_end_well_ends_in_one_failure() {
     let mut stream = StreamFromChat::new(Arc::new(echo()), "resp_1", 7);
     stream.push(&chunk(&json!({"content": "half"}), None)).unwrap();
     drain(&mut stream);
