@@ -7,6 +7,7 @@
 mod ask;
 mod flow;
 mod magic;
+mod responses;
 mod speech;
 
 use std::collections::VecDeque;
@@ -171,7 +172,10 @@ impl Aggregator {
         let path = head.uri.path();
         let (prefix, operation) = path.split_once("/v1/").unwrap_or((path, ""));
         let provider = prefix.split('/').find(|segment| !segment.is_empty()).unwrap_or(NO_PREFIX).to_owned();
-        let ask = Ask::read(&body, &provider);
+        let ask = match operation {
+            "responses" => responses::ask(&body, &provider),
+            _ => Ask::read(&body, &provider),
+        };
         let authorization_ok = self.is_authorized(&head.headers);
         let seen = Seen {
             provider: provider.clone(),
@@ -189,19 +193,22 @@ impl Aggregator {
             return Ok(turn.error(StatusCode::UNAUTHORIZED, "the api key is not the one this provider was given"));
         }
         match (&head.method, operation) {
-            (&Method::POST, "chat/completions") => match ask {
-                Ok(ask) => self.chat(turn, ask).await,
+            (&Method::POST, "chat/completions" | "responses") => match ask {
+                Ok(ask) => self.speak(turn, ask).await,
                 Err(message) => Ok(turn.error(StatusCode::BAD_REQUEST, &message)),
             },
             (&Method::GET, "models") => self.models(turn).await,
-            (_, "chat/completions" | "models") => {
+            (_, "chat/completions" | "responses" | "models") => {
                 Ok(turn.error(StatusCode::METHOD_NOT_ALLOWED, "this path takes another method"))
             }
-            _ => Ok(turn.error(StatusCode::NOT_FOUND, "no such path, try /v1/chat/completions or /v1/models")),
+            _ => {
+                let message = "no such path, try /v1/chat/completions, /v1/responses or /v1/models";
+                Ok(turn.error(StatusCode::NOT_FOUND, message))
+            }
         }
     }
 
-    async fn chat(&self, turn: Turn, ask: Ask) -> Result<Response<SandboxBody>, io::Error> {
+    async fn speak(&self, turn: Turn, ask: Ask) -> Result<Response<SandboxBody>, io::Error> {
         let config = &self.0.config;
         let kind = if ask.stream { EVENTS } else { JSON };
         let fault = ask.fault.clone().or_else(|| config.faults.next(&turn.provider));

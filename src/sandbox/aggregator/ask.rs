@@ -7,8 +7,16 @@ use crate::sandbox::fault::Fault;
 /// Characters of the prompt that an answer repeats.
 const EXCERPT: usize = 80;
 
-/// A chat request.
+/// In which words a request was made and is answered.
+#[derive(Clone, Copy, PartialEq)]
+pub(super) enum Form {
+    Chat,
+    Responses,
+}
+
+/// A request, whatever its form.
 pub(super) struct Ask {
+    pub(super) form: Form,
     pub(super) model: String,
     pub(super) stream: bool,
     pub(super) include_usage: bool,
@@ -32,7 +40,7 @@ pub(super) struct ToolCall {
 }
 
 impl Ask {
-    /// Reads a body, or says what to answer with 400.
+    /// Reads a chat request, or says what to answer with 400.
     pub(super) fn read(body: &[u8], provider: &str) -> Result<Self, String> {
         let Ok(Value::Object(body)) = serde_json::from_slice::<Value>(body) else {
             return Err("the body must be a JSON object".to_owned());
@@ -46,6 +54,7 @@ impl Ask {
         // Once a tool has answered, calling it again would go on for ever.
         let tool_answered = messages.last().is_some_and(|message| role(message) == "tool");
         Ok(Self {
+            form: Form::Chat,
             model,
             stream: body.get("stream").and_then(Value::as_bool).unwrap_or_default(),
             include_usage: options.and_then(|options| options.get("include_usage")) == Some(&Value::Bool(true)),

@@ -35,6 +35,8 @@ struct Members<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     arguments: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    name: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     logprobs: Option<[(); 0]>,
 }
 
@@ -103,7 +105,11 @@ pub(super) fn text_done(sequence_number: u64, at: At, item: &Item, part: &Part) 
         PartKind::Summary => Members { kind: "response.reasoning_summary_text.done", text, ..members },
         PartKind::Text => Members { kind: "response.output_text.done", text, logprobs: Some([]), ..members },
         PartKind::Refusal => Members { kind: "response.refusal.done", refusal: text, ..members },
-        PartKind::Arguments => Members { kind: "response.function_call_arguments.done", arguments: text, ..members },
+        // Package 2.54 requires the name, 3.54 has it no longer.
+        PartKind::Arguments => {
+            let (kind, name) = ("response.function_call_arguments.done", Some(item.name.as_str()));
+            Members { kind, arguments: text, name, ..members }
+        }
     }
     .event()
 }

@@ -116,8 +116,14 @@ impl<'a> Chat<'a> {
                 self.left_out.push("input.reasoning");
                 Ok(())
             }
+            // What is referred to here was ours to name, and reasoning would be left out anyway. The AI SDK refers to it
+            // by default.
+            Some("item_reference") | None if item.get("id").and_then(text).is_some_and(|id| id.starts_with("rs_")) => {
+                self.left_out.push("input.reasoning");
+                Ok(())
+            }
             Some("item_reference") | None => Err(Refusal::needs_native(
-                "items are not kept here, send the item itself instead of a reference to it",
+                "items are not kept here, ask with store false and send the item itself instead of a reference to it",
                 at,
             )),
             Some(_) => Err(Refusal::needs_native(

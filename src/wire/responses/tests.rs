@@ -280,6 +280,14 @@ fn what_was_said_between_calls_and_their_outputs_stays_in_order() {
     );
 }
 
+#[test]
+fn a_reference_to_reasoning_is_left_out_as_reasoning_is() {
+    let reference = json!({"type": "item_reference", "id": "rs_1_0"});
+    let body = asking("input", json!([{"role": "user", "content": "a"}, reference])).to_string();
+    let translated = to_chat(body.as_bytes(), HostedTools::Refuse).unwrap();
+    assert_eq!(translated.left_out, ["input.reasoning"]);
+}
+
 /// A client's second turn: everything the response held, and what the tools said.
 fn second_turn(first: &Value, output: &Value) -> Value {
     let mut input = first["input"].as_array().unwrap().clone();
