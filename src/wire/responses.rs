@@ -6,7 +6,7 @@
 //! dropped in silence. It deliberately keeps no response: whatever refers to a stored one is refused.
 //!
 //! Shapes and names are those of the types in the official Python package, openai 3.54.0
-//! (<https://pypi.org/project/openai/3.54.0/>, read Nov 2026).
+//! (<https://github.com/openai/openai-python>, read Nov 2026).
 
 mod chat;
 mod echo;
