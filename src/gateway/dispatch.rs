@@ -8,7 +8,7 @@ use futures_util::future::{Either, Ready, ready};
 use http::header::CONTENT_TYPE;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use matchit::Router;
-use tower::{Layer, Service, ServiceExt};
+use tower::{Layer, Service};
 
 use crate::domain::deadline::Deadline;
 use crate::domain::operation::Operation;
@@ -17,8 +17,10 @@ use crate::flight::call::{CacheWish, Call, CallContext, Facts, LlmFacts, RiskFac
 use crate::flight::error::CallError;
 use crate::flight::reply::{Reply, ReplyBody, UsageSlot};
 use crate::gateway::snapshot::{ReadyRoute, Snapshot};
+use crate::layer::answering::{Act, Answering, Gated};
 use crate::layer::{BoxFuture, always_ready};
 use crate::routing::select::{self, NoRoute};
+use crate::telemetry::cells::Held;
 use crate::wire::openai::{model_object, models_list, peek_request};
 use crate::wire::risk::{DecisionView, decode, encode_decision};
 
@@ -69,7 +71,7 @@ where
 {
     type Response = S::Response;
     type Error = CallError;
-    type Future = Either<Ready<Result<S::Response, CallError>>, S::Future>;
+    type Future = Gated<S::Future, CallError>;
 
     always_ready!();
 
@@ -79,9 +81,9 @@ where
                 arrival.trail.lock().operation = Some(operation);
                 arrival.operation = Some(operation);
                 arrival.parameter = parameter;
-                Either::Right(self.0.call(arrival))
+                Gated::open(self.0.call(arrival))
             }
-            Err(error) => Either::Left(ready(Err(error))),
+            Err(error) => Gated::shut(error),
         }
     }
 }
@@ -106,27 +108,32 @@ pub struct Dispatch;
 impl Service<Arrival<Arc<Snapshot>, Bytes>> for Dispatch {
     type Response = Reply;
     type Error = CallError;
-    type Future = BoxFuture<Result<Reply, CallError>>;
+    type Future = Either<Ready<Result<Reply, CallError>>, Flying>;
 
     always_ready!();
 
-    fn call(&mut self, arrival: Arrival<Arc<Snapshot>, Bytes>) -> Self::Future {
-        let Some((operation, caller)) = arrival.operation.zip(arrival.caller.clone()) else {
-            return Box::pin(ready(Err(CallError::Internal)));
+    fn call(&mut self, arrival: Whole) -> Self::Future {
+        let Some((operation, caller)) = arrival.operation.zip(arrival.caller.as_deref()) else {
+            return Either::Left(ready(Err(CallError::Internal)));
         };
-        match operation {
-            Operation::ChatCompletions => Box::pin(chat(arrival, caller)),
-            Operation::RiskAssess => Box::pin(assess(arrival, caller)),
-            Operation::ModelsList => Box::pin(ready(Ok(list_models(&arrival, &caller)))),
-            Operation::ModelsGet => Box::pin(ready(get_model(&arrival, &caller))),
-        }
+        let flying = match operation {
+            Operation::ChatCompletions => chat(&arrival, caller),
+            Operation::RiskAssess => assess(&arrival, caller),
+            Operation::ModelsList => return Either::Left(ready(Ok(list_models(&arrival, caller)))),
+            Operation::ModelsGet => return Either::Left(ready(get_model(&arrival, caller))),
+        };
+        flying.map_or_else(|error| Either::Left(ready(Err(error))), Either::Right)
     }
 }
 
-type Ready2 = Arrival<Arc<Snapshot>, Bytes>;
+/// An arrival whose body is here.
+type Whole = Arrival<Arc<Snapshot>, Bytes>;
 
-async fn chat(arrival: Ready2, caller: Arc<LiveCaller>) -> Result<Reply, CallError> {
-    let snapshot = Arc::clone(&arrival.pinned);
+/// A call with its route.
+type Flying = Answering<BoxFuture<Result<Reply, CallError>>, Landing>;
+
+fn chat(arrival: &Whole, caller: &LiveCaller) -> Result<Flying, CallError> {
+    let snapshot = &arrival.pinned;
     let depth = snapshot.table().limits().json_depth;
     let facts = peek_request(&arrival.body, depth)
         .map_err(|error| CallError::BadRequest { message: error.to_string(), param: error.param })?;
@@ -145,12 +152,12 @@ async fn chat(arrival: Ready2, caller: Arc<LiveCaller>) -> Result<Reply, CallErr
     let longest = route.timeouts.total.min(patience(&arrival.head.headers, stream));
     arrival.trail.lock().stream = stream;
     let facts = Facts::Llm(wants);
-    let call = call(&arrival, &caller, Operation::ChatCompletions, facts, longest);
-    fly(ready, call).await
+    let call = call(arrival, caller, Operation::ChatCompletions, facts, longest);
+    Ok(fly(ready, call, None))
 }
 
-async fn assess(arrival: Ready2, caller: Arc<LiveCaller>) -> Result<Reply, CallError> {
-    let snapshot = Arc::clone(&arrival.pinned);
+fn assess(arrival: &Whole, caller: &LiveCaller) -> Result<Flying, CallError> {
+    let snapshot = &arrival.pinned;
     let assessment = decode(&arrival.body).map_err(|fields| CallError::BadFields(Arc::new(fields)))?;
     let route = select::risk(snapshot.table(), &caller.caller).map_err(|missing| match missing {
         NoRoute::Unknown => CallError::NotFound,
@@ -158,31 +165,52 @@ async fn assess(arrival: Ready2, caller: Arc<LiveCaller>) -> Result<Reply, CallE
     })?;
     let ready = snapshot.risk().ok_or(CallError::Internal)?;
     let facts = Arc::new(RiskFacts { assessment, route: Arc::clone(route) });
-    let call = call(&arrival, &caller, Operation::RiskAssess, Facts::Risk(Arc::clone(&facts)), route.hard_limit);
-    let mut reply = fly(ready, call).await?;
+    let call = call(arrival, caller, Operation::RiskAssess, Facts::Risk(Arc::clone(&facts)), route.hard_limit);
+    Ok(fly(ready, call, Some((facts, Arc::clone(snapshot)))))
+}
+
+fn fly(route: &ReadyRoute, call: Call, assessed: Option<(Arc<RiskFacts>, Arc<Snapshot>)>) -> Flying {
+    call.context.trail.lock().route = Some(Arc::clone(&route.names));
+    let landing = Landing { in_flight: route.names.metrics.in_flight.hold(), assessed };
+    Answering::new(route.service.ask(call), landing)
+}
+
+/// What becomes of a route's answer: it counts as in flight until its body ends, and a decision becomes bytes.
+pub struct Landing {
+    in_flight: Held,
+    assessed: Option<(Arc<RiskFacts>, Arc<Snapshot>)>,
+}
+
+impl Act<Result<Reply, CallError>> for Landing {
+    type Output = Result<Reply, CallError>;
+
+    fn act(self, answer: Result<Reply, CallError>) -> Self::Output {
+        let mut reply = answer?;
+        if let Some((facts, snapshot)) = self.assessed {
+            spell_out(&mut reply, &facts, &snapshot)?;
+        }
+        let in_flight = self.in_flight;
+        reply.body.on_end(move |_| drop(in_flight));
+        Ok(reply)
+    }
+}
+
+fn spell_out(reply: &mut Reply, facts: &RiskFacts, snapshot: &Snapshot) -> Result<(), CallError> {
     let decision = reply.decision.clone().ok_or(CallError::Internal)?;
     let version = snapshot.table().version().to_string();
     let view = DecisionView {
         out_trade_no: &facts.assessment.out_trade_no,
         decision: &decision,
-        bands: route.bands,
+        bands: facts.route.bands,
         rule: "default",
         version: &version,
     };
     reply.body.fill(encode_decision(&view));
     reply.headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    Ok(reply)
+    Ok(())
 }
 
-async fn fly(route: &ReadyRoute, call: Call) -> Result<Reply, CallError> {
-    call.context.trail.lock().route = Some(Arc::clone(&route.names));
-    let flying = route.names.metrics.in_flight.hold();
-    let mut reply = route.service.clone().oneshot(call).await?;
-    reply.body.on_end(move |_| drop(flying));
-    Ok(reply)
-}
-
-fn call(arrival: &Ready2, caller: &LiveCaller, operation: Operation, facts: Facts, longest: Duration) -> Call {
+fn call(arrival: &Whole, caller: &LiveCaller, operation: Operation, facts: Facts, longest: Duration) -> Call {
     let context = CallContext {
         id: arrival.id.clone(),
         caller: Arc::clone(&caller.caller),
@@ -214,7 +242,7 @@ fn patience(headers: &HeaderMap, stream: bool) -> Duration {
     seconds.map_or(Duration::MAX, |seconds| Duration::from_secs_f64(seconds.min(86_400.0)))
 }
 
-fn list_models(arrival: &Ready2, caller: &LiveCaller) -> Reply {
+fn list_models(arrival: &Whole, caller: &LiveCaller) -> Reply {
     let snapshot = &arrival.pinned;
     let routes = snapshot.table().llm_routes().keys().map(crate::domain::id::RouteId::as_str);
     let mine: Vec<_> =
@@ -222,7 +250,7 @@ fn list_models(arrival: &Ready2, caller: &LiveCaller) -> Reply {
     json(models_list(&mine))
 }
 
-fn get_model(arrival: &Ready2, caller: &LiveCaller) -> Result<Reply, CallError> {
+fn get_model(arrival: &Whole, caller: &LiveCaller) -> Result<Reply, CallError> {
     let id = arrival.parameter.as_deref().unwrap_or_default();
     match select::llm(arrival.pinned.table(), &caller.caller, id) {
         Ok(route) => Ok(json(model_object(route.id.as_str(), arrival.pinned.loaded_at(), OWNER))),

@@ -3,7 +3,6 @@
 
 use std::sync::Arc;
 
-use futures_util::future::{Either, Ready, ready};
 use http::HeaderMap;
 use http::header::AUTHORIZATION;
 use sha2::{Digest, Sha256};
@@ -13,6 +12,7 @@ use crate::domain::operation::Operation;
 use crate::flight::arrival::{Arrival, LiveCaller, Pinned};
 use crate::flight::error::CallError;
 use crate::layer::always_ready;
+use crate::layer::answering::Gated;
 
 /// Longest key looked at.
 const LONGEST_KEY: usize = 512;
@@ -40,7 +40,7 @@ where
 {
     type Response = S::Response;
     type Error = CallError;
-    type Future = Either<Ready<Result<S::Response, CallError>>, S::Future>;
+    type Future = Gated<S::Future, CallError>;
 
     always_ready!();
 
@@ -53,9 +53,9 @@ where
                     story.tenant = Some(caller.caller.tenant.clone());
                 }
                 arrival.caller = Some(caller);
-                Either::Right(self.0.call(arrival))
+                Gated::open(self.0.call(arrival))
             }
-            Err(error) => Either::Left(ready(Err(error))),
+            Err(error) => Gated::shut(error),
         }
     }
 }

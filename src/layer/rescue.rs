@@ -10,12 +10,15 @@ use http::header::{ALLOW, CONNECTION, CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
 use tower::{Layer, Service};
 
+use crate::domain::id::RequestId;
 use crate::domain::operation::Dialect;
 use crate::domain::outcome::FailureClass;
 use crate::flight::arrival::Arrival;
 use crate::flight::error::{AttemptError, CallError};
 use crate::flight::reply::{Reply, ReplyBody};
-use crate::layer::{BoxFuture, always_ready};
+use crate::flight::trail::Trail;
+use crate::layer::always_ready;
+use crate::layer::answering::{Act, Answering};
 use crate::wire::openai::{ErrorBody, error_body};
 use crate::wire::risk::{FieldError, problem, status_of};
 
@@ -43,31 +46,42 @@ impl<S> Layer<S> for RescueLayer {
 impl<S, P, B> Service<Arrival<P, B>> for Rescue<S>
 where
     S: Service<Arrival<P, B>, Response = Reply, Error = CallError>,
-    S::Future: Send + 'static,
 {
     type Response = Response<ReplyBody>;
     type Error = Infallible;
-    type Future = BoxFuture<Result<Response<ReplyBody>, Infallible>>;
+    type Future = Answering<S::Future, Lifeline>;
 
     always_ready!();
 
     fn call(&mut self, arrival: Arrival<P, B>) -> Self::Future {
         let dialect = dialect(arrival.head.uri.path());
-        let (id, trail) = (arrival.id.clone(), arrival.trail.clone());
-        let answer = self.0.call(arrival);
-        Box::pin(async move {
-            Ok(match answer.await {
-                Ok(reply) => {
-                    let mut response = Response::new(reply.body);
-                    *response.status_mut() = reply.status;
-                    *response.headers_mut() = reply.headers;
-                    response
-                }
-                Err(error) => {
-                    trail.lock().error = Some(error.label());
-                    respond(&error, dialect, id.as_str())
-                }
-            })
+        let lifeline = Lifeline { dialect, id: arrival.id.clone(), trail: arrival.trail.clone() };
+        Answering::new(self.0.call(arrival), lifeline)
+    }
+}
+
+/// What is needed to answer for a failure.
+pub struct Lifeline {
+    dialect: Dialect,
+    id: RequestId,
+    trail: Trail,
+}
+
+impl Act<Result<Reply, CallError>> for Lifeline {
+    type Output = Result<Response<ReplyBody>, Infallible>;
+
+    fn act(self, answer: Result<Reply, CallError>) -> Self::Output {
+        Ok(match answer {
+            Ok(reply) => {
+                let mut response = Response::new(reply.body);
+                *response.status_mut() = reply.status;
+                *response.headers_mut() = reply.headers;
+                response
+            }
+            Err(error) => {
+                self.trail.lock().error = Some(error.label());
+                respond(&error, self.dialect, self.id.as_str())
+            }
         })
     }
 }

@@ -1,4 +1,4 @@
-//! A simulated OpenAI-compatible provider, for demonstrations and tests of failover and streaming.
+//! A simulated OpenAI-compatible provider that also knows the Messages form, for demonstrations and tests of failover and streaming.
 //!
 //! One instance plays every provider: the first path segment says which, so `/tokenmix/v1/chat/completions` is tokenmix.
 //! Its answers name the provider and the model, so that a person sees who answered, and its faults look on the wire as
@@ -7,6 +7,7 @@
 mod ask;
 mod flow;
 mod magic;
+mod messages;
 mod responses;
 mod speech;
 
@@ -26,6 +27,7 @@ use hyper::body::Incoming;
 use self::ask::Ask;
 use self::flow::{Flow, Pace, Progress, Step, Watch};
 use self::magic::Magic;
+use self::messages::Form;
 use self::speech::Speech;
 use super::fault::{Fault, Faults};
 use super::{SandboxBody, refused, reset};
@@ -52,7 +54,7 @@ const MAX_BODY: usize = 64 << 20;
 /// How an [`Aggregator`] behaves.
 #[derive(Clone, Debug)]
 pub struct AggregatorConfig {
-    /// What `Authorization: Bearer` must carry.
+    /// What `Authorization: Bearer` must carry, or in the Messages form `x-api-key`.
     pub api_key: Secret,
     /// Faults by provider key.
     pub faults: Faults,
@@ -78,7 +80,7 @@ pub struct Seen {
     pub path: String,
     /// The model asked for, empty if the body named none.
     pub model: String,
-    /// Whether the bearer key was the right one.
+    /// Whether the key was the right one.
     pub authorization_ok: bool,
     /// All headers, names in lower case.
     pub headers: Vec<(String, String)>,
@@ -136,6 +138,7 @@ impl fmt::Debug for Aggregator {
 
 /// What every answer to one request needs.
 struct Turn {
+    form: Form,
     provider: String,
     number: u64,
     watch: Watch,
@@ -172,11 +175,13 @@ impl Aggregator {
         let path = head.uri.path();
         let (prefix, operation) = path.split_once("/v1/").unwrap_or((path, ""));
         let provider = prefix.split('/').find(|segment| !segment.is_empty()).unwrap_or(NO_PREFIX).to_owned();
-        let ask = match operation {
-            "responses" => responses::ask(&body, &provider),
-            _ => Ask::read(&body, &provider),
+        let form = Form::of(operation);
+        let ask = match form {
+            Form::Chat => Ask::read(&body, &provider),
+            Form::Messages => messages::read(&body, &provider),
+            Form::Responses => responses::read(&body, &provider),
         };
-        let authorization_ok = self.is_authorized(&head.headers);
+        let authorization_ok = self.is_authorized(&head.headers, form);
         let seen = Seen {
             provider: provider.clone(),
             path: path.to_owned(),
@@ -188,27 +193,30 @@ impl Aggregator {
             chunks_sent: 0,
         };
         let watch = self.remember(seen);
-        let turn = Turn { provider, number: self.0.requests.fetch_add(1, Ordering::Relaxed) + 1, watch };
+        let turn = Turn { form, provider, number: self.0.requests.fetch_add(1, Ordering::Relaxed) + 1, watch };
         if !authorization_ok {
             return Ok(turn.error(StatusCode::UNAUTHORIZED, "the api key is not the one this provider was given"));
         }
         match (&head.method, operation) {
             (&Method::POST, "chat/completions" | "responses") => match ask {
-                Ok(ask) => self.speak(turn, ask).await,
+                Ok(ask) => self.chat(turn, ask).await,
                 Err(message) => Ok(turn.error(StatusCode::BAD_REQUEST, &message)),
             },
+            (&Method::POST, "messages" | "messages/count_tokens") => {
+                self.messages(turn, &head.headers, operation, ask).await
+            }
             (&Method::GET, "models") => self.models(turn).await,
-            (_, "chat/completions" | "responses" | "models") => {
+            (_, "chat/completions" | "messages" | "messages/count_tokens" | "responses" | "models") => {
                 Ok(turn.error(StatusCode::METHOD_NOT_ALLOWED, "this path takes another method"))
             }
             _ => {
-                let message = "no such path, try /v1/chat/completions, /v1/responses or /v1/models";
+                let message = "no such path, try /v1/chat/completions, /v1/messages, /v1/responses or /v1/models";
                 Ok(turn.error(StatusCode::NOT_FOUND, message))
             }
         }
     }
 
-    async fn speak(&self, turn: Turn, ask: Ask) -> Result<Response<SandboxBody>, io::Error> {
+    async fn chat(&self, turn: Turn, ask: Ask) -> Result<Response<SandboxBody>, io::Error> {
         let config = &self.0.config;
         let kind = if ask.stream { EVENTS } else { JSON };
         let fault = ask.fault.clone().or_else(|| config.faults.next(&turn.provider));
@@ -234,6 +242,23 @@ impl Aggregator {
         Ok(answer)
     }
 
+    async fn messages(
+        &self,
+        turn: Turn,
+        headers: &HeaderMap,
+        operation: &str,
+        ask: Result<Ask, String>,
+    ) -> Result<Response<SandboxBody>, io::Error> {
+        match ask {
+            Err(message) => Ok(turn.error(StatusCode::BAD_REQUEST, &message)),
+            Ok(ask) if operation != "messages" => Ok(turn.answer(JSON, vec![Step::Send(messages::count(&ask))])),
+            Ok(ask) => match messages::objection(headers, &ask) {
+                Some(message) => Ok(turn.error(StatusCode::BAD_REQUEST, message)),
+                None => self.chat(turn, ask).await,
+            },
+        }
+    }
+
     async fn models(&self, turn: Turn) -> Result<Response<SandboxBody>, io::Error> {
         let fault = self.0.config.faults.next(&turn.provider);
         match act(turn, fault, JSON).await? {
@@ -246,8 +271,9 @@ impl Aggregator {
         }
     }
 
-    fn is_authorized(&self, headers: &HeaderMap) -> bool {
-        let presented = headers.get(AUTHORIZATION).and_then(|value| value.as_bytes().strip_prefix(b"Bearer "));
+    fn is_authorized(&self, headers: &HeaderMap, form: Form) -> bool {
+        let bearer = headers.get(AUTHORIZATION).and_then(|value| value.as_bytes().strip_prefix(b"Bearer "));
+        let presented = bearer.or_else(|| messages::api_key(headers).filter(|_| form == Form::Messages));
         presented.is_some_and(|key| Secret::new(key.to_vec()) == self.0.config.api_key)
     }
 
@@ -302,13 +328,18 @@ async fn act(turn: Turn, fault: Option<Fault>, kind: &'static str) -> Result<Act
 }
 
 impl Turn {
+    fn request_id(&self) -> String {
+        format!("req_{}_{:06}", self.provider, self.number)
+    }
+
     fn answer(self, kind: &'static str, steps: Vec<Step>) -> Response<SandboxBody> {
-        let id = format!("req_{}_{:06}", self.provider, self.number);
+        let id = self.request_id();
+        let id_header = if self.form == Form::Messages { "request-id" } else { "x-request-id" };
         let mut answer = Response::new(Flow::new(steps, self.watch).boxed_unsync());
         let headers = answer.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static(kind));
         if let Ok(id) = HeaderValue::from_str(&id) {
-            headers.insert(HeaderName::from_static("x-request-id"), id);
+            headers.insert(HeaderName::from_static(id_header), id);
         }
         answer
     }
@@ -322,7 +353,10 @@ impl Turn {
             _ => ("server_error", None),
         };
         let message = format!("{}: {message}", self.provider);
-        let body = error_body(&ErrorBody { message: &message, kind, param: None, code });
+        let body = match self.form {
+            Form::Chat | Form::Responses => error_body(&ErrorBody { message: &message, kind, param: None, code }),
+            Form::Messages => messages::failure(status.as_u16(), &message, &self.request_id()),
+        };
         let mut answer = self.answer(JSON, vec![Step::Send(body)]);
         *answer.status_mut() = status;
         answer

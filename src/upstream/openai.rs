@@ -44,25 +44,29 @@ struct Sifted {
     is_compressed: bool,
 }
 
-/// Builds the request: the caller's body with the provider's model name, our headers, the provider's credential.
+/// The caller's body with the provider's model name.
 ///
 /// # Errors
 /// [`FailureClass::Refused`] if the body cannot be edited, which decoding it has already ruled out.
-pub fn prepare(attempt: &Attempt, upstream: &LiveUpstream) -> Result<Request<Full<Bytes>>, AttemptError> {
+pub fn prepare(attempt: &Attempt, upstream: &LiveUpstream) -> Result<Bytes, AttemptError> {
     let refused =
         |_| AttemptError::new(FailureClass::Refused, Sent::No, "the body could not be prepared for the provider");
     let (body, model, usage) = (&attempt.call.body, &upstream.names.model, usage_request(attempt, upstream));
     // Decoding has already found the model's place, and most requests need nothing else changed.
     let spliced = attempt.call.llm().model_at.filter(|_| usage == UsageRequest::AsIs);
-    let body = match spliced.and_then(|at| json_edit::splice_plain(body, at.start..at.end, model)) {
-        Some(body) => body,
-        None => json_edit::rewrite_request(body, model, usage).map_err(refused)?,
-    };
+    match spliced.and_then(|at| json_edit::splice_plain(body, at.start..at.end, model)) {
+        Some(body) => Ok(body),
+        None => json_edit::rewrite_request(body, model, usage).map_err(refused),
+    }
+}
+
+/// The request to the provider: our headers, its credential, nothing of the caller's but the body.
+pub fn request(body: Bytes, upstream: &LiveUpstream) -> Request<Full<Bytes>> {
     let mut request = Request::new(Full::new(body));
     *request.method_mut() = Method::POST;
     *request.uri_mut() = upstream.uri.clone();
     *request.headers_mut() = upstream.provider.headers.clone();
-    Ok(request)
+    request
 }
 
 fn usage_request(attempt: &Attempt, upstream: &LiveUpstream) -> UsageRequest {

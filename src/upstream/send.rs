@@ -6,6 +6,7 @@
 use std::sync::Arc;
 
 use crate::config::table::Protocol;
+use crate::domain::operation::Safety;
 use crate::flight::error::AttemptError;
 use crate::flight::reply::Reply;
 use crate::upstream::alipay::di;
@@ -24,9 +25,11 @@ use crate::upstream::openai;
 pub async fn send(attempt: Attempt, upstream: Arc<LiveUpstream>) -> Result<Reply, AttemptError> {
     match upstream.candidate.provider.protocol {
         Protocol::OpenAi => {
-            let request = openai::prepare(&attempt, &upstream)?;
-            let safety = attempt.call.operation.safety();
-            let response = exchange(&upstream.provider, request, attempt.connect, safety).await?;
+            let body = openai::prepare(&attempt, &upstream)?;
+            let request = || openai::request(body.clone(), &upstream);
+            let repeatable = attempt.call.operation.safety() != Safety::AtMostOnce;
+            let response =
+                exchange(&upstream.provider, request(), attempt.connect, repeatable.then_some(request)).await?;
             openai::read(response, &attempt, &upstream).await
         }
         Protocol::DiHmac => {

@@ -9,14 +9,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
-use tower::util::BoxCloneSyncService;
-use tower::{Service, ServiceExt};
+use tower::Service;
 
 use self::policy::{Next, Situation};
 use crate::domain::outcome::{Blame, FailureClass};
 use crate::flight::call::Call;
 use crate::flight::error::{AttemptError, CallError};
 use crate::flight::reply::Reply;
+use crate::layer::seam::Seam;
 use crate::layer::{BoxFuture, always_ready};
 use crate::telemetry::handles::ProviderMetrics;
 use crate::telemetry::metrics::Metrics;
@@ -27,7 +27,7 @@ use crate::upstream::live::LiveUpstream;
 const LEAST_TIME: Duration = Duration::from_millis(50);
 
 /// One try at one upstream, whatever its stack.
-pub type AttemptService = BoxCloneSyncService<Attempt, Reply, AttemptError>;
+pub type AttemptService = Seam<Attempt, Reply, AttemptError>;
 
 /// A candidate with the stack in front of it.
 #[derive(Clone)]
@@ -143,7 +143,7 @@ impl Flight<'_> {
             connect: self.params.connect.min(left),
             idle: self.params.idle,
         };
-        Ok(lane.service.clone().oneshot(attempt).await)
+        Ok(lane.service.ask(attempt).await)
     }
 
     /// How long this attempt may take until its first content. A whole answer shows nothing until it is done, so it is

@@ -2,17 +2,11 @@
 
 use serde_json::{Map, Value, json};
 
+use super::messages::Form;
 use crate::sandbox::fault::Fault;
 
 /// Characters of the prompt that an answer repeats.
 const EXCERPT: usize = 80;
-
-/// In which words a request was made and is answered.
-#[derive(Clone, Copy, PartialEq)]
-pub(super) enum Form {
-    Chat,
-    Responses,
-}
 
 /// A request, whatever its form.
 pub(super) struct Ask {
@@ -59,12 +53,17 @@ impl Ask {
             stream: body.get("stream").and_then(Value::as_bool).unwrap_or_default(),
             include_usage: options.and_then(|options| options.get("include_usage")) == Some(&Value::Bool(true)),
             max_tokens: limit.and_then(|limit| usize::try_from(limit).ok()),
-            excerpt: prompt.split_whitespace().collect::<Vec<_>>().join(" ").chars().take(EXCERPT).collect(),
+            excerpt: excerpt(&prompt),
             prompt_words: messages.iter().map(|message| text(message).split_whitespace().count()).sum(),
             tool: if tool_answered { None } else { first_tool(&body) },
             fault: own_fault(body.get("sandbox_fault"), provider)?,
         })
     }
+}
+
+/// The start of a prompt, on one line.
+pub(super) fn excerpt(prompt: &str) -> String {
+    prompt.split_whitespace().collect::<Vec<_>>().join(" ").chars().take(EXCERPT).collect()
 }
 
 /// The text of a message, whose content is a string or a list of parts.
@@ -80,7 +79,7 @@ fn text(message: &Value) -> String {
 }
 
 /// `"sandbox_fault": "status:503"` is for every provider, `{"tokenmix": "cut:3"}` for the one named.
-fn own_fault(field: Option<&Value>, provider: &str) -> Result<Option<Fault>, String> {
+pub(super) fn own_fault(field: Option<&Value>, provider: &str) -> Result<Option<Fault>, String> {
     let text = match field {
         Some(Value::String(text)) => Some(text),
         Some(Value::Object(by_provider)) => match by_provider.get(provider) {
@@ -104,7 +103,7 @@ fn first_tool(body: &Map<String, Value>) -> Option<ToolCall> {
 }
 
 /// The plainest value a JSON schema accepts, four levels deep at most.
-fn sample(schema: &Value, depth: usize) -> Value {
+pub(super) fn sample(schema: &Value, depth: usize) -> Value {
     if let Some(first) = schema.get("enum").and_then(Value::as_array).and_then(|values| values.first()) {
         return first.clone();
     }

@@ -6,12 +6,13 @@
 use bytes::Bytes;
 use serde_json::{Value, json};
 
-use super::ask::{Ask, Form};
+use super::ask::Ask;
+use super::messages::Form;
 use super::speech::{Chunks, Speech};
 use crate::wire::sse::Event;
 
 /// Reads a request, or says what to answer with 400.
-pub(super) fn ask(body: &[u8], provider: &str) -> Result<Ask, String> {
+pub(super) fn read(body: &[u8], provider: &str) -> Result<Ask, String> {
     let Ok(Value::Object(body)) = serde_json::from_slice::<Value>(body) else {
         return Err("the body must be a JSON object".to_owned());
     };
@@ -160,12 +161,8 @@ fn part(text: &str) -> Value {
     json!({"type": "output_text", "annotations": [], "logprobs": [], "text": text})
 }
 
-fn id(speech: &Speech) -> String {
-    speech.id.replace("chatcmpl-", "resp_")
-}
-
 fn item_id(speech: &Speech) -> String {
-    speech.id.replace("chatcmpl-", if speech.tool.is_some() { "fc_" } else { "msg_" })
+    speech.id.replace("resp_", if speech.tool.is_some() { "fc_" } else { "msg_" })
 }
 
 fn item(speech: &Speech, said: &str, status: &str) -> Value {
@@ -186,8 +183,8 @@ fn ended(speech: &Speech) -> &'static str {
 
 fn failure(speech: &Speech, status: u16) -> Value {
     let code = if status == 429 { "rate_limit_exceeded" } else { "server_error" };
-    let message = format!("{}: a simulated failure inside a 200", speech.provider);
-    with(&response(speech, "failed", &[]), &json!({"error": {"code": code, "message": message}}))
+    let error = json!({"code": code, "message": speech.failure_message()});
+    with(&response(speech, "failed", &[]), &json!({"error": error}))
 }
 
 fn response(speech: &Speech, status: &str, output: &[Value]) -> Value {
@@ -201,7 +198,7 @@ fn response(speech: &Speech, status: &str, output: &[Value]) -> Value {
     });
     let details = (status == "incomplete").then(|| json!({"reason": "max_output_tokens"}));
     json!({
-        "id": id(speech), "object": "response", "created_at": speech.created, "status": status, "background": false,
+        "id": speech.id, "object": "response", "created_at": speech.created, "status": status, "background": false,
         "error": null, "incomplete_details": details, "instructions": null, "max_output_tokens": null,
         "metadata": {}, "model": speech.model, "output": output, "parallel_tool_calls": true,
         "previous_response_id": null, "reasoning": {"effort": null, "summary": null}, "store": false,

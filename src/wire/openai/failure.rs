@@ -6,6 +6,7 @@ use std::fmt;
 use serde::de::{IgnoredAny, MapAccess, SeqAccess};
 
 use super::lenient::{Lenient, Loose, Shape};
+use crate::wire::json_read;
 
 /// Characters of a provider's message that are kept.
 const MAX_MESSAGE: usize = 512;
@@ -89,7 +90,7 @@ impl fmt::Debug for EmbeddedError {
 /// Besides OpenAI's form it takes an error that is a string, one inside a list (Google's), vLLM's flat form, and the
 /// `detail` or `message` of web frameworks.
 pub fn parse_error(body: &[u8]) -> Option<EmbeddedError> {
-    match serde_json::from_slice::<Lenient<'_, ErrorBodies<'_>>>(body).ok()? {
+    match json_read::from_slice::<Lenient<'_, ErrorBodies<'_>>>(body).ok()? {
         Lenient::Map(parts) | Lenient::List(parts) => {
             if let Some(error) = embedded(parts.error) {
                 return Some(error);

@@ -5,8 +5,9 @@ use std::borrow::Cow;
 use serde::de::{IgnoredAny, MapAccess, SeqAccess};
 
 use super::failure::{EmbeddedError, ErrorParts, embedded};
-use super::lenient::{Lenient, Loose, Shape};
+use super::lenient::{Lenient, Loose, Members, Shape};
 use crate::domain::usage::Usage;
+use crate::wire::json_read;
 
 /// What one chunk of a stream holds.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
@@ -129,7 +130,10 @@ struct Top<'de> {
 
 impl<'de> Top<'de> {
     fn read(json: &'de [u8]) -> Option<Self> {
-        let Ok(Lenient::Map(fields)) = serde_json::from_slice::<Lenient<'_, Fields<'_>>>(json) else { return None };
+        let mut fields = Fields::default();
+        if !json_read::fill_from_slice(json, Members(&mut fields)).ok()? {
+            return None;
+        }
         let Fields { object, flat, error, choices, usage, model, content } = fields;
         let flat = (object.text().as_deref() == Some("error")).then_some(flat);
         let usage = Some(usage.0).filter(|usage| !usage.is_empty());

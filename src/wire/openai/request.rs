@@ -5,9 +5,12 @@ use std::borrow::Cow;
 use serde::de::{IgnoredAny, MapAccess};
 
 use super::lenient::{Lenient, Loose, Shape};
+use crate::wire::json_read;
 
 /// Top-level keys one request may have. Real ones have a few dozen at most; each is compared with all before it.
 const MAX_KEYS: usize = 256;
+/// How many most requests have.
+const USUAL_KEYS: usize = 16;
 
 /// The fields routing needs.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -61,7 +64,7 @@ impl DecodeError {
     }
 }
 
-/// Reads the fields routing needs, in one pass over the body after a cheap one for its depth.
+/// Reads the fields routing needs, in one pass over the body.
 ///
 /// # Errors
 ///
@@ -80,16 +83,21 @@ pub(in crate::wire) trait Strict<'de>: Shape<'de> {
 /// Reads a request body whose top-level keys must each come once and in their own spelling.
 pub(in crate::wire) fn read_strictly<'de, F: Strict<'de>>(body: &'de [u8], max_depth: usize) -> Result<F, DecodeError> {
     let text = std::str::from_utf8(body).map_err(|_| DecodeError::whole("the body must be JSON in UTF-8"))?;
-    if nests_deeper(body, max_depth) {
-        return Err(DecodeError::whole("the body is nested too deeply, send fewer levels"));
-    }
-    match serde_json::from_str::<Lenient<'_, Keyed<'_, F>>>(text) {
+    match json_read::from_str::<Lenient<'_, Keyed<'_, F>>>(text, max_depth) {
         Ok(Lenient::Map(Keyed { wrong: Some(wrong), .. })) => Err(wrong),
         Ok(Lenient::Map(keyed)) => Ok(keyed.fields),
         Ok(_) => Err(DecodeError::whole("the body must be a JSON object")),
+        Err(json_read::Malformed) => Err(malformed(text)),
+    }
+}
+
+/// Reads it once more, slowly, to say where it stops being JSON.
+fn malformed(text: &str) -> DecodeError {
+    match serde_json::from_str::<IgnoredAny>(text) {
+        Ok(IgnoredAny) => DecodeError::whole("the body is nested too deeply, send fewer levels"),
         Err(error) => {
             let position = Some((error.line(), error.column()));
-            Err(DecodeError { message: "the body is not valid JSON", param: None, position })
+            DecodeError { message: "the body is not valid JSON", param: None, position }
         }
     }
 }
@@ -108,6 +116,9 @@ impl<'de, F: Strict<'de>> Shape<'de> for Keyed<'de, F> {
             self.wrong = self.objection(&key);
         }
         if self.wrong.is_none() {
+            if self.seen.is_empty() {
+                self.seen.reserve(USUAL_KEYS);
+            }
             self.seen.push(key.clone());
         }
         self.fields.field(key, map)
@@ -230,41 +241,4 @@ fn folds_to(key: &str, name: &str) -> bool {
         other => other.to_ascii_lowercase(),
     });
     folded.eq(name.chars())
-}
-
-/// True if objects and lists nest deeper than `max`. Of a body that is no JSON it may say anything; parsing refuses that.
-fn nests_deeper(body: &[u8], max: usize) -> bool {
-    let mut depth = 0_usize;
-    let mut rest = body;
-    while let Some((byte, tail)) = rest.split_first() {
-        rest = tail;
-        match byte {
-            b'{' | b'[' => {
-                depth += 1;
-                if depth > max {
-                    return true;
-                }
-            }
-            b'}' | b']' => depth = depth.saturating_sub(1),
-            b'"' => rest = after_string(tail),
-            _ => {}
-        }
-    }
-    false
-}
-
-/// What follows the string whose opening quote was just passed.
-fn after_string(mut rest: &[u8]) -> &[u8] {
-    let stops = |byte: &u8| *byte == b'"' || *byte == b'\\';
-    loop {
-        let (blocks, _) = rest.as_chunks::<16>();
-        let clean = blocks.iter().take_while(|block| !block.iter().fold(false, |hit, byte| hit | stops(byte))).count();
-        rest = rest.get(clean * 16..).unwrap_or_default();
-        let Some(at) = rest.iter().position(stops) else { return &[] };
-        let escaped = rest.get(at) == Some(&b'\\');
-        rest = rest.get(at + 1 + usize::from(escaped)..).unwrap_or_default();
-        if !escaped {
-            return rest;
-        }
-    }
 }

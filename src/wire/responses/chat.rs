@@ -7,6 +7,7 @@ use std::borrow::Cow;
 
 use serde::de::{IgnoredAny, MapAccess, SeqAccess};
 
+use crate::wire::json_read;
 use crate::wire::openai::lenient::{Lenient, Loose, Shape};
 
 /// An answer or a chunk.
@@ -27,7 +28,7 @@ pub(super) struct Chat<'de> {
 impl<'de> Chat<'de> {
     /// `None` if the data is no JSON object.
     pub(super) fn read(data: &'de [u8]) -> Option<Self> {
-        match serde_json::from_slice::<Lenient<'_, Self>>(data) {
+        match json_read::from_slice::<Lenient<'_, Self>>(data) {
             Ok(Lenient::Map(chat)) => Some(chat),
             _ => None,
         }

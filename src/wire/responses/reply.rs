@@ -8,6 +8,7 @@ use std::borrow::Cow;
 use serde::de::{IgnoredAny, MapAccess, SeqAccess};
 
 use crate::domain::usage::Usage;
+use crate::wire::json_read;
 use crate::wire::openai::EmbeddedError;
 use crate::wire::openai::failure::{ErrorParts, embedded};
 use crate::wire::openai::lenient::{Lenient, Loose, Shape};
@@ -57,7 +58,7 @@ pub struct EventFacts {
 
 /// Reads a whole response; `None` if it is no JSON object.
 pub fn peek_reply(body: &[u8]) -> Option<ReplyFacts<'_>> {
-    let Ok(Lenient::Map(body)) = serde_json::from_slice::<Lenient<'_, Body<'_>>>(body) else { return None };
+    let Ok(Lenient::Map(body)) = json_read::from_slice::<Lenient<'_, Body<'_>>>(body) else { return None };
     let ending = body.status.as_deref().and_then(ending_of);
     let error = embedded(body.error).or_else(|| (ending == Some(Ending::Failed)).then(EmbeddedError::default));
     let usage = Some(body.usage.0).filter(|usage| !usage.is_empty());
@@ -68,7 +69,7 @@ pub fn peek_reply(body: &[u8]) -> Option<ReplyFacts<'_>> {
 /// if the data does not.
 pub fn peek_event(event: &Event) -> EventFacts {
     let Some(data) = event.data() else { return EventFacts::default() };
-    let Ok(Lenient::Map(fields)) = serde_json::from_slice::<Lenient<'_, Fields<'_>>>(&data) else {
+    let Ok(Lenient::Map(fields)) = json_read::from_slice::<Lenient<'_, Fields<'_>>>(&data) else {
         return EventFacts::default();
     };
     let kind = fields.kind.text();

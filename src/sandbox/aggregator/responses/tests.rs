@@ -2,7 +2,7 @@ use serde_json::{Value, json};
 
 use super::super::ask::Ask;
 use super::super::speech::Speech;
-use super::{ask, chunks, failed, failed_events, whole};
+use super::{chunks, failed, failed_events, read, whole};
 use crate::wire::responses::{Ending, HostedTools, peek_event, peek_reply, to_chat};
 use crate::wire::sse::{Decoder, Event, Limits};
 
@@ -21,7 +21,7 @@ fn with(mut body: Value, key: &str, value: Value) -> Value {
 }
 
 fn speech(body: &Value) -> Speech {
-    Speech::new(&ask(body.to_string().as_bytes(), "tokenmix").unwrap(), "tokenmix", 1)
+    Speech::new(&read(body.to_string().as_bytes(), "tokenmix").unwrap(), "tokenmix", 1)
 }
 
 fn value(body: &[u8]) -> Value {
@@ -102,14 +102,14 @@ fn what_is_no_such_request_is_refused() {
         json!({"model": "m", "input": "x", "tools": [{"type": "function", "function": {"name": "f"}}]}),
         json!({"model": "m", "input": "x", "sandbox_fault": "explode"}),
     ] {
-        assert!(ask(body.to_string().as_bytes(), "tokenmix").is_err(), "{body}");
+        assert!(read(body.to_string().as_bytes(), "tokenmix").is_err(), "{body}");
     }
 }
 
 #[test]
 fn a_request_asks_the_same_when_it_is_carried_over_to_a_chat() {
     let body = with(with(request(), "tools", tools()), "sandbox_fault", json!("status:503"));
-    let direct = ask(body.to_string().as_bytes(), "tokenmix").unwrap();
+    let direct = read(body.to_string().as_bytes(), "tokenmix").unwrap();
     let chat = to_chat(body.to_string().as_bytes(), HostedTools::LeaveOut).unwrap();
     let carried = Ask::read(&chat.body, "tokenmix").unwrap();
     assert_eq!(
