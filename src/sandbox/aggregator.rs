@@ -8,6 +8,7 @@ mod ask;
 mod flow;
 mod magic;
 mod messages;
+mod responses;
 mod speech;
 
 use std::collections::VecDeque;
@@ -175,7 +176,11 @@ impl Aggregator {
         let (prefix, operation) = path.split_once("/v1/").unwrap_or((path, ""));
         let provider = prefix.split('/').find(|segment| !segment.is_empty()).unwrap_or(NO_PREFIX).to_owned();
         let form = Form::of(operation);
-        let ask = if form == Form::Chat { Ask::read(&body, &provider) } else { messages::read(&body, &provider) };
+        let ask = match form {
+            Form::Chat => Ask::read(&body, &provider),
+            Form::Messages => messages::read(&body, &provider),
+            Form::Responses => responses::read(&body, &provider),
+        };
         let authorization_ok = self.is_authorized(&head.headers, form);
         let seen = Seen {
             provider: provider.clone(),
@@ -193,7 +198,7 @@ impl Aggregator {
             return Ok(turn.error(StatusCode::UNAUTHORIZED, "the api key is not the one this provider was given"));
         }
         match (&head.method, operation) {
-            (&Method::POST, "chat/completions") => match ask {
+            (&Method::POST, "chat/completions" | "responses") => match ask {
                 Ok(ask) => self.chat(turn, ask).await,
                 Err(message) => Ok(turn.error(StatusCode::BAD_REQUEST, &message)),
             },
@@ -201,12 +206,12 @@ impl Aggregator {
                 self.messages(turn, &head.headers, operation, ask).await
             }
             (&Method::GET, "models") => self.models(turn).await,
-            (_, "chat/completions" | "messages" | "messages/count_tokens" | "models") => {
+            (_, "chat/completions" | "messages" | "messages/count_tokens" | "responses" | "models") => {
                 Ok(turn.error(StatusCode::METHOD_NOT_ALLOWED, "this path takes another method"))
             }
             _ => {
-                Ok(turn
-                    .error(StatusCode::NOT_FOUND, "no such path, try /v1/chat/completions, /v1/messages or /v1/models"))
+                let message = "no such path, try /v1/chat/completions, /v1/messages, /v1/responses or /v1/models";
+                Ok(turn.error(StatusCode::NOT_FOUND, message))
             }
         }
     }
@@ -329,7 +334,7 @@ impl Turn {
 
     fn answer(self, kind: &'static str, steps: Vec<Step>) -> Response<SandboxBody> {
         let id = self.request_id();
-        let id_header = if self.form == Form::Chat { "x-request-id" } else { "request-id" };
+        let id_header = if self.form == Form::Messages { "request-id" } else { "x-request-id" };
         let mut answer = Response::new(Flow::new(steps, self.watch).boxed_unsync());
         let headers = answer.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static(kind));
@@ -349,7 +354,7 @@ impl Turn {
         };
         let message = format!("{}: {message}", self.provider);
         let body = match self.form {
-            Form::Chat => error_body(&ErrorBody { message: &message, kind, param: None, code }),
+            Form::Chat | Form::Responses => error_body(&ErrorBody { message: &message, kind, param: None, code }),
             Form::Messages => messages::failure(status.as_u16(), &message, &self.request_id()),
         };
         let mut answer = self.answer(JSON, vec![Step::Send(body)]);

@@ -6,5 +6,6 @@ pub mod json_read;
 pub mod messages;
 pub mod object;
 pub mod openai;
+pub mod responses;
 pub mod risk;
 pub mod sse;

@@ -8,7 +8,7 @@ use crate::sandbox::fault::Fault;
 /// Characters of the prompt that an answer repeats.
 const EXCERPT: usize = 80;
 
-/// A chat request.
+/// A request, whatever its form.
 pub(super) struct Ask {
     pub(super) form: Form,
     pub(super) model: String,
@@ -34,7 +34,7 @@ pub(super) struct ToolCall {
 }
 
 impl Ask {
-    /// Reads a body, or says what to answer with 400.
+    /// Reads a chat request, or says what to answer with 400.
     pub(super) fn read(body: &[u8], provider: &str) -> Result<Self, String> {
         let Ok(Value::Object(body)) = serde_json::from_slice::<Value>(body) else {
             return Err("the body must be a JSON object".to_owned());

@@ -16,11 +16,16 @@ use crate::wire::sse::Event;
 pub(super) enum Form {
     Chat,
     Messages,
+    Responses,
 }
 
 impl Form {
     pub(super) fn of(operation: &str) -> Self {
-        if matches!(operation, "messages" | "messages/count_tokens") { Self::Messages } else { Self::Chat }
+        match operation {
+            "messages" | "messages/count_tokens" => Self::Messages,
+            "responses" => Self::Responses,
+            _ => Self::Chat,
+        }
     }
 }
 

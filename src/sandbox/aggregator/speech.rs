@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 
 use super::ask::{Ask, ToolCall};
 use super::messages::{self, Form};
+use super::responses;
 use crate::domain::clock;
 use crate::wire::sse::Event;
 
@@ -12,7 +13,7 @@ use crate::wire::sse::Event;
 pub(super) struct Speech {
     form: Form,
     pub(super) id: String,
-    created: u64,
+    pub(super) created: u64,
     pub(super) model: String,
     provider: String,
     /// The words of the text, or the pieces of a tool call's arguments; each counts as one token.
@@ -46,7 +47,11 @@ impl Speech {
         }
         let (prompt, completion) = (ask.prompt_words, pieces.len());
         let total = prompt.saturating_add(completion);
-        let prefix = if ask.form == Form::Chat { "chatcmpl-" } else { "msg_" };
+        let prefix = match ask.form {
+            Form::Chat => "chatcmpl-",
+            Form::Messages => "msg_",
+            Form::Responses => "resp_",
+        };
         Self {
             form: ask.form,
             id: format!("{prefix}{provider}-{number:06}"),
@@ -63,8 +68,10 @@ impl Speech {
 
     /// The answer as one JSON body.
     pub(super) fn whole(&self) -> Bytes {
-        if self.form == Form::Messages {
-            return messages::whole(self);
+        match self.form {
+            Form::Chat => {}
+            Form::Messages => return messages::whole(self),
+            Form::Responses => return responses::whole(self),
         }
         let said = self.pieces.concat();
         let message = match &self.tool {
@@ -83,8 +90,10 @@ impl Speech {
 
     /// The answer as a stream of events.
     pub(super) fn chunks(&self) -> Chunks {
-        if self.form == Form::Messages {
-            return messages::chunks(self);
+        match self.form {
+            Form::Chat => {}
+            Form::Messages => return messages::chunks(self),
+            Form::Responses => return responses::chunks(self),
         }
         let mut content = Vec::with_capacity(self.pieces.len() + 1);
         let start = match &self.tool {
@@ -111,16 +120,20 @@ impl Speech {
 
     /// A failure dressed as an answer.
     pub(super) fn error(&self, status: u16) -> Bytes {
-        if self.form == Form::Messages {
-            return messages::failure(status, &self.failure_message(), "");
+        match self.form {
+            Form::Chat => {}
+            Form::Messages => return messages::failure(status, &self.failure_message(), ""),
+            Form::Responses => return responses::failed(self, status),
         }
         json!({"error": self.failure(status)}).to_string().into()
     }
 
     /// A failure dressed as the first chunk of a stream.
     pub(super) fn error_event(&self, status: u16) -> Bytes {
-        if self.form == Form::Messages {
-            return messages::failure_event(status, &self.failure_message());
+        match self.form {
+            Form::Chat => {}
+            Form::Messages => return messages::failure_event(status, &self.failure_message()),
+            Form::Responses => return responses::failed_events(self, status),
         }
         let choice = json!({"index": 0, "delta": {"role": "assistant", "content": ""}, "finish_reason": "error"});
         let body = json!({
@@ -134,12 +147,12 @@ impl Speech {
         json!({"message": self.failure_message(), "type": "server_error", "param": null, "code": status})
     }
 
-    fn failure_message(&self) -> String {
+    pub(super) fn failure_message(&self) -> String {
         format!("{}: a simulated failure inside a 200", self.provider)
     }
 
     pub(super) fn call_id(&self) -> String {
-        let prefix = if self.form == Form::Chat { "call" } else { "toolu" };
+        let prefix = if self.form == Form::Messages { "toolu" } else { "call" };
         format!("{prefix}_{}", self.id)
     }
 

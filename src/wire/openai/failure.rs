@@ -35,11 +35,13 @@ const STATUS_OF: &[(&str, u16)] = &[
     ("service_unavailable", 503),
     ("service_unavailable_error", 503),
     ("engine_overloaded", 503),
+    ("server_is_overloaded", 503),
     ("overloaded", 529),
     ("overloaded_error", 529),
     ("timeout", 504),
     ("timeout_error", 504),
     ("context_length_exceeded", 400),
+    ("invalid_prompt", 400),
     ("content_policy_violation", 400),
     ("content_filter", 400),
     ("invalid_request_error", 400),
@@ -141,8 +143,14 @@ impl<'de> Shape<'de> for ErrorParts<'de> {
     }
 }
 
-impl ErrorParts<'_> {
-    pub(super) fn into_error(self) -> EmbeddedError {
+impl<'de> ErrorParts<'de> {
+    /// Takes a code that was read elsewhere.
+    pub(in crate::wire) fn set_code(&mut self, code: Loose<'de>) {
+        self.filled = true;
+        self.code = code;
+    }
+
+    pub(in crate::wire) fn into_error(self) -> EmbeddedError {
         let kind = self.kind.map(|kind| bounded(&kind, MAX_WORD));
         let code = match &self.code {
             Lenient::Text(code) if !code.is_empty() => Some(bounded(code, MAX_WORD)),

@@ -209,7 +209,7 @@ impl<'de> Shape<'de> for Said {
 
 /// Token counts, under the names of chat completions or of the later operations.
 #[derive(Default)]
-struct Counts(Usage);
+pub(in crate::wire) struct Counts(pub(in crate::wire) Usage);
 
 impl<'de> Shape<'de> for Counts {
     fn field<A: MapAccess<'de>>(&mut self, key: Cow<'de, str>, map: &mut A) -> Result<(), A::Error> {
