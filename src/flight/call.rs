@@ -3,12 +3,14 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use http::HeaderMap;
 use tokio::time::Instant;
 
 use crate::config::table::{Caller, RiskRoute};
 use crate::domain::deadline::Deadline;
 use crate::domain::id::RequestId;
 use crate::domain::operation::Operation;
+use crate::flight::carried::Carried;
 use crate::flight::trail::Trail;
 use crate::wire::risk::Assessment;
 
@@ -21,6 +23,8 @@ pub struct Call {
     pub body: Bytes,
     /// The few facts read from it.
     pub facts: Facts,
+    /// The same as chat completions, if some candidate needs that.
+    pub carried: Option<Arc<Carried>>,
     /// Who, when, until when.
     pub context: Arc<CallContext>,
     /// No attempt may outlive this.
@@ -39,6 +43,8 @@ pub struct CallContext {
     pub trail: Trail,
     /// What the caller wants of the answer cache.
     pub cache: CacheWish,
+    /// Headers of the caller's that providers of this form need; empty for most.
+    pub forwarded: HeaderMap,
 }
 
 /// `wb-cache`: the caller's word on the answer cache.

@@ -13,16 +13,17 @@ use tower::{Layer, Service};
 use crate::domain::deadline::Deadline;
 use crate::domain::operation::Operation;
 use crate::flight::arrival::{Arrival, LiveCaller};
-use crate::flight::call::{CacheWish, Call, CallContext, Facts, LlmFacts, RiskFacts, Span};
+use crate::flight::call::{CacheWish, Call, CallContext, Facts, RiskFacts};
 use crate::flight::error::CallError;
 use crate::flight::reply::{Reply, ReplyBody, UsageSlot};
+use crate::gateway::decode::{Decoded, carry, decode, forwarded};
 use crate::gateway::snapshot::{ReadyRoute, Snapshot};
 use crate::layer::answering::{Act, Answering, Gated};
 use crate::layer::{BoxFuture, always_ready};
 use crate::routing::select::{self, NoRoute};
 use crate::telemetry::cells::Held;
-use crate::wire::openai::{model_object, models_list, peek_request};
-use crate::wire::risk::{DecisionView, decode, encode_decision};
+use crate::wire::openai::{model_object, models_list};
+use crate::wire::risk::{self, DecisionView, encode_decision};
 
 /// Who made the models, as `GET /v1/models` says it.
 const OWNER: &str = "weighbridge";
@@ -35,16 +36,11 @@ const SDK_READ_TIMEOUT: HeaderName = HeaderName::from_static("x-stainless-read-t
 
 /// The path table: exact paths, one method each.
 static PATHS: LazyLock<Router<(Method, &'static str, Operation)>> = LazyLock::new(|| {
-    let table = [
-        ("/v1/chat/completions", Method::POST, "POST", Operation::ChatCompletions),
-        ("/v1/models", Method::GET, "GET", Operation::ModelsList),
-        ("/v1/models/{*id}", Method::GET, "GET", Operation::ModelsGet),
-        ("/v1/risk/assessments", Method::POST, "POST", Operation::RiskAssess),
-    ];
     let mut router = Router::new();
-    for (path, method, allow, operation) in table {
-        // A conflict would be a typo in the table above; the test below reads every row.
-        drop(router.insert(path, (method, allow, operation)));
+    for operation in Operation::ALL {
+        let (method, allow) = if operation.is_get() { (Method::GET, "GET") } else { (Method::POST, "POST") };
+        // A conflict would be a mistake in that table; the test below reads every row.
+        drop(router.insert(operation.path(), (method, allow, operation)));
     }
     router
 });
@@ -117,10 +113,10 @@ impl Service<Arrival<Arc<Snapshot>, Bytes>> for Dispatch {
             return Either::Left(ready(Err(CallError::Internal)));
         };
         let flying = match operation {
-            Operation::ChatCompletions => chat(&arrival, caller),
             Operation::RiskAssess => assess(&arrival, caller),
             Operation::ModelsList => return Either::Left(ready(Ok(list_models(&arrival, caller)))),
             Operation::ModelsGet => return Either::Left(ready(get_model(&arrival, caller))),
+            _ => ask(&arrival, caller, operation),
         };
         flying.map_or_else(|error| Either::Left(ready(Err(error))), Either::Right)
     }
@@ -132,33 +128,24 @@ type Whole = Arrival<Arc<Snapshot>, Bytes>;
 /// A call with its route.
 type Flying = Answering<BoxFuture<Result<Reply, CallError>>, Landing>;
 
-fn chat(arrival: &Whole, caller: &LiveCaller) -> Result<Flying, CallError> {
+fn ask(arrival: &Whole, caller: &LiveCaller, operation: Operation) -> Result<Flying, CallError> {
     let snapshot = &arrival.pinned;
-    let depth = snapshot.table().limits().json_depth;
-    let facts = peek_request(&arrival.body, depth)
-        .map_err(|error| CallError::BadRequest { message: error.to_string(), param: error.param })?;
-    let stream = facts.stream;
-    let wants = LlmFacts {
-        stream,
-        include_usage: facts.include_usage,
-        has_stream_options: facts.has_stream_options,
-        model_at: facts.model_at(&arrival.body).map(|at| Span { start: at.start, end: at.end }),
-    };
-    let route = select::llm(snapshot.table(), &caller.caller, &facts.model).map_err(|missing| match missing {
-        NoRoute::Unknown => CallError::UnknownModel { model: facts.model.clone().into_owned() },
-        NoRoute::NotAllowed => CallError::NotAllowed(facts.model.clone().into_owned()),
+    let Decoded { model, facts } = decode(operation, &arrival.body, snapshot.table().limits().json_depth)?;
+    let route = select::llm(snapshot.table(), &caller.caller, &model).map_err(|missing| match missing {
+        NoRoute::Unknown => CallError::UnknownModel { model: model.clone().into_owned() },
+        NoRoute::NotAllowed => CallError::NotAllowed(model.clone().into_owned()),
     })?;
     let ready = snapshot.llm(&route.id).ok_or(CallError::Internal)?;
-    let longest = route.timeouts.total.min(patience(&arrival.head.headers, stream));
-    arrival.trail.lock().stream = stream;
-    let facts = Facts::Llm(wants);
-    let call = call(arrival, caller, Operation::ChatCompletions, facts, longest);
+    let carried = carry(operation, &arrival.body, facts.stream, route)?;
+    let longest = route.timeouts.total.min(patience(&arrival.head.headers, facts.stream));
+    arrival.trail.lock().stream = facts.stream;
+    let call = Call { carried, ..call(arrival, caller, operation, Facts::Llm(facts), longest) };
     Ok(fly(ready, call, None))
 }
 
 fn assess(arrival: &Whole, caller: &LiveCaller) -> Result<Flying, CallError> {
     let snapshot = &arrival.pinned;
-    let assessment = decode(&arrival.body).map_err(|fields| CallError::BadFields(Arc::new(fields)))?;
+    let assessment = risk::decode(&arrival.body).map_err(|fields| CallError::BadFields(Arc::new(fields)))?;
     let route = select::risk(snapshot.table(), &caller.caller).map_err(|missing| match missing {
         NoRoute::Unknown => CallError::NotFound,
         NoRoute::NotAllowed => CallError::NotAllowed("risk".to_owned()),
@@ -217,9 +204,10 @@ fn call(arrival: &Whole, caller: &LiveCaller, operation: Operation, facts: Facts
         arrived: arrival.arrived,
         trail: arrival.trail.clone(),
         cache: cache_wish(&arrival.head.headers),
+        forwarded: forwarded(operation, &arrival.head.headers),
     };
     let deadline = Deadline::after(arrival.arrived, longest);
-    Call { operation, body: arrival.body.clone(), facts, context: Arc::new(context), deadline }
+    Call { operation, body: arrival.body.clone(), facts, carried: None, context: Arc::new(context), deadline }
 }
 
 fn cache_wish(headers: &HeaderMap) -> CacheWish {

@@ -18,6 +18,7 @@ use tokio::time::Instant;
 use tower::{Layer, Service};
 
 use crate::domain::id::TenantId;
+use crate::domain::operation::Operation;
 use crate::flight::call::{CacheWish, Call};
 use crate::flight::error::CallError;
 use crate::flight::reply::{Reply, ReplyBody, UsageSlot};
@@ -92,11 +93,13 @@ impl Store {
     }
 
     /// The tenant is an argument, not an option: no key without one can be made.
-    fn key(&self, tenant: &TenantId, fingerprint: &[u8; 32], body: &[u8]) -> Option<Key> {
+    fn key(&self, tenant: &TenantId, fingerprint: &[u8; 32], operation: Operation, body: &[u8]) -> Option<Key> {
         let mut mac = Hmac::<Sha256>::new_from_slice(&self.pepper[..]).ok()?;
         mac.update(&(tenant.as_str().len() as u64).to_be_bytes());
         mac.update(tenant.as_str().as_bytes());
         mac.update(fingerprint);
+        mac.update(&(operation.label().len() as u64).to_be_bytes());
+        mac.update(operation.label().as_bytes());
         mac.update(body);
         Some(mac.finalize().into_bytes().into())
     }
@@ -193,7 +196,8 @@ impl Params {
     fn key(&self, call: &Call) -> Option<(Key, Duration)> {
         let ttl = self.ttl?;
         let may = !call.llm().stream && call.context.cache != CacheWish::NoStore;
-        let key = may.then(|| self.store.key(&call.context.caller.tenant, &self.fingerprint, &call.body))??;
+        let key =
+            may.then(|| self.store.key(&call.context.caller.tenant, &self.fingerprint, call.operation, &call.body))??;
         Some((key, ttl))
     }
 

@@ -19,6 +19,7 @@ use crate::flight::reply::{Reply, ReplyBody};
 use crate::flight::trail::Trail;
 use crate::layer::always_ready;
 use crate::layer::answering::{Act, Answering};
+use crate::wire::messages::{self, Failure};
 use crate::wire::openai::{ErrorBody, error_body};
 use crate::wire::risk::{FieldError, problem, status_of};
 
@@ -87,7 +88,13 @@ impl Act<Result<Reply, CallError>> for Lifeline {
 }
 
 fn dialect(path: &str) -> Dialect {
-    if path.starts_with("/v1/risk/") { Dialect::Problem } else { Dialect::OpenAi }
+    if path.starts_with("/v1/risk/") {
+        Dialect::Problem
+    } else if path.starts_with("/v1/messages") {
+        Dialect::Anthropic
+    } else {
+        Dialect::OpenAi
+    }
 }
 
 /// What a caller is told: one row of the table in both dialects.
@@ -122,10 +129,15 @@ impl Told {
 pub fn respond(error: &CallError, dialect: Dialect, id: &str) -> Response<ReplyBody> {
     let told = tell(error);
     let (media_type, body) = match dialect {
-        Dialect::OpenAi => {
+        Dialect::OpenAi | Dialect::Responses => {
             let (param, code) = (told.param.as_deref(), told.code.as_deref());
             let body = error_body(&ErrorBody { message: &told.message, kind: told.kind, param, code });
             ("application/json", body)
+        }
+        Dialect::Anthropic => {
+            let kind = messages::kind_of(told.status.as_u16());
+            let failure = Failure { kind, message: &told.message, code: told.code.as_deref(), request_id: id };
+            ("application/json", messages::error_body(&failure))
         }
         Dialect::Problem => {
             let fields: &[FieldError] = if let CallError::BadFields(fields) = error { fields } else { &[] };
@@ -187,12 +199,16 @@ fn tell(error: &CallError) -> Told {
         CallError::BodyIncomplete => invalid(StatusCode::REQUEST_TIMEOUT, None, error.to_string()).final_word(),
         CallError::MediaType(what) => invalid(StatusCode::UNSUPPORTED_MEDIA_TYPE, None, (*what).to_owned()),
         CallError::BadRequest { message, param } => {
-            Told { param: param.map(str::to_owned), ..invalid(StatusCode::BAD_REQUEST, None, message.clone()) }
+            Told { param: param.clone(), ..invalid(StatusCode::BAD_REQUEST, None, message.clone()) }
         }
         CallError::BadFields(fields) => invalid(status_of(fields), None, error.to_string()),
         CallError::UnknownModel { model } => Told {
             param: Some("model".to_owned()),
             ..invalid(StatusCode::NOT_FOUND, Some("model_not_found"), unknown_model(model))
+        },
+        CallError::NotOffered { .. } => Told {
+            param: Some("model".to_owned()),
+            ..invalid(StatusCode::BAD_REQUEST, Some("unsupported_operation"), error.to_string())
         },
         CallError::Conflict => invalid(StatusCode::CONFLICT, None, error.to_string()).final_word(),
         CallError::NotCached => {

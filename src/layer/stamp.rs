@@ -19,7 +19,9 @@ use crate::layer::always_ready;
 use crate::layer::answering::{Act, Answering};
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+const ANTHROPIC_REQUEST_ID: HeaderName = HeaderName::from_static("request-id");
 const UPSTREAM_REQUEST_ID: HeaderName = HeaderName::from_static("wb-upstream-request-id");
+const LEFT_OUT: HeaderName = HeaderName::from_static("wb-left-out");
 const ROUTE: HeaderName = HeaderName::from_static("wb-route");
 const PROVIDER: HeaderName = HeaderName::from_static("wb-provider");
 const MODEL: HeaderName = HeaderName::from_static("wb-model");
@@ -66,6 +68,8 @@ where
             trail: arrival.trail.clone(),
             arrived: arrival.arrived,
             config: arrival.pinned.version_header().clone(),
+            // The Anthropic SDKs look for it under another name.
+            second_name: (arrival.head.uri.path().starts_with("/v1/messages")).then_some(ANTHROPIC_REQUEST_ID),
         };
         Answering::new(self.0.call(arrival), ink)
     }
@@ -77,6 +81,7 @@ pub struct Ink {
     trail: Trail,
     arrived: Instant,
     config: HeaderValue,
+    second_name: Option<HeaderName>,
 }
 
 impl Act<Result<Response<ReplyBody>, Infallible>> for Ink {
@@ -86,6 +91,9 @@ impl Act<Result<Response<ReplyBody>, Infallible>> for Ink {
         let mut response = answer?;
         let headers = response.headers_mut();
         let id = HeaderValue::from_str(self.id.as_str()).unwrap_or(HeaderValue::from_static(""));
+        if let Some(name) = self.second_name {
+            headers.insert(name, id.clone());
+        }
         headers.insert(REQUEST_ID, id);
         headers.insert(CONFIG, self.config);
         headers.entry(CACHE_CONTROL).or_insert(HeaderValue::from_static("private, no-store"));
@@ -111,6 +119,9 @@ fn stamp(headers: &mut HeaderMap, trail: &Trail, arrived: Instant) {
     }
     if let Some(id) = &story.upstream_request_id {
         headers.insert(UPSTREAM_REQUEST_ID, id.clone());
+    }
+    if let Some(left_out) = &story.left_out {
+        headers.insert(LEFT_OUT, left_out.clone());
     }
     if let Some(room) = story.room {
         headers.insert(RATE_LIMIT, HeaderValue::from(room.limit));

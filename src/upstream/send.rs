@@ -25,12 +25,13 @@ use crate::upstream::openai;
 pub async fn send(attempt: Attempt, upstream: Arc<LiveUpstream>) -> Result<Reply, AttemptError> {
     match upstream.candidate.provider.protocol {
         Protocol::OpenAi => {
-            let body = openai::prepare(&attempt, &upstream)?;
-            let request = || openai::request(body.clone(), &upstream);
+            let spoken = openai::Spoken::new(&attempt.call, &upstream)?;
+            let body = openai::prepare(&spoken, &upstream)?;
+            let request = || openai::request(body.clone(), &spoken, &attempt.call, &upstream);
             let repeatable = attempt.call.operation.safety() != Safety::AtMostOnce;
             let response =
                 exchange(&upstream.provider, request(), attempt.connect, repeatable.then_some(request)).await?;
-            openai::read(response, &attempt, &upstream).await
+            openai::read(response, &spoken, &attempt, &upstream).await
         }
         Protocol::DiHmac => {
             let token = di::token(&attempt, &upstream).await?;

@@ -10,7 +10,7 @@
 //! its words.
 //!
 //! Names, fields and the order of events were checked against the types of the official Python package 2.12.0
-//! (<https://pypi.org/project/anthropic/>, read Nov 2026).
+//! (<https://github.com/anthropics/anthropic-sdk-python>, read Nov 2026).
 
 mod chat;
 mod facts;

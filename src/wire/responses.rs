@@ -11,6 +11,7 @@
 mod chat;
 mod echo;
 mod events;
+mod failure;
 mod messages;
 mod output;
 mod reply;
@@ -20,6 +21,7 @@ mod to_chat;
 mod tools;
 
 pub use echo::Echo;
+pub use failure::error_event;
 pub use reply::{Ending, EventFacts, ReplyFacts, peek_event, peek_reply};
 pub use request::{RequestFacts, peek_request};
 pub use stream::{StreamError, StreamFromChat, from_chat};

@@ -17,6 +17,7 @@ use crate::config::table::{Auth, Provider};
 use crate::domain::clock;
 use crate::domain::decision::{Decision, DecisionSource, ProviderReference, Reason, Verdict};
 use crate::domain::id::DecisionId;
+use crate::domain::operation::Operation;
 use crate::domain::outcome::{FailureClass, Sent};
 use crate::domain::policy::decide;
 use crate::domain::secret::Secret;
@@ -83,7 +84,8 @@ pub async fn assess(attempt: &Attempt, upstream: &Arc<LiveUpstream>, token: &Sec
     let started = Instant::now();
     let provider = &upstream.provider;
     let body = wire::encode_assess(&facts.assessment);
-    let (mut request, nonce) = signed(provider, upstream.uri.path(), body, token.expose())?;
+    let (mut request, nonce) =
+        signed(provider, upstream.uri(Operation::RiskAssess).map_or("", |uri| uri.path()), body, token.expose())?;
     let headers = request.headers_mut();
     headers.insert(AUTHORIZATION, credential(b"Bearer ", token.expose()));
     if let Ok(key) = HeaderValue::from_str(&facts.assessment.out_trade_no) {

@@ -29,7 +29,9 @@ async fn body(pieces: &[Piece]) -> UpstreamBody {
 
 async fn primed(pieces: &[Piece], usage_event: UsageEvent) -> Result<(Primed, UsageSlot), AttemptError> {
     let usage = UsageSlot::default();
-    prime(body(pieces).await, usage.clone(), usage_event, IDLE).await.map(|primed| (primed, usage))
+    prime(body(pieces).await, usage.clone(), Reading { form: Form::Chat, usage_event, idle: IDLE })
+        .await
+        .map(|primed| (primed, usage))
 }
 
 /// What a client gets, and how the stream ended.

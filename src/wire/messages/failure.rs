@@ -29,7 +29,7 @@ impl<'a> Failure<'a> {
 /// The error type that goes with a status.
 ///
 /// SDKs choose their exception by the status and show the type. For 503 there is no type of its own; the nearest, which
-/// clients know as "not now, soon again", is that of 529 (<https://pypi.org/project/anthropic/> 2.12.0,
+/// clients know as "not now, soon again", is that of 529 (<https://github.com/anthropics/anthropic-sdk-python> 2.12.0,
 /// `types/shared/error_type.py`, and for 413 <https://docs.anthropic.com/en/api/errors>, Nov 2026).
 pub fn kind_of(status: u16) -> &'static str {
     match status {
