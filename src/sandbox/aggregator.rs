@@ -5,6 +5,7 @@
 //! they do with real providers. It understands nothing it is told and keeps no conversation.
 
 mod ask;
+mod data;
 mod flow;
 mod magic;
 mod messages;
@@ -25,6 +26,7 @@ use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
 
 use self::ask::Ask;
+use self::data::Plain;
 use self::flow::{Flow, Pace, Progress, Step, Watch};
 use self::magic::Magic;
 use self::messages::Form;
@@ -192,6 +194,7 @@ impl Aggregator {
             cancelled: false,
             chunks_sent: 0,
         };
+        let plain = Plain::knows(operation).then(|| Plain::read(operation, &seen.body, &provider));
         let watch = self.remember(seen);
         let turn = Turn { form, provider, number: self.0.requests.fetch_add(1, Ordering::Relaxed) + 1, watch };
         if !authorization_ok {
@@ -205,6 +208,10 @@ impl Aggregator {
             (&Method::POST, "messages" | "messages/count_tokens") => {
                 self.messages(turn, &head.headers, operation, ask).await
             }
+            (&Method::POST, _) if let Some(plain) = plain => match plain {
+                Ok(plain) => self.data(turn, plain).await,
+                Err(message) => Ok(turn.error(StatusCode::BAD_REQUEST, &message)),
+            },
             (&Method::GET, "models") => self.models(turn).await,
             (_, "chat/completions" | "messages" | "messages/count_tokens" | "responses" | "models") => {
                 Ok(turn.error(StatusCode::METHOD_NOT_ALLOWED, "this path takes another method"))
@@ -257,6 +264,24 @@ impl Aggregator {
                 None => self.chat(turn, ask).await,
             },
         }
+    }
+
+    async fn data(&self, turn: Turn, ask: Plain) -> Result<Response<SandboxBody>, io::Error> {
+        let config = &self.0.config;
+        let kind = if ask.stream { EVENTS } else { JSON };
+        let fault = ask.fault.clone().or_else(|| config.faults.next(&turn.provider));
+        let fault = fault.or_else(|| self.0.magic.fault(&turn.provider, &ask.model));
+        let (turn, fault) = match act(turn, fault, kind).await? {
+            Acted::Answered(answer) => return Ok(answer),
+            Acted::Remaining(turn, fault) => (turn, fault),
+        };
+        let number = turn.number;
+        if ask.stream {
+            let pace = Pace { first: config.first_token, between: config.pace };
+            return Ok(turn.answer(kind, flow::events(ask.chunks(number), fault.as_ref(), pace)));
+        }
+        tokio::time::sleep(config.first_token).await;
+        Ok(turn.answer(kind, flow::whole(&ask.whole(number), fault.as_ref())))
     }
 
     async fn models(&self, turn: Turn) -> Result<Response<SandboxBody>, io::Error> {
