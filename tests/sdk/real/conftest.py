@@ -1,10 +1,15 @@
 """The upstreams are started once; the proxy anew for each test: breakers, pauses and idle connections of one test must
 not decide the next."""
 
+import signal
+
 import pytest
 from upstreams import LiteLLM, Llama, Proxy
 
 FACTS = []
+
+# A run that is stopped from outside takes its servers with it.
+signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

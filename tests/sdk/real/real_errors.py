@@ -126,7 +126,7 @@ TOO_LONG = [{"role": "user", "content": "word " * 3000}]
 @MODES
 @pytest.mark.parametrize("model", ["llama/smollm2", "litellm/real", "litellm/too-long"])
 def test_a_prompt_beyond_the_models_context_is_a_400(proxy, model, stream):
-    """llama.cpp: 400, type `exceed_context_size_error`, `code` the number 400. LiteLLM: "ContextWindowExceededError"."""
+    """llama.cpp: 400, type `exceed_context_size_error`, `code` 400. LiteLLM: 400, "ContextWindowExceededError"."""
     error = refused(proxy, model, stream, TOO_LONG)
     assert isinstance(error, openai.BadRequestError)
     assert error.type == "invalid_request_error"
@@ -145,7 +145,11 @@ def test_a_prompt_beyond_the_models_context_has_the_code_that_programs_look_for(
 def test_an_answer_cut_off_by_the_context_is_complete_with_its_reason(proxy):
     """It was asked for more than fits: the model stops at the edge, and says `length`."""
     options = {**tokens(4000), "stream": True, "stream_options": {"include_usage": True}}
-    chunks = list(proxy.client().chat.completions.create(model="real", messages=[{"role": "user", "content": "word " * 900}], **options))
+    chunks = list(
+        proxy.client().chat.completions.create(
+            model="real", messages=[{"role": "user", "content": "word " * 900}], **options
+        )
+    )
     assert [c.choices[0].finish_reason for c in chunks if c.choices and c.choices[0].finish_reason] == ["length"]
     assert chunks[-1].usage.total_tokens <= 1024
 

@@ -1,10 +1,13 @@
-"""LiteLLM goes away under traffic, the real model takes over, and LiteLLM gets its traffic back."""
+"""LiteLLM goes away under traffic, the real model takes over, and LiteLLM gets its traffic back; what freezes, dies or is
+told to stop in the middle of an answer."""
 
+import signal
 import threading
 import time
 from collections import Counter
 
 import openai
+import pytest
 from asking import ask, text_of, tokens
 
 
@@ -36,7 +39,7 @@ class Traffic:
         started, text = time.monotonic(), ""
         try:
             raw = client.chat.completions.with_raw_response.create(
-                model="steady", messages=ask(), stream=stream, **tokens(6)
+                model="steady", messages=ask(), stream=stream, **tokens(4, cache_prompt=True)
             )
             answer = raw.parse()
             if stream:
@@ -100,7 +103,7 @@ def test_an_aggregator_that_dies_and_comes_back_costs_no_caller_anything(proxy, 
         meanwhile = traffic.since(opened)
         took = litellm.start()
         back = time.monotonic()
-        traffic.wait(lambda: any(provider == "litellm" for _, provider, *_ in traffic.since(back)), 90)
+        traffic.wait(lambda: any(provider == "litellm" for _, provider, *_ in traffic.since(back)), 150)
         first = next(at for at, provider, *_ in traffic.since(back) if provider == "litellm")
         traffic.wait(lambda: breaker.states()[-1] == 0, 90)
         closed = time.monotonic()
@@ -108,10 +111,22 @@ def test_an_aggregator_that_dies_and_comes_back_costs_no_caller_anything(proxy, 
     after = traffic.since(closed + 0.5)
     switch = next(at for at, provider, *_ in traffic.since(killed) if provider == "llama") - killed
     slowest = max(seconds for _, _, _, seconds, _ in traffic.answers)
-    fact("LiteLLM killed: answers / errors / streams cut", f"{len(traffic.answers)} / {len(traffic.errors)} / {len(traffic.cut)}")
-    fact("  first answer of the real model after", f"{1000 * switch:.0f} ms; breaker open after {1000 * (opened - killed):.0f} ms")
-    fact("  LiteLLM ready again / traffic back / breaker closed", f"{took:.1f} s / +{first - back:.1f} s / +{closed - back:.1f} s")
-    fact("  slowest answer; breaker", f"{slowest:.2f} s; {' '.join(f'{state:.0f}@{at:.1f}s' for at, state in breaker.seen)}")
+    fact(
+        "LiteLLM killed: answers / errors / streams cut",
+        f"{len(traffic.answers)} / {len(traffic.errors)} / {len(traffic.cut)}",
+    )
+    fact(
+        "  first answer of the real model after",
+        f"{1000 * switch:.0f} ms; breaker open after {1000 * (opened - killed):.0f} ms",
+    )
+    fact(
+        "  LiteLLM ready again / traffic back / breaker closed",
+        f"{took:.1f} s / +{first - back:.1f} s / +{closed - back:.1f} s",
+    )
+    fact(
+        "  slowest answer; breaker",
+        f"{slowest:.2f} s; {' '.join(f'{state:.0f}@{at:.1f}s' for at, state in breaker.seen)}",
+    )
     assert traffic.errors == []
     assert len(traffic.cut) <= 1, "only a stream that was being read at that moment may be cut"
     # Behind an open breaker nobody waits for the dead one; now and then one call finds out whether it still is.
@@ -120,27 +135,25 @@ def test_an_aggregator_that_dies_and_comes_back_costs_no_caller_anything(proxy, 
     states = breaker.states()
     assert states[0] == 0 and 2 in states and 1 in states[states.index(2) :] and states[-1] == 0
     assert Counter(provider for _, provider, *_ in after)["llama"] == 0
-    assert proxy.metric("weighbridge_failovers_total", to="llama/smollm2") + proxy.metric(
-        "weighbridge_failovers_total", to="llama"
-    ) > 0
+    assert proxy.metric("weighbridge_failovers_total") > 0
     proxy.eventually(lambda: proxy.metric("weighbridge_in_flight") == 0)
 
 
 def test_an_aggregator_that_freezes_is_left_within_the_routes_times(proxy, litellm, fact):
+    """A stream after `first_content`; a whole answer after its share of `total`, which two candidates halve."""
     client = proxy.client()
-    client.chat.completions.create(model="steady", messages=ask(), **tokens(4))
+    asked = {"model": "impatient", "messages": ask(), **tokens(4, cache_prompt=True)}
+    client.chat.completions.create(**asked)
     with litellm.frozen():
-        for stream, most in ((True, 2.0), (False, 10.0)):
+        for stream, most in ((True, 4.0), (False, 12.0)):
             started = time.monotonic()
-            raw = client.chat.completions.with_raw_response.create(
-                model="steady", messages=ask(), stream=stream, **tokens(4)
-            )
+            raw = client.chat.completions.with_raw_response.create(stream=stream, **asked)
             answer = raw.parse()
             assert text_of(answer) if stream else answer.choices[0].message.content
             took = time.monotonic() - started
             fact(f"LiteLLM frozen: a {'streamed' if stream else 'whole'} answer after", f"{took:.2f} s")
             assert (raw.headers["wb-provider"], raw.headers["wb-attempts"]) == ("llama", "2")
-            assert most <= took < most + 2
+            assert most <= took < most + 4
     proxy.eventually(lambda: proxy.metric("weighbridge_in_flight") == 0)
 
 
@@ -160,3 +173,32 @@ def test_a_stream_that_was_being_read_when_its_upstream_died_ends_in_one_error(p
         litellm.start()
     assert all(chunk.choices[0].finish_reason is None for chunk in got)
     proxy.eventually(lambda: proxy.metric("weighbridge_stream_outcomes_total", outcome="truncated") == 1)
+
+
+def test_a_model_that_freezes_while_it_writes_ends_the_stream_in_one_error(proxy, llama, fact):
+    stream = proxy.client().chat.completions.create(model="alert", messages=ask(), stream=True, **tokens(300))
+    for _ in range(5):
+        assert next(stream).choices
+    with llama.frozen():
+        # What was on its way is still read; then there is silence for as long as the route bears it.
+        started = time.monotonic()
+        with pytest.raises(openai.APIError) as caught:
+            list(stream)
+        took = time.monotonic() - started
+    fact("llama.cpp frozen while it writes: error after", f"{took:.2f} s")
+    assert caught.value.code == "upstream_stalled"
+    assert 2.5 < took < 4.5
+    llama.idle_within(10)
+    proxy.eventually(lambda: proxy.metric("weighbridge_stream_outcomes_total", outcome="idle") == 1)
+    assert proxy.metric("weighbridge_in_flight") == 0
+
+
+def test_a_proxy_that_is_told_to_stop_finishes_the_stream_it_has(proxy, llama):
+    stream = proxy.client().chat.completions.create(model="real", messages=ask(), stream=True, **tokens(80))
+    chunks = [next(stream) for _ in range(3)]
+    proxy.process.process.send_signal(signal.SIGTERM)
+    chunks += list(stream)
+    assert [c.choices[0].finish_reason for c in chunks if c.choices[0].finish_reason] == ["length"]
+    assert sum(bool(c.choices[0].delta.content) for c in chunks) >= 70
+    assert proxy.process.process.wait(10) == 0
+    assert not llama.busy()

@@ -11,13 +11,13 @@ from upstreams import SLOTS, resident_mib
 
 @pytest.mark.parametrize("route", ["real", "aggregated", "through"])
 def test_twenty_parallel_streams_all_finish_and_leave_nothing(proxy, llama, fact, route):
-    seen = {"in_flight": 0, "waiting": 0.0, "busy": 0}
-    rest = proxy.descriptors()
+    seen = {"in_flight": 0, "busy": 0}
+    rest, asked = proxy.descriptors(), tokens(24, cache_prompt=True)
 
     async def one(client):
         started, first, pieces, usage, finish = time.monotonic(), None, 0, None, None
         stream = await client.chat.completions.create(
-            model=route, messages=ask(), stream=True, stream_options={"include_usage": True}, **tokens(24)
+            model=route, messages=ask(), stream=True, stream_options={"include_usage": True}, **asked
         )
         async for chunk in stream:
             if chunk.choices and chunk.choices[0].delta.content:
@@ -29,12 +29,10 @@ def test_twenty_parallel_streams_all_finish_and_leave_nothing(proxy, llama, fact
 
     async def watch(over):
         while not over.is_set():
-            look = lambda: (  # noqa: E731
-                proxy.metric("weighbridge_in_flight", route=route), llama.metric("requests_deferred"), llama.busy()
-            )
+            look = lambda: (int(proxy.metric("weighbridge_in_flight", route=route)), llama.busy())  # noqa: E731
             for name, now in zip(seen, await asyncio.to_thread(look)):
                 seen[name] = max(seen[name], now)
-            await asyncio.sleep(0.02)
+            await asyncio.sleep(0.1)
 
     async def run():
         over = asyncio.Event()
@@ -54,10 +52,11 @@ def test_twenty_parallel_streams_all_finish_and_leave_nothing(proxy, llama, fact
     assert set(finishes) == {"length" if real else "stop"}
     assert min(pieces) >= 20
     assert not real or set(completion) == {24}
-    fact(f"20 streams, {route}", f"{took:.1f} s; first content {min(firsts):.2f} to {max(firsts):.2f} s; {seen}")
+    waits = f"first content {min(firsts):.2f} to {max(firsts):.2f} s"
+    fact(f"20 streams, {route}", f"{took:.1f} s; {waits}; in flight {seen['in_flight']}, in the model {seen['busy']}")
     if route == "real":
         assert seen["in_flight"] == 20
-        assert seen["busy"] == SLOTS and seen["waiting"] > 0, "the model had room for all"
+        assert seen["busy"] == SLOTS, "most had to wait for the model"
     proxy.eventually(lambda: proxy.metric("weighbridge_in_flight") == 0)
     proxy.eventually(lambda: proxy.metric("weighbridge_stream_outcomes_total", route=route, outcome="complete") == 20)
     assert proxy.metric("weighbridge_requests_total", route=route, outcome="ok") == 20
@@ -70,18 +69,21 @@ def test_twenty_parallel_streams_all_finish_and_leave_nothing(proxy, llama, fact
         proxy.eventually(lambda: proxy.connections_to(llama) == 0 and proxy.descriptors() <= rest + 2, within=8)
 
 
-def test_five_hundred_streams_one_after_another_grow_nothing(proxy, fact):
+def test_two_hundred_streams_one_after_another_grow_nothing(proxy, fact):
     client = proxy.client()
 
     def some(count):
         for _ in range(count):
             list(client.chat.completions.create(model="aggregated", messages=ask(), stream=True))
 
-    some(50)
+    some(40)
     before, descriptors = resident_mib(proxy.pid), proxy.descriptors()
     started = time.monotonic()
-    some(450)
-    fact("450 streams through LiteLLM", f"{time.monotonic() - started:.1f} s; proxy {before} to {resident_mib(proxy.pid)} MiB")
+    some(160)
+    fact(
+        "160 streams through LiteLLM",
+        f"{time.monotonic() - started:.1f} s; proxy {before} to {resident_mib(proxy.pid)} MiB",
+    )
     assert resident_mib(proxy.pid) <= before + 8
     assert proxy.descriptors() <= descriptors + 2
     assert proxy.metric("weighbridge_in_flight") == 0

@@ -109,8 +109,12 @@ class Llama(Upstream):
         return exchange(self.url, "GET", path, headers={"Authorization": f"Bearer {self.key}"})
 
     def busy(self) -> int:
-        """Requests it is generating for, as it says itself."""
-        return sum(slot["is_processing"] for slot in self.ask("/slots").json())
+        """Requests it is reading or generating for, by its log. Its own `/slots` tells as much, but it looks for
+        callers that left only after a second without any news, and each look at `/slots` is news."""
+        slots = set()
+        for begun, id in re.findall(r"slot +(launch_slot_|release): id +(\d+)", self.log.read_text(errors="replace")):
+            (slots.add if begun == "launch_slot_" else slots.discard)(id)
+        return len(slots)
 
     def generated(self) -> int:
         """Tokens of the requests it is generating for at this moment."""
@@ -246,22 +250,34 @@ id = "real"
 key_digest = "{digest}"
 allow = ["*", "litellm/*", "limited/*", "stranger/*", "llama/*", "intruder/*"]
 
+# A machine that does other things too may take its time: only where times are the matter are they short.
 [model.aggregated]
 candidates = ["litellm/summary"]
+timeouts = {{ total = "240s", first_content = "120s", idle = "60s" }}
 
 [model.real]
 candidates = ["llama/smollm2"]
-timeouts = {{ total = "120s", first_content = "60s", idle = "20s" }}
+timeouts = {{ total = "240s", first_content = "120s", idle = "60s" }}
 
 [model.tapped]
 candidates = ["tapped/smollm2"]
+timeouts = {{ total = "240s", first_content = "120s", idle = "60s" }}
 
 [model.through]
 candidates = ["litellm/real"]
+timeouts = {{ total = "240s", first_content = "120s", idle = "60s" }}
 
 [model.steady]
 candidates = ["litellm/slow", "llama/smollm2"]
-timeouts = {{ total = "20s", first_content = "2s", idle = "10s" }}
+timeouts = {{ total = "60s", first_content = "10s", idle = "10s" }}
+
+[model.impatient]
+candidates = ["litellm/summary", "llama/smollm2"]
+timeouts = {{ total = "24s", first_content = "4s", idle = "10s" }}
+
+[model.alert]
+candidates = ["llama/smollm2"]
+timeouts = {{ total = "240s", first_content = "120s", idle = "3s" }}
 
 [model.after-limited]
 candidates = ["limited/limited", "llama/smollm2"]
@@ -327,7 +343,9 @@ class Proxy(Sandbox):
         return self.process.process.pid
 
     def client(self, **options) -> openai.OpenAI:
-        return openai.OpenAI(base_url=self.base_url, api_key=self.key, **{"max_retries": 0, "timeout": 120, **options})
+        """The official SDK, without its own retries: what it is told is what the proxy said."""
+        usual = {"base_url": self.base_url, "api_key": self.key, "max_retries": 0, "timeout": 120}
+        return openai.OpenAI(**{**usual, **options})
 
     def access_lines(self) -> list:
         """The access log, oldest first."""
