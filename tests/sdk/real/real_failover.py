@@ -1,5 +1,5 @@
-"""LiteLLM goes away under traffic, the real model takes over, and LiteLLM gets its traffic back; what freezes, dies or is
-told to stop in the middle of an answer."""
+"""LiteLLM goes away under traffic, the real model takes over, and LiteLLM gets its traffic back; and what freezes, dies
+or is told to stop in the middle of an answer."""
 
 import signal
 import threading

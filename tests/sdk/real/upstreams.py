@@ -59,14 +59,19 @@ class Upstream:
                 stdout=output,
                 stderr=subprocess.STDOUT,
             )
-        while not self.answers():
-            gone = self.process.poll() is not None
-            late = time.monotonic() - started > self.ready_within
-            if gone or late:
-                self.kill()
-                raise AssertionError(f"{self.log.stem} is not there:\n{self.log.read_text(errors='replace')[-3000:]}")
-            time.sleep(0.1)
+        try:
+            while not self.answers():
+                assert self.process.poll() is None, f"{self.log.stem} ended:\n{self.said()}"
+                late = time.monotonic() - started > self.ready_within
+                assert not late, f"{self.log.stem} does not answer:\n{self.said()}"
+                time.sleep(0.1)
+        except BaseException:
+            self.kill()
+            raise
         return time.monotonic() - started
+
+    def said(self) -> str:
+        return self.log.read_text(errors="replace")[-3000:]
 
     def answers(self) -> bool:
         try:
