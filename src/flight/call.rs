@@ -11,6 +11,7 @@ use crate::domain::deadline::Deadline;
 use crate::domain::id::RequestId;
 use crate::domain::operation::Operation;
 use crate::flight::carried::Carried;
+use crate::flight::facts::LlmFacts;
 use crate::flight::trail::Trail;
 use crate::wire::risk::Assessment;
 
@@ -68,28 +69,6 @@ pub enum Facts {
     Llm(LlmFacts),
     /// A payment attempt.
     Risk(Arc<RiskFacts>),
-}
-
-/// What we read of an LLM request; everything else travels untouched.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct LlmFacts {
-    /// The caller wants server-sent events.
-    pub stream: bool,
-    /// The caller wants the usage event at the end of the stream.
-    pub include_usage: bool,
-    /// The caller sent `stream_options`, which not every provider takes.
-    pub has_stream_options: bool,
-    /// Where in the body the model's name stands, between its quotes; `None` if it is spelled with escapes.
-    pub model_at: Option<Span>,
-}
-
-/// A stretch of a body, in bytes.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Span {
-    /// Its first byte.
-    pub start: usize,
-    /// One past its last.
-    pub end: usize,
 }
 
 /// A payment attempt and the route whose rules decide it.

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use http::HeaderValue;
 
 use crate::domain::id::RequestId;
-use crate::flight::call::LlmFacts;
+use crate::flight::facts::LlmFacts;
 use crate::wire::sse::Event;
 use crate::wire::{messages, responses};
 

@@ -7,5 +7,6 @@ pub mod call;
 pub mod carried;
 pub mod ending;
 pub mod error;
+pub mod facts;
 pub mod reply;
 pub mod trail;

@@ -8,9 +8,9 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 
 use crate::config::table::LlmRoute;
 use crate::domain::operation::{Dialect, Operation};
-use crate::flight::call::{LlmFacts, Span};
 use crate::flight::carried::{Back, Carried};
 use crate::flight::error::CallError;
+use crate::flight::facts::{LlmFacts, Span};
 use crate::wire::openai::{self, DecodeError};
 use crate::wire::{messages, responses};
 

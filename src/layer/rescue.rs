@@ -269,7 +269,7 @@ fn refused(last: &AttemptError) -> Told {
     let said = last.said.as_deref();
     let message = said.map(|said| said.message.clone()).filter(|message| !message.is_empty());
     let message = message.unwrap_or_else(|| "the provider refused the request".to_owned());
-    Told::new(status, INVALID, said.and_then(|said| said.code.as_deref()), message)
+    Told::new(status, INVALID, said.and_then(|said| said.code_for_callers()), message)
 }
 
 fn timed_out(message: &str) -> Told {

@@ -184,17 +184,21 @@ impl Aggregator {
             Form::Responses => responses::read(&body, &provider),
         };
         let authorization_ok = self.is_authorized(&head.headers, form);
+        let plain = Plain::knows(operation).then(|| Plain::read(operation, &body, &provider));
+        let model = match &plain {
+            Some(plain) => plain.as_ref().map(|plain| plain.model.clone()).unwrap_or_default(),
+            None => ask.as_ref().map(|ask| ask.model.clone()).unwrap_or_default(),
+        };
         let seen = Seen {
             provider: provider.clone(),
             path: path.to_owned(),
-            model: ask.as_ref().map(|ask| ask.model.clone()).unwrap_or_default(),
+            model,
             authorization_ok,
             headers: texts(&head.headers),
             body,
             cancelled: false,
             chunks_sent: 0,
         };
-        let plain = Plain::knows(operation).then(|| Plain::read(operation, &seen.body, &provider));
         let watch = self.remember(seen);
         let turn = Turn { form, provider, number: self.0.requests.fetch_add(1, Ordering::Relaxed) + 1, watch };
         if !authorization_ok {

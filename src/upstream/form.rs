@@ -29,6 +29,8 @@ pub(super) struct Whole {
     pub(super) content: bool,
     /// It was cut by a limit or a filter, possibly before its first word.
     pub(super) cut: bool,
+    /// It says that it is finished.
+    pub(super) finished: bool,
     /// It ended by itself, so it may be used again.
     pub(super) complete: bool,
     /// It is a failure, whatever its status said.
@@ -41,12 +43,19 @@ pub(super) struct Whole {
 pub(super) struct Heard {
     pub(super) content: bool,
     pub(super) cut: bool,
+    pub(super) finished: bool,
     /// Nothing follows.
     pub(super) last: bool,
     pub(super) error: Option<EmbeddedError>,
     pub(super) usage: Option<Usage>,
     /// Its data can be read.
     pub(super) json: bool,
+}
+
+/// True if tokens were paid for an answer of no words. A model may end at once, and that is its answer: asking another, or
+/// blaming the provider, would let one prompt close a model to everybody.
+pub(super) fn wrote_nothing(usage: Option<Usage>) -> bool {
+    usage.and_then(|usage| usage.output_tokens).is_some_and(|tokens| tokens > 0)
 }
 
 impl Form {
@@ -82,6 +91,7 @@ impl Form {
                 Whole {
                     content: facts.content,
                     cut: is_cut(reason),
+                    finished: facts.finished,
                     complete: matches!(reason, Some("stop" | "tool_calls" | "function_call")),
                     error: facts.error,
                     usage: facts.usage,
@@ -90,13 +100,21 @@ impl Form {
             Self::Plain => {
                 let facts = openai::peek_reply(body)?;
                 let failed = facts.error.is_some();
-                Whole { content: !failed, cut: false, complete: !failed, error: facts.error, usage: facts.usage }
+                Whole {
+                    content: !failed,
+                    cut: false,
+                    finished: true,
+                    complete: !failed,
+                    error: facts.error,
+                    usage: facts.usage,
+                }
             }
             Self::Responses => {
                 let facts = responses::peek_reply(body)?;
                 Whole {
                     content: facts.content,
                     cut: facts.ending == Some(responses::Ending::Incomplete),
+                    finished: facts.ending.is_some(),
                     complete: facts.ending == Some(responses::Ending::Completed),
                     error: facts.error,
                     usage: facts.usage,
@@ -107,6 +125,7 @@ impl Form {
                 Whole {
                     content: facts.content,
                     cut: facts.stop == Some(messages::Stop::CutOnPurpose),
+                    finished: facts.stop.is_some(),
                     complete: facts.stop == Some(messages::Stop::Complete),
                     error: facts.error,
                     usage: facts.usage,
@@ -125,6 +144,7 @@ impl Form {
                 Heard {
                     content: facts.content,
                     cut: facts.finished && !facts.content && is_cut_chunk(&data),
+                    finished: facts.finished,
                     last,
                     error: facts.error,
                     usage: facts.usage,
@@ -135,14 +155,14 @@ impl Form {
                 let facts = responses::peek_event(event);
                 let cut = facts.ending == Some(responses::Ending::Incomplete);
                 let (content, error, usage, json) = (facts.content, facts.error, facts.usage, facts.json);
-                Heard { content, cut, last, error, usage, json }
+                Heard { content, cut, finished: facts.ending.is_some(), last, error, usage, json }
             }
             Self::Messages => {
                 let facts = messages::peek_event(event);
                 tokens.absorb(facts.tokens);
                 let cut = facts.stop == Some(messages::Stop::CutOnPurpose);
                 let (content, error, json) = (facts.content, facts.error, facts.json);
-                Heard { content, cut, last, error, usage: tokens.usage(), json }
+                Heard { content, cut, finished: facts.stop.is_some(), last, error, usage: tokens.usage(), json }
             }
         }
     }

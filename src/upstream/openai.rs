@@ -17,13 +17,14 @@ use crate::domain::clock;
 use crate::domain::operation::{Dialect, Operation};
 use crate::domain::outcome::{FailureClass, Sent};
 use crate::domain::usage::Usage;
-use crate::flight::call::{Call, LlmFacts};
+use crate::flight::call::Call;
 use crate::flight::carried::{Carried, Frame};
 use crate::flight::error::AttemptError;
+use crate::flight::facts::LlmFacts;
 use crate::flight::reply::{EventStream, Reply, ReplyBody, UsageSlot};
 use crate::upstream::attempt::Attempt;
 use crate::upstream::exchange::{ReadError, read_whole};
-use crate::upstream::form::Form;
+use crate::upstream::form::{Form, wrote_nothing};
 use crate::upstream::live::LiveUpstream;
 use crate::upstream::meaning::{classify, embedded, without_secret};
 use crate::upstream::pool::UpstreamBody;
@@ -132,11 +133,13 @@ pub async fn read(
     let Some(carried) = spoken.carried else {
         return understand(response, spoken, attempt, upstream).await.map_err(hide);
     };
-    // A piece of the story, told by the attempt that made it true.
-    let frame = Frame { call: &attempt.call.context.id, model: &upstream.names.model, created: clock::unix_seconds() };
     let reply = understand(response, spoken, attempt, upstream).await.map_err(hide)?;
-    attempt.call.context.trail.lock().left_out = carried.left_out.clone();
-    bring_back(reply, carried, &frame)
+    attempt.call.context.trail.lock().left_out.clone_from(&carried.left_out);
+    bring_back(reply, carried, &frame(attempt, upstream))
+}
+
+fn frame<'a>(attempt: &'a Attempt, upstream: &'a LiveUpstream) -> Frame<'a> {
+    Frame { call: &attempt.call.context.id, model: &upstream.names.model, created: clock::unix_seconds() }
 }
 
 /// The chat answer in the form the caller waits for.
@@ -194,7 +197,8 @@ async fn whole(
     if let Some(error) = facts.error {
         return Err(embedded(error));
     }
-    if !facts.content && !facts.cut {
+    let said = facts.content || facts.cut || facts.finished && wrote_nothing(facts.usage);
+    if !said {
         return Err(AttemptError::new(FailureClass::NoContent, Sent::Yes, "the answer has no content"));
     }
     let usage = UsageSlot::default();
@@ -214,9 +218,8 @@ async fn stream(
     let primed = prime(body, usage.clone(), reading).await?;
     let events: EventStream = match spoken.carried {
         Some(carried) => {
-            let (call, created) = (&attempt.call.context.id, clock::unix_seconds());
-            let frame = Frame { call, model: &upstream.names.model, created };
-            Box::pin(Retold::new(primed, carried.back.stream(&frame)))
+            let teller = carried.back.stream(&frame(attempt, upstream));
+            Box::pin(Retold::new(primed, teller))
         }
         None => Box::pin(primed),
     };

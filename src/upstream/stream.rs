@@ -18,7 +18,7 @@ use crate::domain::outcome::{FailureClass, Sent};
 use crate::flight::carried::Teller;
 use crate::flight::error::AttemptError;
 use crate::flight::reply::UsageSlot;
-use crate::upstream::form::Form;
+use crate::upstream::form::{Form, wrote_nothing};
 use crate::upstream::meaning::embedded;
 use crate::upstream::pool::UpstreamBody;
 use crate::wire::json_edit::{self, NullUsage};
@@ -54,6 +54,8 @@ struct Ear {
     reading: Reading,
     usage: UsageSlot,
     tokens: Tokens,
+    /// It said that it is finished.
+    finished: bool,
 }
 
 /// A stream that may be relayed: it starts with what was held back, and its content has begun.
@@ -78,7 +80,7 @@ pub struct Primed {
 /// # Cancel safety
 /// Dropping the future closes the upstream connection.
 pub async fn prime(mut body: UpstreamBody, usage: UsageSlot, reading: Reading) -> Result<Primed, AttemptError> {
-    let mut ear = Ear { reading, usage, tokens: Tokens::default() };
+    let mut ear = Ear { reading, usage, tokens: Tokens::default(), finished: false };
     let mut decoder = Decoder::new(Limits::default());
     let mut held = VecDeque::new();
     let mut held_bytes = 0;
@@ -126,9 +128,11 @@ impl Ear {
         if let Some(usage) = heard.usage {
             self.usage.set(usage);
         }
+        self.finished |= heard.finished;
         match heard.error {
             Some(error) => Err(embedded(error)),
             None if heard.content || heard.cut => Ok(true),
+            None if heard.last && self.finished && wrote_nothing(Some(self.usage.get())) => Ok(true),
             None if heard.last => Err(no_content("the stream ended before its first content")),
             None => Ok(false),
         }

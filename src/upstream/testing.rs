@@ -21,7 +21,8 @@ use crate::domain::id::UpstreamId;
 use crate::domain::operation::{Dialect, Operation};
 use crate::domain::outcome::FailureClass;
 use crate::domain::secret::{Secret, SecretSource};
-use crate::flight::call::{CacheWish, Call, CallContext, Facts, LlmFacts, RiskFacts};
+use crate::flight::call::{CacheWish, Call, CallContext, Facts, RiskFacts};
+use crate::flight::facts::LlmFacts;
 use crate::flight::reply::{Reply, ReplyBody, UsageSlot};
 use crate::flight::trail::Trail;
 use crate::sandbox::{SandboxBody, serve_connection};
@@ -209,7 +210,7 @@ pub(crate) fn llm_call_of(caller: usize, body: impl Into<Bytes>, cache: CacheWis
         stream: facts.stream,
         include_usage: facts.include_usage,
         has_stream_options: facts.has_stream_options,
-        model_at: facts.model_at(&body).map(|at| crate::flight::call::Span { start: at.start, end: at.end }),
+        model_at: facts.model_at(&body).map(|at| crate::flight::facts::Span { start: at.start, end: at.end }),
     };
     let context = CallContext { cache, ..context(&table(), caller) };
     Call {

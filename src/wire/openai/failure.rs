@@ -26,6 +26,7 @@ const STATUS_OF: &[(&str, u16)] = &[
     ("insufficient_quota", 429),
     ("billing_hard_limit_reached", 429),
     ("quota_exceeded", 429),
+    ("exceeded_current_quota_error", 429),
     ("insufficient_balance", 402),
     ("billing_error", 402),
     ("server_error", 500),
@@ -41,11 +42,14 @@ const STATUS_OF: &[(&str, u16)] = &[
     ("timeout", 504),
     ("timeout_error", 504),
     ("context_length_exceeded", 400),
+    ("exceed_context_size_error", 400),
     ("invalid_prompt", 400),
     ("content_policy_violation", 400),
     ("content_filter", 400),
     ("invalid_request_error", 400),
     ("invalid_api_key", 401),
+    // What a LiteLLM without a database says of a key it does not know, with 400 (seen with 1.106.2, Nov 2026).
+    ("no_db_connection", 401),
     ("authentication_error", 401),
     ("permission_error", 403),
     ("permission_denied", 403),
@@ -55,8 +59,21 @@ const STATUS_OF: &[(&str, u16)] = &[
 ];
 
 /// Codes and types that say money or a long allowance is used up, so that a retry soon is no use.
-const QUOTA: &[&str] =
-    &["insufficient_quota", "billing_hard_limit_reached", "quota_exceeded", "insufficient_balance", "billing_error"];
+const QUOTA: &[&str] = &[
+    "insufficient_quota",
+    "billing_hard_limit_reached",
+    "quota_exceeded",
+    "insufficient_balance",
+    "billing_error",
+    // Moonshot (<https://github.com/MoonshotAI/kimi-code/pull/1857>, read Nov 2026).
+    "exceeded_current_quota_error",
+];
+
+/// Codes and types that say our own credential is at fault, whatever the status.
+const CREDENTIALS: &[&str] = &["invalid_api_key", "authentication_error", "no_db_connection"];
+
+/// The code clients compare when a prompt is too long.
+const TOO_LONG: &str = "context_length_exceeded";
 
 /// What a provider said about a failure. The message may repeat the prompt, so debug output leaves it out.
 #[derive(Clone, PartialEq, Eq, Default)]
@@ -74,8 +91,28 @@ pub struct EmbeddedError {
 impl EmbeddedError {
     /// True if money or a long allowance is used up, rather than a rate exceeded.
     pub fn is_quota(&self) -> bool {
-        let known = |word: &Option<String>| word.as_deref().is_some_and(|word| QUOTA.contains(&word));
-        self.status == Some(402) || known(&self.code) || known(&self.kind)
+        self.status == Some(402) || self.says(QUOTA)
+    }
+
+    /// True if it is about the key it was asked with.
+    pub fn is_about_credentials(&self) -> bool {
+        self.says(CREDENTIALS)
+    }
+
+    /// The code a caller of this dialect understands. Servers that put the status or nothing there are helped out where
+    /// programs depend on it: llama.cpp says by the type that a prompt is too long, LiteLLM by the message.
+    pub fn code_for_callers(&self) -> Option<&str> {
+        let too_long =
+            self.says(&["exceed_context_size_error", TOO_LONG]) || self.message.contains("ContextWindowExceededError");
+        if too_long {
+            return Some(TOO_LONG);
+        }
+        self.code.as_deref().filter(|code| !code.bytes().all(|byte| byte.is_ascii_digit()))
+    }
+
+    fn says(&self, words: &[&str]) -> bool {
+        let known = |word: &Option<String>| word.as_deref().is_some_and(|word| words.contains(&word));
+        known(&self.code) || known(&self.kind)
     }
 }
 

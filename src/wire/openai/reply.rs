@@ -20,7 +20,7 @@ pub struct ChunkFacts {
     pub error: Option<EmbeddedError>,
     /// The token counts, if it has any.
     pub usage: Option<Usage>,
-    /// Token counts and no choice: the extra chunk of `include_usage`.
+    /// Token counts and nothing said: the extra chunk of `include_usage`, which some send with an empty choice.
     pub usage_only: bool,
     /// It is a JSON object. If not, the rest of these facts is empty.
     pub json: bool,
@@ -51,7 +51,7 @@ pub fn peek_chunk(data: &[u8]) -> ChunkFacts {
         content: choices.content,
         finished: choices.finish_reason.is_some(),
         usage: top.usage,
-        usage_only: top.usage.is_some() && !choices.any,
+        usage_only: top.usage.is_some() && !choices.content && choices.finish_reason.is_none(),
         json: true,
         error: failure(top.error, choices.error, top.flat),
     }

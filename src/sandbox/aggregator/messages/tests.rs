@@ -143,7 +143,8 @@ async fn the_first_tool_is_used_and_once_it_answered_text_follows() {
 #[tokio::test(start_paused = true)]
 async fn either_form_of_the_key_is_taken_and_errors_have_this_forms_body() {
     let version = ("anthropic-version", "2023-06-01");
-    let cases: [(&[(&str, &str)], u16, &str); 5] = [
+    type Case<'a> = (&'a [(&'a str, &'a str)], u16, &'a str);
+    let cases: [Case<'_>; 5] = [
         (&[("authorization", "Bearer sk-sandbox"), version], 200, ""),
         (&[("x-api-key", "sk-sandbox"), version], 200, ""),
         (&[("x-api-key", "sk-other"), version], 401, "authentication_error"),
