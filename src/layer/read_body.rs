@@ -16,6 +16,7 @@ use crate::flight::arrival::{Arrival, Pinned};
 use crate::flight::error::CallError;
 use crate::flight::reply::Reply;
 use crate::layer::{BoxFuture, always_ready};
+use crate::upstream::patience::within;
 
 /// Makes [`ReadBody`].
 #[derive(Clone, Copy)]
@@ -88,7 +89,7 @@ where
     let mut first = Bytes::new();
     let mut rest = BytesMut::new();
     while !body.is_end_stream() {
-        let frame = tokio::time::timeout(idle, body.frame()).await.map_err(|_| CallError::BodyIncomplete)?;
+        let frame = within(idle, body.frame()).await.map_err(|_| CallError::BodyIncomplete)?;
         let Some(frame) = frame else { break };
         // Trailers are dropped: they are never merged into headers.
         let frame = frame.map_err(|_| CallError::Framing("the request body is malformed or broke off"))?;

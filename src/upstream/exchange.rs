@@ -6,11 +6,11 @@ use bytes::{Bytes, BytesMut};
 use http::{Request, Response};
 use http_body::Body as _;
 use http_body_util::{BodyExt, Full};
-use tokio::time::timeout;
 
 use crate::domain::outcome::{FailureClass, Sent};
 use crate::flight::error::AttemptError;
 use crate::upstream::live::LiveProvider;
+use crate::upstream::patience::within;
 use crate::upstream::pool::{ExchangeError, UpstreamBody};
 
 /// Exchanges one request for a response head. A kept connection that died under a call which may be repeated gets one
@@ -24,7 +24,8 @@ pub(super) async fn exchange(
 ) -> Result<Response<UpstreamBody>, AttemptError> {
     let result = match (provider.pool.exchange(request, connect).await, again) {
         (Err(ExchangeError::Broken { reused: true, .. }), Some(again)) => {
-            provider.pool.exchange_fresh(again(), connect).await
+            // Boxed because it is rare: a future has room for its largest step, and every attempt carries that.
+            Box::pin(provider.pool.exchange_fresh(again(), connect)).await
         }
         (result, _) => result,
     };
@@ -65,7 +66,7 @@ pub(super) async fn read_whole(mut body: UpstreamBody, limit: usize, idle: Durat
     let mut first = Bytes::new();
     let mut rest = BytesMut::new();
     while !body.is_over() {
-        let Some(frame) = timeout(idle, body.frame()).await.map_err(|_| ReadError::Stalled)? else { break };
+        let Some(frame) = within(idle, body.frame()).await.map_err(|_| ReadError::Stalled)? else { break };
         let Ok(chunk) = frame.map_err(|_| ReadError::Broken)?.into_data() else { continue };
         if first.len() + rest.len() + chunk.len() > limit {
             return Err(ReadError::TooLarge);

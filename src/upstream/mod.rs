@@ -10,6 +10,7 @@ pub mod limiter;
 pub mod live;
 mod meaning;
 pub mod openai;
+pub mod patience;
 pub mod pool;
 pub mod retry_after;
 pub mod send;

@@ -161,18 +161,19 @@ async fn understand(
     let sifted = sift(&head.headers);
     attempt.call.context.trail.lock().upstream_request_id = sifted.their_id;
     if head.status != StatusCode::OK {
-        let body = read_whole(body, ERROR_BYTES, attempt.idle.min(ERROR_PATIENCE)).await.unwrap_or_default();
+        let patience = attempt.idle.min(ERROR_PATIENCE);
+        let body = Box::pin(read_whole(body, ERROR_BYTES, patience)).await.unwrap_or_default();
         return Err(refusal(&head, &body, &upstream.candidate.provider));
     }
     if sifted.is_compressed {
         return Err(bad_reply("the answer is compressed though nobody asked for that"));
     }
     match (spoken.facts.stream, sifted.is_stream) {
-        (true, true) => stream(sifted.passed, body, (spoken, attempt, upstream)).await,
+        (true, true) => Box::pin(stream(sifted.passed, body, (spoken, attempt, upstream))).await,
         (false, false) => whole(sifted.passed, body, spoken, attempt).await,
         (true, false) => {
             // Some aggregators answer a stream request with a plain error object and status 200.
-            let body = read_whole(body, ERROR_BYTES, attempt.idle).await.unwrap_or_default();
+            let body = Box::pin(read_whole(body, ERROR_BYTES, attempt.idle)).await.unwrap_or_default();
             Err(spoken
                 .form()
                 .whole(&body)

@@ -98,7 +98,8 @@ impl Pool {
                 Ok(response) => return Ok(response),
             }
         }
-        self.exchange_fresh(request, connect).await
+        // Boxed because it is rare, and large with all that dialling takes.
+        Box::pin(self.exchange_fresh(request, connect)).await
     }
 
     /// As [`Pool::exchange`], on a connection nobody used before.
@@ -180,7 +181,7 @@ impl Pool {
 
 /// A connection whose request was answered before it was read to its end may never be ready again.
 async fn is_ready(sender: &mut SendRequest<Full<Bytes>>) -> bool {
-    sender.is_ready() || matches!(timeout(READY_LIMIT, sender.ready()).await, Ok(Ok(())))
+    sender.is_ready() || matches!(Box::pin(timeout(READY_LIMIT, sender.ready())).await, Ok(Ok(())))
 }
 
 impl ExchangeError {

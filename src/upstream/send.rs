@@ -33,18 +33,21 @@ pub async fn send(attempt: Attempt, upstream: Arc<LiveUpstream>) -> Result<Reply
                 exchange(&upstream.provider, request(), attempt.connect, repeatable.then_some(request)).await?;
             openai::read(response, &spoken, &attempt, &upstream).await
         }
-        Protocol::DiHmac => {
+        // Boxed, so that a chat call does not carry the room an assessment needs.
+        Protocol::DiHmac => Box::pin(assess(attempt, upstream)).await,
+    }
+}
+
+async fn assess(attempt: Attempt, upstream: Arc<LiveUpstream>) -> Result<Reply, AttemptError> {
+    let token = di::token(&attempt, &upstream).await?;
+    match di::assess(&attempt, &upstream, &token).await {
+        // The one failure that proves nothing was processed: the token was refused at the door.
+        Err(error) if di::is_stale_token(&error) => {
+            upstream.provider.token.drop_token(&token);
             let token = di::token(&attempt, &upstream).await?;
-            match di::assess(&attempt, &upstream, &token).await {
-                // The one failure that proves nothing was processed: the token was refused at the door.
-                Err(error) if di::is_stale_token(&error) => {
-                    upstream.provider.token.drop_token(&token);
-                    let token = di::token(&attempt, &upstream).await?;
-                    di::assess(&attempt, &upstream, &token).await
-                }
-                result => result,
-            }
+            di::assess(&attempt, &upstream, &token).await
         }
+        result => result,
     }
 }
 

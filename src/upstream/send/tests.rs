@@ -54,6 +54,13 @@ impl Judge {
     }
 }
 
+#[test]
+fn an_attempt_is_small_enough_to_be_moved_to_the_heap_for_each_call() {
+    let upstream = live("agg/fast", &Memory::scripted(|_, _| async {}));
+    let size = size_of_val(&send(attempt(llm_call(r#"{"model":"m","messages":[]}"#)), upstream));
+    assert!(size <= 2048, "{size} bytes: box what is rare");
+}
+
 #[tokio::test]
 async fn an_authentic_verdict_becomes_a_decision() {
     let judge = Judge::new();
