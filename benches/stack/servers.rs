@@ -31,7 +31,7 @@ pub fn null(listen: &str) {
         let answer = answer.clone();
         async move {
             let body = request.into_body().collect().await?.to_bytes();
-            let streaming = body.windows(13).any(|window| window == b"\"stream\":true");
+            let streaming = memchr::memmem::find(&body, b"\"stream\":true").is_some();
             let (kind, body) = if streaming {
                 ("text/event-stream", Either::Left(Chunks { left: CHUNKS + 1, timer: interval(CHUNK_EVERY) }))
             } else {
