@@ -18,8 +18,7 @@ sys.path.insert(0, str(HERE.parent))
 
 from harness import ROOT, Process, Sandbox, exchange  # noqa: E402
 
-# Surfaces the proxy has now; a case of any other is not collected. Extend this line when a surface arrives. The same
-# line is read by scripts/matrix.
+# Surfaces the proxy has now; a case of any other is not collected. Extend this line when a surface arrives.
 DEFAULT_SURFACES = "chat"
 SURFACES = frozenset(os.environ.get("WEIGHBRIDGE_MATRIX_SURFACES", DEFAULT_SURFACES).replace(",", " ").split())
 
@@ -106,7 +105,7 @@ class Proxy:
     def __init__(self, description: dict, client: str):
         self.client = client
         self.data, self.base_url, self.admin = (description[name] for name in ("data", "base_url", "admin"))
-        self.log = Path(description["log"])
+        self.log, self.operations = Path(description["log"]), description["operations"]
         self.key = key_of(client)
         self.sandbox_key = description["api_key"]
         self.mark()
@@ -156,7 +155,7 @@ class Proxy:
         return calls[0]
 
     def was(self, call: dict, surface: str = "chat", status: int = 200, outcome: str = "ok"):
-        assert (call["operation"], call["status"], call["outcome"]) == (OPERATIONS[surface], status, outcome), call
+        assert (call["operation"], call["status"], call["outcome"]) == (self.operations[surface], status, outcome), call
         if outcome == "ok":
             assert call["attempts"].endswith(":ok"), call
 
@@ -181,7 +180,7 @@ class Proxy:
         """Of two calls in a row the second was refused once, waited as long as it was told, and was then answered."""
         calls = self.calls()
         assert [call["status"] for call in calls] == [200, 429, 200], calls
-        assert calls[1]["outcome"] == "rate_limited" and calls[1]["operation"] == OPERATIONS[surface]
+        assert calls[1]["outcome"] == "rate_limited" and calls[1]["operation"] == self.operations[surface]
         assert HINT - 0.4 <= took <= at_most, f"it took {took:.2f} s and was told {HINT} s"
 
     def truncated(self, surface: str = "chat"):

@@ -195,6 +195,6 @@ def test_a_stream_that_is_cut_raises(proxy, surface):
 
     with pytest.raises((openai.APIError, InstructorRetryException)) as caught:
         asyncio.run(read())
-    assert inner(caught.value).code == "upstream_truncated"
+    assert "before its answer was complete" in str(inner(caught.value))
     assert not any(stage.field_8 for stage in stages)
     proxy.truncated(surface)

@@ -120,10 +120,11 @@ def test_a_stream_that_is_closed_is_let_go(proxy, surface):
 def test_a_stream_that_is_cut_never_looks_complete(proxy, surface):
     proxy.heal(CUT)
     pieces = []
-    with pytest.raises(openai.APIError) as caught:
+    # What the SDK does not take for an error on the way is one to LangChain, of a class of its own choice.
+    with pytest.raises((openai.APIError, ValueError)) as caught:
         for chunk in model(proxy, surface, CUT).stream(Question().text):
             pieces.append(chunk)
-    assert caught.value.code == "upstream_truncated"
+    assert "before its answer was complete" in str(caught.value)
     broken_off("".join(piece.text for piece in pieces))
     assert not any(piece.response_metadata.get("finish_reason") for piece in pieces)
     proxy.truncated(surface)

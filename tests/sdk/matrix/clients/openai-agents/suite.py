@@ -4,8 +4,16 @@ import asyncio
 
 import openai
 import pytest
-from agents import Agent, ModelSettings, OpenAIChatCompletionsModel, OpenAIResponsesModel, Runner, function_tool
-from agents import set_tracing_disabled
+from agents import (
+    Agent,
+    ModelSettings,
+    OpenAIChatCompletionsModel,
+    OpenAIResponsesModel,
+    Runner,
+    function_tool,
+    set_tracing_disabled,
+)
+from agents.exceptions import AgentsException
 from agents.items import ToolCallItem, ToolCallOutputItem
 from shared import CUT, MODEL, STALL, WRONG_KEY, Question, broken_off, said_after
 
@@ -157,8 +165,8 @@ def test_a_run_that_is_cut_raises(proxy, surface):
         result = Runner.run_streamed(agent(proxy, surface, CUT), Question().text)
         await text_deltas(result.stream_events(), texts)
 
-    with pytest.raises(openai.APIError) as caught:
+    with pytest.raises((openai.APIError, AgentsException)) as caught:
         asyncio.run(run())
-    assert caught.value.code == "upstream_truncated"
+    assert "before its answer was complete" in str(caught.value)
     broken_off("".join(texts))
     proxy.truncated(surface)
