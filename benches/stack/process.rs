@@ -167,7 +167,7 @@ impl Kind {
 /// A proxy in front of the upstream.
 pub struct Proxy {
     running: Running,
-    _folder: TempDir,
+    _folders: [TempDir; 2],
 }
 
 impl Proxy {
@@ -178,8 +178,10 @@ impl Proxy {
         let words = [prefix, &kind.words(listen, upstream.address(), &folder)].concat();
         let mut command = pinned.command("0", &words);
         command.env("WEIGHBRIDGE_BENCH_KEY", "null-upstream-key-0123456789abcdef0123456789");
-        let running = Running::start(command, listen, &folder.path().join("log"));
-        Self { running, _folder: folder }
+        // Not beside the configuration: its folder is watched, and each line of the log would be an event.
+        let log = TempDir::new().unwrap();
+        let running = Running::start(command, listen, &log.path().join("log"));
+        Self { running, _folders: [folder, log] }
     }
 
     /// Where it listens.

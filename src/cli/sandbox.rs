@@ -25,6 +25,7 @@ use crate::config::error::{Style, render_all};
 use crate::config::source::SourceFile;
 use crate::config::table::{Auth, BaseUrl, Protocol, RoutingTable};
 use crate::domain::id::ProviderId;
+use crate::domain::operation::Operation;
 use crate::domain::secret::{Secret, SecretSource};
 use crate::gateway::reload::{Origin, Overlays, Rewiring};
 use crate::sandbox::aggregator::{Aggregator, AggregatorConfig, MAGIC_MODELS};
@@ -123,20 +124,27 @@ fn rewiring([alipay, aggregator]: [SocketAddr; 2]) -> Rewiring {
     })
 }
 
-/// A caller with our key, and the magic models, each with a steady one behind it.
+/// A caller with our key, and the magic models, each with a steady one behind it: the first answers every operation in
+/// its own form, the steady one leaves Responses and Messages to be carried over chat.
 fn overlays(caller_key: &str) -> Overlays {
     let digest = sha256_hex(caller_key.as_bytes());
     let mut routes =
         format!("version = 1\n[[caller]]\nid = \"sandbox\"\nkey_digest = \"sha256:{digest}\"\nallow = [\"*\"]\n");
-    let provider = |id: &str| {
+    let everything = Operation::ALL.into_iter().filter(|operation| operation.asks_a_model());
+    let carried = |operation: &Operation| operation.carried_by().is_none() && *operation != Operation::CountTokens;
+    let listed = |operations: Vec<Operation>| {
+        operations.iter().map(|operation| format!("\"{}\"", operation.label())).collect::<Vec<_>>().join(", ")
+    };
+    let provider = |id: &str, operations: &str| {
         format!(
             "id = \"{id}\"\nprotocol = \"openai\"\nbase_url = \"http://127.0.0.1/v1\"\nallow_private = true\n\
          source = {{ url = \"https://weighbridge.invalid/sandbox\", checked = \"2026-11-22\" }}\n\
-         auth = {{ kind = \"bearer\", secret_env = \"SANDBOX_KEY\" }}\noperations = [\"chat.completions\"]\n"
+         auth = {{ kind = \"bearer\", secret_env = \"SANDBOX_KEY\" }}\noperations = [{operations}]\n"
         )
     };
-    let mut magic = provider(MAGIC);
-    let steady = provider(STEADY) + "[[model]]\nid = \"steady\"\nname = \"steady\"\n";
+    let mut magic = provider(MAGIC, &listed(everything.clone().collect()));
+    let steady = provider(STEADY, &listed(everything.filter(carried).collect()))
+        + "[[model]]\nid = \"steady\"\nname = \"steady\"\n";
     for (name, ..) in MAGIC_MODELS {
         let behind = if *name == "steady" { String::new() } else { format!(", \"{STEADY}/steady\"") };
         let _ = write!(

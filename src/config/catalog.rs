@@ -85,7 +85,7 @@ impl Catalog {
         }
         let Some(provider) = self.find(candidate, &candidate.value)? else { return Ok(None) };
         check_protocol(candidate, provider, Protocol::DiHmac)?;
-        check_operation(candidate, provider, Operation::RiskAssess)?;
+        check_operation(candidate, provider, Operation::RiskAssess, |operation| operation == Operation::RiskAssess)?;
         Ok(Some(Pick { provider: candidate.value.clone(), model: None }))
     }
 
@@ -120,7 +120,7 @@ impl Catalog {
     fn llm_provider(&self, candidate: &Field<String>, id: &str) -> Result<Option<&RawProvider>, Mistake> {
         let Some(provider) = self.find(candidate, id)? else { return Ok(None) };
         check_protocol(candidate, provider, Protocol::OpenAi)?;
-        check_operation(candidate, provider, Operation::ChatCompletions)?;
+        check_operation(candidate, provider, Operation::ChatCompletions, Operation::asks_a_model)?;
         Ok(Some(provider))
     }
 
@@ -185,10 +185,16 @@ fn check_protocol(candidate: &Field<String>, provider: &RawProvider, wanted: Pro
     }
 }
 
-fn check_operation(candidate: &Field<String>, provider: &RawProvider, wanted: Operation) -> Result<(), Mistake> {
+/// Whether some operation of the provider is of use here; `wanted` is the one to name if not.
+fn check_operation(
+    candidate: &Field<String>,
+    provider: &RawProvider,
+    wanted: Operation,
+    of_use: impl Fn(Operation) -> bool,
+) -> Result<(), Mistake> {
     let Some(operations) = &provider.operations else { return Ok(()) };
     // An operation that could not be read has been reported and may be the wanted one.
-    if operations.value.offers(wanted) {
+    if operations.value.offers(of_use) {
         return Ok(());
     }
     let mistake = candidate.mistake(Code::Conflict, format!("the provider does not offer {}", wanted.label()));

@@ -69,7 +69,8 @@ impl Money {
 
 impl fmt::Display for Money {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} {}", decimal(self.minor, self.currency.exponent(), self.currency.exponent()), self.currency)
+        let exponent = self.currency.exponent();
+        written(f, &Decimal::new(self.minor, exponent, exponent), self.currency)
     }
 }
 
@@ -103,13 +104,17 @@ impl Cost {
 
     /// The number alone, as major units: at least the currency's decimals, no trailing zeros beyond them.
     pub fn amount(self) -> String {
-        decimal(self.micro, 6, self.currency.exponent())
+        self.decimal().as_str().to_owned()
+    }
+
+    fn decimal(self) -> Decimal {
+        Decimal::new(self.micro, 6, self.currency.exponent())
     }
 }
 
 impl fmt::Display for Cost {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} {}", self.amount(), self.currency)
+        written(f, &self.decimal(), self.currency)
     }
 }
 
@@ -162,17 +167,58 @@ fn scaled(text: &str, exponent: u8) -> Result<i64, ScaleError> {
         .ok_or(ScaleError::TooLarge)
 }
 
-/// Writes an integer scaled by 10^`exponent` with at least `least` decimals and no further trailing zeros.
-fn decimal(value: i64, exponent: u8, least: u8) -> String {
-    let (exponent, least) = (usize::from(exponent), usize::from(least));
-    let digits = format!("{:0>width$}", value.unsigned_abs(), width = exponent + 1);
-    let (whole, fraction) = digits.split_at(digits.len() - exponent);
-    let mut fraction = fraction.to_owned();
-    while fraction.len() > least && fraction.ends_with('0') {
-        fraction.pop();
+fn written(f: &mut fmt::Formatter<'_>, number: &Decimal, currency: Currency) -> fmt::Result {
+    f.write_str(number.as_str())?;
+    f.write_str(" ")?;
+    f.write_str(currency.code())
+}
+
+/// An integer scaled by 10^exponent, in digits. Made on the stack: every call's cost is written twice.
+struct Decimal {
+    bytes: [u8; Self::ROOM],
+    start: usize,
+}
+
+impl Decimal {
+    /// Twenty digits, the zeros before them, a point and a sign.
+    const ROOM: usize = 48;
+
+    /// With at least `least` decimals and no further trailing zeros.
+    fn new(value: i64, exponent: u8, least: u8) -> Self {
+        let mut text = Self { bytes: [0; Self::ROOM], start: Self::ROOM };
+        let mut rest = value.unsigned_abs();
+        for place in 0..=exponent.min(24) {
+            let digit = (rest % 10) as u8;
+            let point = place == exponent && text.start < Self::ROOM;
+            if point {
+                text.put(b'.');
+            }
+            if place == exponent || digit != 0 || place + least >= exponent || text.start < Self::ROOM {
+                text.put(b'0' + digit);
+            }
+            rest /= 10;
+        }
+        while rest > 0 {
+            text.put(b'0' + (rest % 10) as u8);
+            rest /= 10;
+        }
+        if value < 0 {
+            text.put(b'-');
+        }
+        text
     }
-    let sign = if value < 0 { "-" } else { "" };
-    if fraction.is_empty() { format!("{sign}{whole}") } else { format!("{sign}{whole}.{fraction}") }
+
+    /// Digits come from the right.
+    fn put(&mut self, byte: u8) {
+        self.start = self.start.saturating_sub(1);
+        if let Some(place) = self.bytes.get_mut(self.start) {
+            *place = byte;
+        }
+    }
+
+    fn as_str(&self) -> &str {
+        self.bytes.get(self.start..).and_then(|bytes| std::str::from_utf8(bytes).ok()).unwrap_or_default()
+    }
 }
 
 #[cfg(test)]
@@ -231,7 +277,7 @@ mod tests {
         #[test]
         fn an_amount_survives_being_written_and_read(minor in 1..=LARGEST_MINOR, code in prop::sample::select(vec!["CNY", "JPY", "KWD"])) {
             let currency = currency(code);
-            let text = decimal(minor, currency.exponent(), currency.exponent());
+            let text = Decimal::new(minor, currency.exponent(), currency.exponent()).as_str().to_owned();
             prop_assert_eq!(Money::parse(&text, currency), Ok(Money { minor, currency }));
         }
 

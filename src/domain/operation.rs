@@ -1,10 +1,24 @@
 //! What a caller may ask for, and how safely it may be asked twice.
 
 /// One thing the data plane can do.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum Operation {
     /// `POST /v1/chat/completions`
     ChatCompletions,
+    /// `POST /v1/completions`
+    Completions,
+    /// `POST /v1/embeddings`
+    Embeddings,
+    /// `POST /v1/responses`
+    Responses,
+    /// `POST /v1/messages`
+    Messages,
+    /// `POST /v1/messages/count_tokens`
+    CountTokens,
+    /// `POST /v1/moderations`
+    Moderations,
+    /// `POST /v1/images/generations`
+    Images,
     /// `GET /v1/models`
     ModelsList,
     /// `GET /v1/models/{id}`
@@ -24,11 +38,15 @@ pub enum Safety {
     AtMostOnce,
 }
 
-/// The family of bodies and errors a path speaks.
+/// The family of errors and stream endings a path speaks.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Dialect {
-    /// OpenAI's error object.
+    /// OpenAI's error object; streams end in `[DONE]`.
     OpenAi,
+    /// OpenAI's error object; streams end in an event of their own.
+    Responses,
+    /// Anthropic's error object; streams end in an event of their own.
+    Anthropic,
     /// RFC 9457 problem details.
     Problem,
 }
@@ -44,41 +62,91 @@ pub enum TrafficClass {
 
 impl Operation {
     /// Every operation, for tables.
-    pub const ALL: [Self; 4] = [Self::ChatCompletions, Self::ModelsList, Self::ModelsGet, Self::RiskAssess];
+    pub const ALL: [Self; 11] = [
+        Self::ChatCompletions,
+        Self::Completions,
+        Self::Embeddings,
+        Self::Responses,
+        Self::Messages,
+        Self::CountTokens,
+        Self::Moderations,
+        Self::Images,
+        Self::ModelsList,
+        Self::ModelsGet,
+        Self::RiskAssess,
+    ];
 
     /// The name used in provider files, logs and metrics.
     pub fn label(self) -> &'static str {
         match self {
             Self::ChatCompletions => "chat.completions",
+            Self::Completions => "completions",
+            Self::Embeddings => "embeddings",
+            Self::Responses => "responses",
+            Self::Messages => "messages",
+            Self::CountTokens => "messages.count_tokens",
+            Self::Moderations => "moderations",
+            Self::Images => "images.generations",
             Self::ModelsList => "models.list",
             Self::ModelsGet => "models.get",
             Self::RiskAssess => "risk.assess",
         }
     }
 
-    /// The default safety; a dialect may know better (`di-hmac` defines `Idempotency-Key`).
-    pub fn safety(self) -> Safety {
+    /// Where callers find it. Below `/v1` providers have the same path.
+    pub fn path(self) -> &'static str {
         match self {
-            Self::ChatCompletions => Safety::Repeatable,
-            Self::ModelsList | Self::ModelsGet => Safety::ReadOnly,
-            Self::RiskAssess => Safety::AtMostOnce,
+            Self::ChatCompletions => "/v1/chat/completions",
+            Self::Completions => "/v1/completions",
+            Self::Embeddings => "/v1/embeddings",
+            Self::Responses => "/v1/responses",
+            Self::Messages => "/v1/messages",
+            Self::CountTokens => "/v1/messages/count_tokens",
+            Self::Moderations => "/v1/moderations",
+            Self::Images => "/v1/images/generations",
+            Self::ModelsList => "/v1/models",
+            Self::ModelsGet => "/v1/models/{*id}",
+            Self::RiskAssess => "/v1/risk/assessments",
         }
     }
 
-    /// How errors on this operation are written.
+    /// True if it is asked for with GET; the others take POST.
+    pub fn is_get(self) -> bool {
+        matches!(self, Self::ModelsList | Self::ModelsGet)
+    }
+
+    /// True if a model of some provider answers it.
+    pub fn asks_a_model(self) -> bool {
+        !matches!(self, Self::ModelsList | Self::ModelsGet | Self::RiskAssess)
+    }
+
+    /// What it can be turned into for a provider that does not have it.
+    pub fn carried_by(self) -> Option<Self> {
+        matches!(self, Self::Responses | Self::Messages).then_some(Self::ChatCompletions)
+    }
+
+    /// The default safety; a dialect may know better (`di-hmac` defines `Idempotency-Key`).
+    pub fn safety(self) -> Safety {
+        match self {
+            Self::ModelsList | Self::ModelsGet => Safety::ReadOnly,
+            Self::RiskAssess => Safety::AtMostOnce,
+            _ => Safety::Repeatable,
+        }
+    }
+
+    /// How errors on this operation are written, and how its streams end.
     pub fn dialect(self) -> Dialect {
         match self {
-            Self::ChatCompletions | Self::ModelsList | Self::ModelsGet => Dialect::OpenAi,
             Self::RiskAssess => Dialect::Problem,
+            Self::Messages | Self::CountTokens => Dialect::Anthropic,
+            Self::Responses => Dialect::Responses,
+            _ => Dialect::OpenAi,
         }
     }
 
     /// Whose capacity it uses.
     pub fn class(self) -> TrafficClass {
-        match self {
-            Self::ChatCompletions | Self::ModelsList | Self::ModelsGet => TrafficClass::Llm,
-            Self::RiskAssess => TrafficClass::Risk,
-        }
+        if self == Self::RiskAssess { TrafficClass::Risk } else { TrafficClass::Llm }
     }
 }
 

@@ -3,12 +3,15 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use http::HeaderMap;
 use tokio::time::Instant;
 
 use crate::config::table::{Caller, RiskRoute};
 use crate::domain::deadline::Deadline;
 use crate::domain::id::RequestId;
 use crate::domain::operation::Operation;
+use crate::flight::carried::Carried;
+use crate::flight::facts::LlmFacts;
 use crate::flight::trail::Trail;
 use crate::wire::risk::Assessment;
 
@@ -21,6 +24,8 @@ pub struct Call {
     pub body: Bytes,
     /// The few facts read from it.
     pub facts: Facts,
+    /// The same as chat completions, if some candidate needs that.
+    pub carried: Option<Arc<Carried>>,
     /// Who, when, until when.
     pub context: Arc<CallContext>,
     /// No attempt may outlive this.
@@ -39,6 +44,8 @@ pub struct CallContext {
     pub trail: Trail,
     /// What the caller wants of the answer cache.
     pub cache: CacheWish,
+    /// Headers of the caller's that providers of this form need; empty for most.
+    pub forwarded: HeaderMap,
 }
 
 /// `wb-cache`: the caller's word on the answer cache.
@@ -62,28 +69,6 @@ pub enum Facts {
     Llm(LlmFacts),
     /// A payment attempt.
     Risk(Arc<RiskFacts>),
-}
-
-/// What we read of an LLM request; everything else travels untouched.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct LlmFacts {
-    /// The caller wants server-sent events.
-    pub stream: bool,
-    /// The caller wants the usage event at the end of the stream.
-    pub include_usage: bool,
-    /// The caller sent `stream_options`, which not every provider takes.
-    pub has_stream_options: bool,
-    /// Where in the body the model's name stands, between its quotes; `None` if it is spelled with escapes.
-    pub model_at: Option<Span>,
-}
-
-/// A stretch of a body, in bytes.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Span {
-    /// Its first byte.
-    pub start: usize,
-    /// One past its last.
-    pub end: usize,
 }
 
 /// A payment attempt and the route whose rules decide it.

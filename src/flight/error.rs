@@ -96,7 +96,7 @@ pub enum CallError {
         /// What is wrong, without quoting it.
         message: String,
         /// Which parameter.
-        param: Option<&'static str>,
+        param: Option<String>,
     },
     /// Bad fields of a risk request, all of them.
     #[error("{} bad fields", .0.len())]
@@ -106,6 +106,12 @@ pub enum CallError {
     UnknownModel {
         /// The name asked for, if it is short and plain.
         model: String,
+    },
+    /// The model exists, and no provider of it has this operation.
+    #[error("no provider of this model offers {operation}")]
+    NotOffered {
+        /// What was asked for.
+        operation: &'static str,
     },
     /// The id was used with another body.
     #[error("out_trade_no was used before with another body")]
@@ -150,6 +156,7 @@ impl CallError {
             Self::BadRequest { .. } => "bad_request",
             Self::BadFields(_) => "bad_fields",
             Self::UnknownModel { .. } => "unknown_model",
+            Self::NotOffered { .. } => "not_offered",
             Self::Conflict => "conflict",
             Self::NotCached => "not_cached",
             Self::Exhausted { last, .. } => last.class.label(),

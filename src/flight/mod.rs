@@ -4,6 +4,9 @@
 pub mod allowance;
 pub mod arrival;
 pub mod call;
+pub mod carried;
+pub mod ending;
 pub mod error;
+pub mod facts;
 pub mod reply;
 pub mod trail;

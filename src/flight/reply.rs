@@ -16,9 +16,11 @@ use http_body::{Frame, SizeHint};
 
 use crate::domain::decision::Decision;
 use crate::domain::id::RequestId;
+use crate::domain::operation::Dialect;
 use crate::domain::outcome::{End, FailureClass};
 use crate::domain::usage::Usage;
-use crate::wire::openai::{ErrorBody, error_event};
+use crate::flight::ending;
+use crate::wire::openai::ErrorBody;
 use crate::wire::sse::Event;
 
 /// A status, the few headers that may pass, and a body.
@@ -76,6 +78,7 @@ pub struct ReplyBody {
     hooks: Vec<EndHook>,
     bytes: u64,
     call: Option<RequestId>,
+    dialect: Dialect,
 }
 
 enum Content {
@@ -92,13 +95,22 @@ impl ReplyBody {
         Self::new(Content::Whole(bytes))
     }
 
-    /// A stream of events, from its first content on.
-    pub fn events(events: EventStream) -> Self {
-        Self::new(Content::Events(events))
+    /// A stream of events, from its first content on, that ends as `dialect` ends streams.
+    pub fn events(events: EventStream, dialect: Dialect) -> Self {
+        let mut body = Self::new(Content::Events(events));
+        body.dialect = dialect;
+        body
     }
 
     fn new(content: Content) -> Self {
-        Self { content, interrupts: Vec::new(), hooks: Vec::with_capacity(8), bytes: 0, call: None }
+        Self {
+            content,
+            interrupts: Vec::new(),
+            hooks: Vec::with_capacity(8),
+            bytes: 0,
+            call: None,
+            dialect: Dialect::OpenAi,
+        }
     }
 
     /// Runs `hook` exactly once when the body ends, also when it is dropped. Hooks run in the order they were added, from
@@ -154,7 +166,8 @@ impl ReplyBody {
     }
 
     fn fail(&mut self, end: End) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        let event = error_event(&describe(end), self.call.as_ref().map_or("", RequestId::as_str));
+        let call = self.call.as_ref().map_or("", RequestId::as_str);
+        let event = ending::error_event(self.dialect, &describe(end), call);
         let frame = self.hand_out(event.raw().clone());
         self.finish(end);
         frame
@@ -164,7 +177,7 @@ impl ReplyBody {
         let Content::Events(events) = &mut self.content else { return Poll::Ready(None) };
         match events.as_mut().poll_next(cx) {
             Poll::Ready(Some(Ok(event))) => {
-                if event.is_done() {
+                if ending::is_last(self.dialect, &event) {
                     self.content = Content::Closing;
                 }
                 self.hand_out(event.raw().clone())

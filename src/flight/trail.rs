@@ -126,6 +126,8 @@ pub struct Story {
     pub served: Option<Arc<UpstreamNames>>,
     /// The provider's own id of the call.
     pub upstream_request_id: Option<HeaderValue>,
+    /// What of the request the provider's form could not say.
+    pub left_out: Option<HeaderValue>,
     /// What the cache did.
     pub cache: CacheNote,
     /// What is left of the caller's rate limit, if it has one.

@@ -8,19 +8,22 @@ use futures_util::future::{Either, Ready, ready};
 use http::header::CONTENT_TYPE;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use matchit::Router;
-use tower::{Layer, Service, ServiceExt};
+use tower::{Layer, Service};
 
 use crate::domain::deadline::Deadline;
 use crate::domain::operation::Operation;
 use crate::flight::arrival::{Arrival, LiveCaller};
-use crate::flight::call::{CacheWish, Call, CallContext, Facts, LlmFacts, RiskFacts, Span};
+use crate::flight::call::{CacheWish, Call, CallContext, Facts, RiskFacts};
 use crate::flight::error::CallError;
 use crate::flight::reply::{Reply, ReplyBody, UsageSlot};
+use crate::gateway::decode::{Decoded, carry, decode, forwarded};
 use crate::gateway::snapshot::{ReadyRoute, Snapshot};
+use crate::layer::answering::{Act, Answering, Gated};
 use crate::layer::{BoxFuture, always_ready};
 use crate::routing::select::{self, NoRoute};
-use crate::wire::openai::{model_object, models_list, peek_request};
-use crate::wire::risk::{DecisionView, decode, encode_decision};
+use crate::telemetry::cells::Held;
+use crate::wire::openai::{model_object, models_list};
+use crate::wire::risk::{self, DecisionView, encode_decision};
 
 /// Who made the models, as `GET /v1/models` says it.
 const OWNER: &str = "weighbridge";
@@ -33,16 +36,11 @@ const SDK_READ_TIMEOUT: HeaderName = HeaderName::from_static("x-stainless-read-t
 
 /// The path table: exact paths, one method each.
 static PATHS: LazyLock<Router<(Method, &'static str, Operation)>> = LazyLock::new(|| {
-    let table = [
-        ("/v1/chat/completions", Method::POST, "POST", Operation::ChatCompletions),
-        ("/v1/models", Method::GET, "GET", Operation::ModelsList),
-        ("/v1/models/{*id}", Method::GET, "GET", Operation::ModelsGet),
-        ("/v1/risk/assessments", Method::POST, "POST", Operation::RiskAssess),
-    ];
     let mut router = Router::new();
-    for (path, method, allow, operation) in table {
-        // A conflict would be a typo in the table above; the test below reads every row.
-        drop(router.insert(path, (method, allow, operation)));
+    for operation in Operation::ALL {
+        let (method, allow) = if operation.is_get() { (Method::GET, "GET") } else { (Method::POST, "POST") };
+        // A conflict would be a mistake in that table; the test below reads every row.
+        drop(router.insert(operation.path(), (method, allow, operation)));
     }
     router
 });
@@ -69,7 +67,7 @@ where
 {
     type Response = S::Response;
     type Error = CallError;
-    type Future = Either<Ready<Result<S::Response, CallError>>, S::Future>;
+    type Future = Gated<S::Future, CallError>;
 
     always_ready!();
 
@@ -79,9 +77,9 @@ where
                 arrival.trail.lock().operation = Some(operation);
                 arrival.operation = Some(operation);
                 arrival.parameter = parameter;
-                Either::Right(self.0.call(arrival))
+                Gated::open(self.0.call(arrival))
             }
-            Err(error) => Either::Left(ready(Err(error))),
+            Err(error) => Gated::shut(error),
         }
     }
 }
@@ -106,92 +104,110 @@ pub struct Dispatch;
 impl Service<Arrival<Arc<Snapshot>, Bytes>> for Dispatch {
     type Response = Reply;
     type Error = CallError;
-    type Future = BoxFuture<Result<Reply, CallError>>;
+    type Future = Either<Ready<Result<Reply, CallError>>, Flying>;
 
     always_ready!();
 
-    fn call(&mut self, arrival: Arrival<Arc<Snapshot>, Bytes>) -> Self::Future {
-        let Some((operation, caller)) = arrival.operation.zip(arrival.caller.clone()) else {
-            return Box::pin(ready(Err(CallError::Internal)));
+    fn call(&mut self, arrival: Whole) -> Self::Future {
+        let Some((operation, caller)) = arrival.operation.zip(arrival.caller.as_deref()) else {
+            return Either::Left(ready(Err(CallError::Internal)));
         };
-        match operation {
-            Operation::ChatCompletions => Box::pin(chat(arrival, caller)),
-            Operation::RiskAssess => Box::pin(assess(arrival, caller)),
-            Operation::ModelsList => Box::pin(ready(Ok(list_models(&arrival, &caller)))),
-            Operation::ModelsGet => Box::pin(ready(get_model(&arrival, &caller))),
-        }
+        let flying = match operation {
+            Operation::RiskAssess => assess(&arrival, caller),
+            Operation::ModelsList => return Either::Left(ready(Ok(list_models(&arrival, caller)))),
+            Operation::ModelsGet => return Either::Left(ready(get_model(&arrival, caller))),
+            _ => ask(&arrival, caller, operation),
+        };
+        flying.map_or_else(|error| Either::Left(ready(Err(error))), Either::Right)
     }
 }
 
-type Ready2 = Arrival<Arc<Snapshot>, Bytes>;
+/// An arrival whose body is here.
+type Whole = Arrival<Arc<Snapshot>, Bytes>;
 
-async fn chat(arrival: Ready2, caller: Arc<LiveCaller>) -> Result<Reply, CallError> {
-    let snapshot = Arc::clone(&arrival.pinned);
-    let depth = snapshot.table().limits().json_depth;
-    let facts = peek_request(&arrival.body, depth)
-        .map_err(|error| CallError::BadRequest { message: error.to_string(), param: error.param })?;
-    let stream = facts.stream;
-    let wants = LlmFacts {
-        stream,
-        include_usage: facts.include_usage,
-        has_stream_options: facts.has_stream_options,
-        model_at: facts.model_at(&arrival.body).map(|at| Span { start: at.start, end: at.end }),
-    };
-    let route = select::llm(snapshot.table(), &caller.caller, &facts.model).map_err(|missing| match missing {
-        NoRoute::Unknown => CallError::UnknownModel { model: facts.model.clone().into_owned() },
-        NoRoute::NotAllowed => CallError::NotAllowed(facts.model.clone().into_owned()),
+/// A call with its route.
+type Flying = Answering<BoxFuture<Result<Reply, CallError>>, Landing>;
+
+fn ask(arrival: &Whole, caller: &LiveCaller, operation: Operation) -> Result<Flying, CallError> {
+    let snapshot = &arrival.pinned;
+    let Decoded { model, facts } = decode(operation, &arrival.body, snapshot.table().limits().json_depth)?;
+    let route = select::llm(snapshot.table(), &caller.caller, &model).map_err(|missing| match missing {
+        NoRoute::Unknown => CallError::UnknownModel { model: model.clone().into_owned() },
+        NoRoute::NotAllowed => CallError::NotAllowed(model.clone().into_owned()),
     })?;
     let ready = snapshot.llm(&route.id).ok_or(CallError::Internal)?;
-    let longest = route.timeouts.total.min(patience(&arrival.head.headers, stream));
-    arrival.trail.lock().stream = stream;
-    let facts = Facts::Llm(wants);
-    let call = call(&arrival, &caller, Operation::ChatCompletions, facts, longest);
-    fly(ready, call).await
+    let carried = carry(operation, &arrival.body, facts.stream, route)?;
+    let longest = route.timeouts.total.min(patience(&arrival.head.headers, facts.stream));
+    arrival.trail.lock().stream = facts.stream;
+    let call = Call { carried, ..call(arrival, caller, operation, Facts::Llm(facts), longest) };
+    Ok(fly(ready, call, None))
 }
 
-async fn assess(arrival: Ready2, caller: Arc<LiveCaller>) -> Result<Reply, CallError> {
-    let snapshot = Arc::clone(&arrival.pinned);
-    let assessment = decode(&arrival.body).map_err(|fields| CallError::BadFields(Arc::new(fields)))?;
+fn assess(arrival: &Whole, caller: &LiveCaller) -> Result<Flying, CallError> {
+    let snapshot = &arrival.pinned;
+    let assessment = risk::decode(&arrival.body).map_err(|fields| CallError::BadFields(Arc::new(fields)))?;
     let route = select::risk(snapshot.table(), &caller.caller).map_err(|missing| match missing {
         NoRoute::Unknown => CallError::NotFound,
         NoRoute::NotAllowed => CallError::NotAllowed("risk".to_owned()),
     })?;
     let ready = snapshot.risk().ok_or(CallError::Internal)?;
     let facts = Arc::new(RiskFacts { assessment, route: Arc::clone(route) });
-    let call = call(&arrival, &caller, Operation::RiskAssess, Facts::Risk(Arc::clone(&facts)), route.hard_limit);
-    let mut reply = fly(ready, call).await?;
+    let call = call(arrival, caller, Operation::RiskAssess, Facts::Risk(Arc::clone(&facts)), route.hard_limit);
+    Ok(fly(ready, call, Some((facts, Arc::clone(snapshot)))))
+}
+
+fn fly(route: &ReadyRoute, call: Call, assessed: Option<(Arc<RiskFacts>, Arc<Snapshot>)>) -> Flying {
+    call.context.trail.lock().route = Some(Arc::clone(&route.names));
+    let landing = Landing { in_flight: route.names.metrics.in_flight.hold(), assessed };
+    Answering::new(route.service.ask(call), landing)
+}
+
+/// What becomes of a route's answer: it counts as in flight until its body ends, and a decision becomes bytes.
+pub struct Landing {
+    in_flight: Held,
+    assessed: Option<(Arc<RiskFacts>, Arc<Snapshot>)>,
+}
+
+impl Act<Result<Reply, CallError>> for Landing {
+    type Output = Result<Reply, CallError>;
+
+    fn act(self, answer: Result<Reply, CallError>) -> Self::Output {
+        let mut reply = answer?;
+        if let Some((facts, snapshot)) = self.assessed {
+            spell_out(&mut reply, &facts, &snapshot)?;
+        }
+        let in_flight = self.in_flight;
+        reply.body.on_end(move |_| drop(in_flight));
+        Ok(reply)
+    }
+}
+
+fn spell_out(reply: &mut Reply, facts: &RiskFacts, snapshot: &Snapshot) -> Result<(), CallError> {
     let decision = reply.decision.clone().ok_or(CallError::Internal)?;
     let version = snapshot.table().version().to_string();
     let view = DecisionView {
         out_trade_no: &facts.assessment.out_trade_no,
         decision: &decision,
-        bands: route.bands,
+        bands: facts.route.bands,
         rule: "default",
         version: &version,
     };
     reply.body.fill(encode_decision(&view));
     reply.headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    Ok(reply)
+    Ok(())
 }
 
-async fn fly(route: &ReadyRoute, call: Call) -> Result<Reply, CallError> {
-    call.context.trail.lock().route = Some(Arc::clone(&route.names));
-    let flying = route.names.metrics.in_flight.hold();
-    let mut reply = route.service.clone().oneshot(call).await?;
-    reply.body.on_end(move |_| drop(flying));
-    Ok(reply)
-}
-
-fn call(arrival: &Ready2, caller: &LiveCaller, operation: Operation, facts: Facts, longest: Duration) -> Call {
+fn call(arrival: &Whole, caller: &LiveCaller, operation: Operation, facts: Facts, longest: Duration) -> Call {
     let context = CallContext {
         id: arrival.id.clone(),
         caller: Arc::clone(&caller.caller),
         arrived: arrival.arrived,
         trail: arrival.trail.clone(),
         cache: cache_wish(&arrival.head.headers),
+        forwarded: forwarded(operation, &arrival.head.headers),
     };
     let deadline = Deadline::after(arrival.arrived, longest);
-    Call { operation, body: arrival.body.clone(), facts, context: Arc::new(context), deadline }
+    Call { operation, body: arrival.body.clone(), facts, carried: None, context: Arc::new(context), deadline }
 }
 
 fn cache_wish(headers: &HeaderMap) -> CacheWish {
@@ -214,7 +230,7 @@ fn patience(headers: &HeaderMap, stream: bool) -> Duration {
     seconds.map_or(Duration::MAX, |seconds| Duration::from_secs_f64(seconds.min(86_400.0)))
 }
 
-fn list_models(arrival: &Ready2, caller: &LiveCaller) -> Reply {
+fn list_models(arrival: &Whole, caller: &LiveCaller) -> Reply {
     let snapshot = &arrival.pinned;
     let routes = snapshot.table().llm_routes().keys().map(crate::domain::id::RouteId::as_str);
     let mine: Vec<_> =
@@ -222,7 +238,7 @@ fn list_models(arrival: &Ready2, caller: &LiveCaller) -> Reply {
     json(models_list(&mine))
 }
 
-fn get_model(arrival: &Ready2, caller: &LiveCaller) -> Result<Reply, CallError> {
+fn get_model(arrival: &Whole, caller: &LiveCaller) -> Result<Reply, CallError> {
     let id = arrival.parameter.as_deref().unwrap_or_default();
     match select::llm(arrival.pinned.table(), &caller.caller, id) {
         Ok(route) => Ok(json(model_object(route.id.as_str(), arrival.pinned.loaded_at(), OWNER))),

@@ -9,7 +9,6 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use http::HeaderValue;
 use tokio::sync::watch;
-use tower::util::BoxCloneSyncService;
 
 use crate::config::table::{ConfigVersion, Limits, RoutingTable};
 use crate::domain::clock;
@@ -22,6 +21,7 @@ use crate::flight::trail::RouteNames;
 use crate::layer::admission::Gate;
 use crate::layer::cache::Store;
 use crate::layer::idempotency::Ledger;
+use crate::layer::seam::Seam;
 use crate::telemetry::access::AccessLog;
 use crate::telemetry::cells::Held;
 use crate::telemetry::metrics::Metrics;
@@ -32,7 +32,7 @@ use crate::upstream::live::{Fleet, LiveProvider, LiveUpstream};
 pub type Live = Arc<ArcSwap<Snapshot>>;
 
 /// A route's whole stack, ready to be called.
-pub type RouteService = BoxCloneSyncService<Call, Reply, CallError>;
+pub type RouteService = Seam<Call, Reply, CallError>;
 
 /// What all snapshots share for the life of the process.
 pub struct Shared {

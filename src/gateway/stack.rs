@@ -9,7 +9,6 @@ use std::sync::Arc;
 use http::header::{AUTHORIZATION, COOKIE, PROXY_AUTHORIZATION};
 use http::{Request, Response};
 use hyper::body::Incoming;
-use tower::util::BoxCloneSyncService;
 use tower::{Service, ServiceBuilder, service_fn};
 use tower_http::sensitive_headers::SetSensitiveRequestHeadersLayer;
 
@@ -35,6 +34,7 @@ use crate::layer::pace::{self, PaceLayer};
 use crate::layer::read_body::ReadBodyLayer;
 use crate::layer::record::{self, RecordLayer};
 use crate::layer::rescue::RescueLayer;
+use crate::layer::seam::Seam;
 use crate::layer::soft_deadline::{self, SoftDeadlineLayer};
 use crate::layer::stamp::StampLayer;
 use crate::layer::strict::StrictLayer;
@@ -106,7 +106,7 @@ pub fn risk(route: &Arc<RiskRoute>, lanes: Arc<[Lane]>, shared: &Shared) -> Rout
             idle: route.hard_limit,
             metrics: Arc::clone(metrics),
         }));
-    BoxCloneSyncService::new(stack)
+    Seam::new(stack)
 }
 
 /// One LLM call: one answer, whole or streamed.
@@ -131,7 +131,7 @@ pub fn llm(route: &Arc<LlmRoute>, lanes: Arc<[Lane]>, shared: &Shared) -> RouteS
             idle: route.timeouts.idle,
             metrics: Arc::clone(&shared.metrics),
         }));
-    BoxCloneSyncService::new(stack)
+    Seam::new(stack)
 }
 
 /// One try at one candidate.
@@ -155,7 +155,7 @@ pub fn attempt(upstream: &Arc<LiveUpstream>, metrics: &Arc<Metrics>) -> AttemptS
         .layer(TimeoutLayer)
         // Prepare, token, sign, exchange, read, verify, classify: steps, not layers.
         .service(service_fn(move |attempt| Box::pin(send(attempt, Arc::clone(&sender)))));
-    BoxCloneSyncService::new(stack)
+    Seam::new(stack)
 }
 
 /// Candidates with an attempt stack in front of each.

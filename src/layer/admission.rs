@@ -13,7 +13,8 @@ use crate::domain::operation::{Operation, TrafficClass};
 use crate::flight::arrival::{Arrival, Pinned};
 use crate::flight::error::CallError;
 use crate::flight::reply::Reply;
-use crate::layer::{BoxFuture, always_ready};
+use crate::layer::always_ready;
+use crate::layer::answering::{Answering, Gated, Keep};
 use crate::telemetry::labels::ShedReason;
 use crate::telemetry::metrics::Metrics;
 
@@ -37,7 +38,7 @@ pub struct Gate {
 }
 
 /// One admitted request; gives back what it took when dropped.
-struct Admitted {
+pub struct Admitted {
     gate: Arc<Gate>,
     bytes: usize,
 }
@@ -97,12 +98,11 @@ impl<S> Layer<S> for AdmissionLayer {
 impl<S, P, B> Service<Arrival<P, B>> for Admission<S>
 where
     S: Service<Arrival<P, B>, Response = Reply, Error = CallError>,
-    S::Future: Send + 'static,
     P: Pinned,
 {
     type Response = Reply;
     type Error = CallError;
-    type Future = BoxFuture<Result<Reply, CallError>>;
+    type Future = Gated<Answering<S::Future, Keep<Admitted>>, CallError>;
 
     always_ready!();
 
@@ -113,16 +113,9 @@ where
         match self.params.gate.enter(declared.unwrap_or(UNDECLARED_BYTES).min(most.bytes), most) {
             Err(reason) => {
                 self.params.metrics.shed(class, reason);
-                Box::pin(std::future::ready(Err(CallError::Shed { what: reason.label() })))
+                Gated::shut(CallError::Shed { what: reason.label() })
             }
-            Ok(admitted) => {
-                let answer = self.inner.call(arrival);
-                Box::pin(async move {
-                    let mut reply = answer.await?;
-                    reply.body.on_end(move |_| drop(admitted));
-                    Ok(reply)
-                })
-            }
+            Ok(admitted) => Gated::open(Answering::new(self.inner.call(arrival), Keep(admitted))),
         }
     }
 }

@@ -3,17 +3,19 @@
 
 use std::sync::Arc;
 
-use futures_util::future::{Either, Ready, ready};
-use http::HeaderMap;
 use http::header::AUTHORIZATION;
+use http::{HeaderMap, HeaderName};
 use sha2::{Digest, Sha256};
 use tower::{Layer, Service};
 
-use crate::domain::operation::Operation;
+use crate::domain::operation::{Dialect, Operation};
 use crate::flight::arrival::{Arrival, LiveCaller, Pinned};
 use crate::flight::error::CallError;
 use crate::layer::always_ready;
+use crate::layer::answering::Gated;
 
+/// Where Anthropic's clients may put theirs.
+const API_KEY: HeaderName = HeaderName::from_static("x-api-key");
 /// Longest key looked at.
 const LONGEST_KEY: usize = 512;
 
@@ -40,7 +42,7 @@ where
 {
     type Response = S::Response;
     type Error = CallError;
-    type Future = Either<Ready<Result<S::Response, CallError>>, S::Future>;
+    type Future = Gated<S::Future, CallError>;
 
     always_ready!();
 
@@ -53,15 +55,17 @@ where
                     story.tenant = Some(caller.caller.tenant.clone());
                 }
                 arrival.caller = Some(caller);
-                Either::Right(self.0.call(arrival))
+                Gated::open(self.0.call(arrival))
             }
-            Err(error) => Either::Left(ready(Err(error))),
+            Err(error) => Gated::shut(error),
         }
     }
 }
 
 fn identify<P: Pinned, B>(arrival: &Arrival<P, B>) -> Result<Arc<LiveCaller>, CallError> {
-    let key = bearer(&arrival.head.headers).ok_or(CallError::BadKey)?;
+    let anthropic = arrival.operation.is_some_and(|operation| operation.dialect() == Dialect::Anthropic);
+    let key = if anthropic { either_key(&arrival.head.headers) } else { bearer(&arrival.head.headers) };
+    let key = key.ok_or(CallError::BadKey)?;
     let digest: [u8; 32] = Sha256::digest(key).into();
     let caller = arrival.pinned.caller(&digest).ok_or(CallError::BadKey)?;
     // The risk route is known from the path alone: refuse before a body byte is read.
@@ -69,6 +73,16 @@ fn identify<P: Pinned, B>(arrival: &Arrival<P, B>) -> Result<Arc<LiveCaller>, Ca
         return Err(CallError::NotAllowed("risk".to_owned()));
     }
     Ok(Arc::clone(caller))
+}
+
+/// The Anthropic SDKs send the one or the other; both at once must be the same key.
+fn either_key(headers: &HeaderMap) -> Option<&[u8]> {
+    let mut keys = headers.get_all(&API_KEY).iter();
+    let (Some(only), None) = (keys.next(), keys.next()) else {
+        return if headers.contains_key(&API_KEY) { None } else { bearer(headers) };
+    };
+    let key = Some(only.as_bytes()).filter(|key| !key.is_empty() && key.len() <= LONGEST_KEY);
+    if headers.contains_key(AUTHORIZATION) { key.filter(|key| bearer(headers) == Some(key)) } else { key }
 }
 
 fn bearer(headers: &HeaderMap) -> Option<&[u8]> {

@@ -1,5 +1,5 @@
-//! At most so many requests in flight to one provider; the place is kept until the body ends. Full means refused, never
-//! queued.
+//! At most so many requests in flight to one provider; a stream keeps its place until its body ends, a whole answer has
+//! left the provider when it is here. Full means refused, never queued.
 
 use std::sync::Arc;
 
@@ -8,7 +8,8 @@ use tower::{Layer, Service};
 use crate::domain::outcome::FailureClass;
 use crate::flight::error::AttemptError;
 use crate::flight::reply::Reply;
-use crate::layer::{BoxFuture, always_ready};
+use crate::layer::always_ready;
+use crate::layer::answering::{Act, Answering, Gated};
 use crate::upstream::attempt::Attempt;
 use crate::upstream::limiter;
 
@@ -43,24 +44,36 @@ impl<S> Layer<S> for BulkheadLayer {
 impl<S> Service<Attempt> for Bulkhead<S>
 where
     S: Service<Attempt, Response = Reply, Error = AttemptError>,
-    S::Future: Send + 'static,
 {
     type Response = Reply;
     type Error = AttemptError;
-    type Future = BoxFuture<Result<Reply, AttemptError>>;
+    type Future = Gated<Answering<S::Future, Occupy>, AttemptError>;
 
     always_ready!();
 
     fn call(&mut self, attempt: Attempt) -> Self::Future {
         let Some(place) = self.params.places.enter(self.params.limit) else {
             let full = AttemptError::local(FailureClass::Full, None, "the provider's bulkhead is full");
-            return Box::pin(std::future::ready(Err(full)));
+            return Gated::shut(full);
         };
-        let answer = self.inner.call(attempt);
-        Box::pin(async move {
-            let mut reply = answer.await?;
-            reply.body.on_end(move |_| drop(place));
-            Ok(reply)
+        Gated::open(Answering::new(self.inner.call(attempt), Occupy { _place: place }))
+    }
+}
+
+/// A place at the provider, taken for as long as this lives.
+pub struct Occupy {
+    _place: limiter::Place,
+}
+
+impl Act<Result<Reply, AttemptError>> for Occupy {
+    type Output = Result<Reply, AttemptError>;
+
+    fn act(self, answer: Result<Reply, AttemptError>) -> Self::Output {
+        answer.map(|mut reply| {
+            if reply.body.is_stream() {
+                reply.body.on_end(move |_| drop(self));
+            }
+            reply
         })
     }
 }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant as StdInstant};
 
 use bytes::Bytes;
+use futures_util::future::{Either, Ready, ready};
 use hmac::{Hmac, KeyInit, Mac};
 use http::header::CONTENT_TYPE;
 use http::{HeaderMap, HeaderValue, StatusCode};
@@ -17,11 +18,13 @@ use tokio::time::Instant;
 use tower::{Layer, Service};
 
 use crate::domain::id::TenantId;
+use crate::domain::operation::Operation;
 use crate::flight::call::{CacheWish, Call};
 use crate::flight::error::CallError;
 use crate::flight::reply::{Reply, ReplyBody, UsageSlot};
 use crate::flight::trail::CacheNote;
-use crate::layer::{BoxFuture, always_ready};
+use crate::layer::always_ready;
+use crate::layer::answering::{Act, Answering};
 use crate::telemetry::labels::{Cache as CacheLabel, CacheEvent};
 use crate::telemetry::metrics::Metrics;
 
@@ -90,11 +93,13 @@ impl Store {
     }
 
     /// The tenant is an argument, not an option: no key without one can be made.
-    fn key(&self, tenant: &TenantId, fingerprint: &[u8; 32], body: &[u8]) -> Option<Key> {
+    fn key(&self, tenant: &TenantId, fingerprint: &[u8; 32], operation: Operation, body: &[u8]) -> Option<Key> {
         let mut mac = Hmac::<Sha256>::new_from_slice(&self.pepper[..]).ok()?;
         mac.update(&(tenant.as_str().len() as u64).to_be_bytes());
         mac.update(tenant.as_str().as_bytes());
         mac.update(fingerprint);
+        mac.update(&(operation.label().len() as u64).to_be_bytes());
+        mac.update(operation.label().as_bytes());
         mac.update(body);
         Some(mac.finalize().into_bytes().into())
     }
@@ -135,11 +140,10 @@ impl<S> Layer<S> for CacheLayer {
 impl<S> Service<Call> for Cache<S>
 where
     S: Service<Call, Response = Reply, Error = CallError>,
-    S::Future: Send + 'static,
 {
     type Response = Reply;
     type Error = CallError;
-    type Future = BoxFuture<Result<Reply, CallError>>;
+    type Future = Either<Ready<Result<Reply, CallError>>, Answering<S::Future, Fill>>;
 
     always_ready!();
 
@@ -147,28 +151,44 @@ where
         let wish = call.context.cache;
         let Some((key, ttl)) = self.params.key(&call) else {
             return match wish {
-                CacheWish::OnlyIfCached => Box::pin(std::future::ready(Err(CallError::NotCached))),
-                _ => Box::pin(self.inner.call(call)),
+                CacheWish::OnlyIfCached => Either::Left(ready(Err(CallError::NotCached))),
+                _ => Either::Right(Answering::new(self.inner.call(call), Fill(None))),
             };
         };
-        let stored = if wish == CacheWish::NoCache { None } else { self.params.store.get(&key) };
-        let params = Arc::clone(&self.params);
+        let params = &self.params;
+        let stored = if wish == CacheWish::NoCache { None } else { params.store.get(&key) };
         if let Some(stored) = stored {
             params.metrics.cache(CacheLabel::Response, CacheEvent::Hit);
             call.context.trail.lock().cache = CacheNote::Hit { age_seconds: stored.at.elapsed().as_secs() };
-            return Box::pin(std::future::ready(Ok(replay(&stored))));
+            return Either::Left(ready(Ok(replay(&stored))));
         }
         params.metrics.cache(CacheLabel::Response, CacheEvent::Miss);
         call.context.trail.lock().cache = CacheNote::Miss;
         if wish == CacheWish::OnlyIfCached {
-            return Box::pin(std::future::ready(Err(CallError::NotCached)));
+            return Either::Left(ready(Err(CallError::NotCached)));
         }
-        let answer = self.inner.call(call);
-        Box::pin(async move {
-            let reply = answer.await?;
-            params.keep(key, &reply, ttl);
-            Ok(reply)
-        })
+        let place = Place { params: Arc::clone(params), key, ttl };
+        Either::Right(Answering::new(self.inner.call(call), Fill(Some(place))))
+    }
+}
+
+/// Where an answer may be kept, if anywhere.
+pub struct Fill(Option<Place>);
+
+struct Place {
+    params: Arc<Params>,
+    key: Key,
+    ttl: Duration,
+}
+
+impl Act<Result<Reply, CallError>> for Fill {
+    type Output = Result<Reply, CallError>;
+
+    fn act(self, answer: Result<Reply, CallError>) -> Self::Output {
+        if let (Some(Place { params, key, ttl }), Ok(reply)) = (&self.0, &answer) {
+            params.keep(*key, reply, *ttl);
+        }
+        answer
     }
 }
 
@@ -176,7 +196,8 @@ impl Params {
     fn key(&self, call: &Call) -> Option<(Key, Duration)> {
         let ttl = self.ttl?;
         let may = !call.llm().stream && call.context.cache != CacheWish::NoStore;
-        let key = may.then(|| self.store.key(&call.context.caller.tenant, &self.fingerprint, &call.body))??;
+        let key =
+            may.then(|| self.store.key(&call.context.caller.tenant, &self.fingerprint, call.operation, &call.body))??;
         Some((key, ttl))
     }
 

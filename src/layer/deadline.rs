@@ -1,13 +1,17 @@
-//! The call's total time: from arrival to the last byte, for whole answers and for streams.
+//! The end of the call's total time, from arrival to the last byte, for streams that are on their way.
+//!
+//! Until there is a reply, [`failover`](super::failover) keeps the same deadline: none of its attempts and none of its
+//! pauses may outlive it, so a second timer here would only cost.
 
-use tokio::time::{sleep_until, timeout_at};
+use tokio::time::{Instant, sleep_until};
 use tower::{Layer, Service};
 
 use crate::domain::outcome::End;
 use crate::flight::call::Call;
 use crate::flight::error::CallError;
 use crate::flight::reply::Reply;
-use crate::layer::{BoxFuture, always_ready};
+use crate::layer::always_ready;
+use crate::layer::answering::{Act, Answering};
 
 /// Makes [`Deadline`].
 #[derive(Clone, Copy)]
@@ -28,21 +32,31 @@ impl<S> Layer<S> for DeadlineLayer {
 impl<S> Service<Call> for Deadline<S>
 where
     S: Service<Call, Response = Reply, Error = CallError>,
-    S::Future: Send + 'static,
 {
     type Response = Reply;
     type Error = CallError;
-    type Future = BoxFuture<Result<Reply, CallError>>;
+    type Future = Answering<S::Future, Until>;
 
     always_ready!();
 
     fn call(&mut self, call: Call) -> Self::Future {
-        let deadline = call.deadline.instant();
-        let answer = self.0.call(call);
-        Box::pin(async move {
-            let mut reply = timeout_at(deadline, answer).await.unwrap_or(Err(CallError::DeadlinePassed))?;
-            reply.body.end_when(sleep_until(deadline), End::DeadlinePassed);
-            Ok(reply)
+        let until = Until(call.deadline.instant());
+        Answering::new(self.0.call(call), until)
+    }
+}
+
+/// When the time is up.
+pub struct Until(Instant);
+
+impl Act<Result<Reply, CallError>> for Until {
+    type Output = Result<Reply, CallError>;
+
+    fn act(self, answer: Result<Reply, CallError>) -> Self::Output {
+        answer.map(|mut reply| {
+            if reply.body.is_stream() {
+                reply.body.end_when(sleep_until(self.0), End::DeadlinePassed);
+            }
+            reply
         })
     }
 }

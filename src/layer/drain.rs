@@ -6,7 +6,8 @@ use tower::{Layer, Service};
 use crate::domain::outcome::End;
 use crate::flight::error::CallError;
 use crate::flight::reply::Reply;
-use crate::layer::{BoxFuture, always_ready};
+use crate::layer::always_ready;
+use crate::layer::answering::{Act, Answering};
 
 /// Plain values for [`DrainLayer`].
 #[derive(Clone)]
@@ -37,23 +38,33 @@ impl<S> Layer<S> for DrainLayer {
 impl<S, A> Service<A> for Drain<S>
 where
     S: Service<A, Response = Reply, Error = CallError>,
-    S::Future: Send + 'static,
 {
     type Response = Reply;
     type Error = CallError;
-    type Future = BoxFuture<Result<Reply, CallError>>;
+    type Future = Answering<S::Future, Recall>;
 
     always_ready!();
 
     fn call(&mut self, arrival: A) -> Self::Future {
-        let over = self.params.over.clone();
-        let answer = self.inner.call(arrival);
-        Box::pin(async move {
-            let mut reply = answer.await?;
+        let recall = Recall { over: self.params.over.clone() };
+        Answering::new(self.inner.call(arrival), recall)
+    }
+}
+
+/// Calls a stream back when the time comes.
+pub struct Recall {
+    over: watch::Receiver<bool>,
+}
+
+impl Act<Result<Reply, CallError>> for Recall {
+    type Output = Result<Reply, CallError>;
+
+    fn act(self, answer: Result<Reply, CallError>) -> Self::Output {
+        answer.map(|mut reply| {
             if reply.body.is_stream() {
-                reply.body.end_when(wait(over), End::ShuttingDown);
+                reply.body.end_when(wait(self.over), End::ShuttingDown);
             }
-            Ok(reply)
+            reply
         })
     }
 }

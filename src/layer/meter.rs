@@ -10,7 +10,8 @@ use crate::domain::usage::Usage;
 use crate::flight::error::AttemptError;
 use crate::flight::reply::Reply;
 use crate::flight::trail::{CostNote, Trail};
-use crate::layer::{BoxFuture, always_ready};
+use crate::layer::always_ready;
+use crate::layer::answering::{Act, Answering};
 use crate::telemetry::handles::UpstreamMetrics;
 use crate::telemetry::metrics::Metrics;
 use crate::upstream::attempt::Attempt;
@@ -34,14 +35,14 @@ pub struct MeterLayer(pub Params);
 #[derive(Clone)]
 pub struct Meter<S> {
     inner: S,
-    params: Params,
+    params: Arc<Params>,
 }
 
 impl<S> Layer<S> for MeterLayer {
     type Service = Meter<S>;
 
     fn layer(&self, inner: S) -> Meter<S> {
-        Meter { inner, params: self.0.clone() }
+        Meter { inner, params: Arc::new(self.0.clone()) }
     }
 }
 
@@ -71,31 +72,45 @@ fn decided(decision: &Decision) -> CostNote {
 impl<S> Service<Attempt> for Meter<S>
 where
     S: Service<Attempt, Response = Reply, Error = AttemptError>,
-    S::Future: Send + 'static,
 {
     type Response = Reply;
     type Error = AttemptError;
-    type Future = BoxFuture<Result<Reply, AttemptError>>;
+    type Future = Answering<S::Future, Bill>;
 
     always_ready!();
 
     fn call(&mut self, attempt: Attempt) -> Self::Future {
-        let trail = attempt.call.context.trail.clone();
-        let params = self.params.clone();
-        let answer = self.inner.call(attempt);
-        Box::pin(async move {
-            let mut reply = answer.await?;
-            if let Some(decision) = &reply.decision {
-                params.settle(&trail, Usage::default(), decided(decision));
-            } else if reply.body.is_stream() {
-                let usage = reply.usage.clone();
-                reply.body.on_end(move |_| params.settle(&trail, usage.get(), params.price(usage.get())));
-            } else {
-                let usage = reply.usage.get();
-                params.settle(&trail, usage, params.price(usage));
-            }
-            Ok(reply)
-        })
+        let bill = Bill { trail: attempt.call.context.trail.clone(), params: Arc::clone(&self.params) };
+        Answering::new(self.inner.call(attempt), bill)
+    }
+}
+
+/// What one attempt will have cost.
+pub struct Bill {
+    trail: Trail,
+    params: Arc<Params>,
+}
+
+impl Bill {
+    fn settle(&self, usage: Usage) {
+        self.params.settle(&self.trail, usage, self.params.price(usage));
+    }
+}
+
+impl Act<Result<Reply, AttemptError>> for Bill {
+    type Output = Result<Reply, AttemptError>;
+
+    fn act(self, answer: Result<Reply, AttemptError>) -> Self::Output {
+        let mut reply = answer?;
+        if let Some(decision) = &reply.decision {
+            self.params.settle(&self.trail, Usage::default(), decided(decision));
+        } else if reply.body.is_stream() {
+            let usage = reply.usage.clone();
+            reply.body.on_end(move |_| self.settle(usage.get()));
+        } else {
+            self.settle(reply.usage.get());
+        }
+        Ok(reply)
     }
 }
 

@@ -9,12 +9,13 @@
 //!   request that need not be.
 //! * **The end is the body's end.** What must last as long as the reply goes into `ReplyBody::on_end`.
 //!
-//! A layer that only looks and refuses has a future without a box; one that acts on the reply boxes it once.
+//! Futures nest by value ([`answering`]); a layer that really waits for something of its own boxes its future once.
 
 use std::future::Future;
 use std::pin::Pin;
 
 pub mod admission;
+pub mod answering;
 pub mod authenticate;
 pub mod bulkhead;
 pub mod cache;
@@ -30,6 +31,7 @@ pub mod pace;
 pub mod read_body;
 pub mod record;
 pub mod rescue;
+pub mod seam;
 pub mod soft_deadline;
 pub mod stamp;
 pub mod strict;

@@ -9,7 +9,8 @@ use crate::domain::outcome::{Blame, End, FailureClass};
 use crate::flight::error::AttemptError;
 use crate::flight::reply::Reply;
 use crate::flight::trail::{AttemptNote, Flying, Trail, UpstreamNames};
-use crate::layer::{BoxFuture, always_ready};
+use crate::layer::always_ready;
+use crate::layer::answering::{Act, Answering};
 use crate::telemetry::handles::UpstreamMetrics;
 use crate::telemetry::labels::AttemptOutcome;
 use crate::upstream::attempt::Attempt;
@@ -31,20 +32,20 @@ pub struct ObserveLayer(pub Params);
 #[derive(Clone)]
 pub struct Observe<S> {
     inner: S,
-    params: Params,
+    params: Arc<Params>,
 }
 
 impl<S> Layer<S> for ObserveLayer {
     type Service = Observe<S>;
 
     fn layer(&self, inner: S) -> Observe<S> {
-        Observe { inner, params: self.0.clone() }
+        Observe { inner, params: Arc::new(self.0.clone()) }
     }
 }
 
 /// One attempt being watched; dropped unfinished, it was abandoned.
-struct Watch {
-    params: Params,
+pub struct Watch {
+    params: Arc<Params>,
     trail: Trail,
     started: Instant,
     seen: bool,
@@ -98,11 +99,10 @@ impl Drop for Watch {
 impl<S> Service<Attempt> for Observe<S>
 where
     S: Service<Attempt, Response = Reply, Error = AttemptError>,
-    S::Future: Send + 'static,
 {
     type Response = Reply;
     type Error = AttemptError;
-    type Future = BoxFuture<Result<Reply, AttemptError>>;
+    type Future = Answering<S::Future, Watch>;
 
     always_ready!();
 
@@ -110,26 +110,31 @@ where
         let trail = attempt.call.context.trail.clone();
         let started = Instant::now();
         trail.lock().flying = Some(Flying { upstream: Arc::clone(&self.params.names), since: started });
-        let mut watch = Watch { params: self.params.clone(), trail, started, seen: false };
-        let answer = self.inner.call(attempt);
-        Box::pin(async move {
-            match answer.await {
-                Ok(mut reply) => {
-                    watch.note(None);
-                    if reply.body.is_stream() {
-                        reply.body.on_end(move |ended| watch.finish(ended.end));
-                    } else {
-                        // A whole answer is here: what becomes of it on the way to the client is not the provider's.
-                        watch.finish(End::Complete);
-                    }
-                    Ok(reply)
+        let watch = Watch { params: Arc::clone(&self.params), trail, started, seen: false };
+        Answering::new(self.inner.call(attempt), watch)
+    }
+}
+
+impl Act<Result<Reply, AttemptError>> for Watch {
+    type Output = Result<Reply, AttemptError>;
+
+    fn act(mut self, answer: Result<Reply, AttemptError>) -> Self::Output {
+        match answer {
+            Ok(mut reply) => {
+                self.note(None);
+                if reply.body.is_stream() {
+                    reply.body.on_end(move |ended| self.finish(ended.end));
+                } else {
+                    // A whole answer is here: what becomes of it on the way to the client is not the provider's.
+                    self.finish(End::Complete);
                 }
-                Err(error) => {
-                    watch.note(Some(error.class));
-                    Err(error)
-                }
+                Ok(reply)
             }
-        })
+            Err(error) => {
+                self.note(Some(error.class));
+                Err(error)
+            }
+        }
     }
 }
 

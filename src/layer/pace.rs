@@ -10,7 +10,8 @@ use tower::{Layer, Service};
 use crate::domain::outcome::FailureClass;
 use crate::flight::error::AttemptError;
 use crate::flight::reply::Reply;
-use crate::layer::{BoxFuture, always_ready};
+use crate::layer::always_ready;
+use crate::layer::answering::{Act, Answering, Gated};
 use crate::upstream::attempt::Attempt;
 use crate::upstream::limiter::Pause;
 
@@ -46,27 +47,34 @@ impl<S> Layer<S> for PaceLayer {
 impl<S> Service<Attempt> for Pace<S>
 where
     S: Service<Attempt, Response = Reply, Error = AttemptError>,
-    S::Future: Send + 'static,
 {
     type Response = Reply;
     type Error = AttemptError;
-    type Future = BoxFuture<Result<Reply, AttemptError>>;
+    type Future = Gated<Answering<S::Future, Heed>, AttemptError>;
 
     always_ready!();
 
     fn call(&mut self, attempt: Attempt) -> Self::Future {
         if let Some(left) = self.params.pause.left(Instant::now()) {
             let paced = AttemptError::local(FailureClass::Paced, Some(left), "the provider asked for a pause");
-            return Box::pin(std::future::ready(Err(paced)));
+            return Gated::shut(paced);
         }
-        let pause = Arc::clone(&self.params.pause);
-        let answer = self.inner.call(attempt);
-        Box::pin(async move {
-            answer.await.inspect_err(|error| {
-                if error.class == FailureClass::RateLimited {
-                    pause.pause(Instant::now(), error.retry_after.unwrap_or(UNTOLD));
-                }
-            })
+        let heed = Heed(Arc::clone(&self.params.pause));
+        Gated::open(Answering::new(self.inner.call(attempt), heed))
+    }
+}
+
+/// Heeds what a provider asks for.
+pub struct Heed(Arc<Pause>);
+
+impl Act<Result<Reply, AttemptError>> for Heed {
+    type Output = Result<Reply, AttemptError>;
+
+    fn act(self, answer: Result<Reply, AttemptError>) -> Self::Output {
+        answer.inspect_err(|error| {
+            if error.class == FailureClass::RateLimited {
+                self.0.pause(Instant::now(), error.retry_after.unwrap_or(UNTOLD));
+            }
         })
     }
 }

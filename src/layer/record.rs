@@ -16,7 +16,8 @@ use crate::domain::outcome::End;
 use crate::flight::arrival::{Arrival, Pinned};
 use crate::flight::reply::{Ended, ReplyBody};
 use crate::flight::trail::{self, CostNote, Story, Trail, UpstreamNames};
-use crate::layer::{BoxFuture, always_ready};
+use crate::layer::always_ready;
+use crate::layer::answering::{Act, Answering};
 use crate::telemetry::access::{AccessLog, AccessRecord, AttemptNote};
 use crate::telemetry::handles::RouteMetrics;
 use crate::telemetry::labels::{AttemptOutcome, RequestOutcome};
@@ -58,39 +59,43 @@ impl<S> Layer<S> for RecordLayer {
 impl<S, P, B> Service<Arrival<P, B>> for Record<S>
 where
     S: Service<Arrival<P, B>, Response = Response<ReplyBody>, Error = Infallible>,
-    S::Future: Send + 'static,
     P: Pinned,
 {
     type Response = Response<ReplyBody>;
     type Error = Infallible;
-    type Future = BoxFuture<Result<Response<ReplyBody>, Infallible>>;
+    type Future = Answering<S::Future, Entry<P>>;
 
     always_ready!();
 
     fn call(&mut self, arrival: Arrival<P, B>) -> Self::Future {
         arrival.trail.lock().retry_count = retry_count(&arrival);
-        let mut entry = Entry {
+        let entry = Entry {
             params: Arc::clone(&self.params),
             pinned: arrival.pinned.clone(),
             id: arrival.id.clone(),
             trail: arrival.trail.clone(),
             arrived: arrival.arrived,
+            is_head: arrival.head.method == Method::HEAD,
             head: None,
             written: false,
         };
-        let is_head = arrival.head.method == Method::HEAD;
-        let answer = self.inner.call(arrival);
-        Box::pin(async move {
-            let mut response = answer.await?;
-            entry.answered(&response);
-            if is_head {
-                // hyper sends no body and lets go of it unasked, which is not the client going away.
-                entry.write(&Ended { end: End::Complete, bytes: 0 });
-            } else {
-                response.body_mut().on_end(move |ended| entry.write(ended));
-            }
-            Ok(response)
-        })
+        Answering::new(self.inner.call(arrival), entry)
+    }
+}
+
+impl<P: Pinned> Act<Result<Response<ReplyBody>, Infallible>> for Entry<P> {
+    type Output = Result<Response<ReplyBody>, Infallible>;
+
+    fn act(mut self, answer: Result<Response<ReplyBody>, Infallible>) -> Self::Output {
+        let mut response = answer?;
+        self.answered(&response);
+        if self.is_head {
+            // hyper sends no body and lets go of it unasked, which is not the client going away.
+            self.write(&Ended { end: End::Complete, bytes: 0 });
+        } else {
+            response.body_mut().on_end(move |ended| self.write(ended));
+        }
+        Ok(response)
     }
 }
 
@@ -99,12 +104,13 @@ fn retry_count<P, B>(arrival: &Arrival<P, B>) -> Option<u32> {
 }
 
 /// The record being made. Dropped unwritten, the client went away before there was an answer.
-struct Entry<P: Pinned> {
+pub struct Entry<P: Pinned> {
     params: Arc<Params>,
     pinned: P,
     id: RequestId,
     trail: Trail,
     arrived: Instant,
+    is_head: bool,
     head: Option<Head>,
     written: bool,
 }

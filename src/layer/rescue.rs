@@ -10,12 +10,16 @@ use http::header::{ALLOW, CONNECTION, CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
 use tower::{Layer, Service};
 
+use crate::domain::id::RequestId;
 use crate::domain::operation::Dialect;
 use crate::domain::outcome::FailureClass;
 use crate::flight::arrival::Arrival;
 use crate::flight::error::{AttemptError, CallError};
 use crate::flight::reply::{Reply, ReplyBody};
-use crate::layer::{BoxFuture, always_ready};
+use crate::flight::trail::Trail;
+use crate::layer::always_ready;
+use crate::layer::answering::{Act, Answering};
+use crate::wire::messages::{self, Failure};
 use crate::wire::openai::{ErrorBody, error_body};
 use crate::wire::risk::{FieldError, problem, status_of};
 
@@ -43,37 +47,54 @@ impl<S> Layer<S> for RescueLayer {
 impl<S, P, B> Service<Arrival<P, B>> for Rescue<S>
 where
     S: Service<Arrival<P, B>, Response = Reply, Error = CallError>,
-    S::Future: Send + 'static,
 {
     type Response = Response<ReplyBody>;
     type Error = Infallible;
-    type Future = BoxFuture<Result<Response<ReplyBody>, Infallible>>;
+    type Future = Answering<S::Future, Lifeline>;
 
     always_ready!();
 
     fn call(&mut self, arrival: Arrival<P, B>) -> Self::Future {
         let dialect = dialect(arrival.head.uri.path());
-        let (id, trail) = (arrival.id.clone(), arrival.trail.clone());
-        let answer = self.0.call(arrival);
-        Box::pin(async move {
-            Ok(match answer.await {
-                Ok(reply) => {
-                    let mut response = Response::new(reply.body);
-                    *response.status_mut() = reply.status;
-                    *response.headers_mut() = reply.headers;
-                    response
-                }
-                Err(error) => {
-                    trail.lock().error = Some(error.label());
-                    respond(&error, dialect, id.as_str())
-                }
-            })
+        let lifeline = Lifeline { dialect, id: arrival.id.clone(), trail: arrival.trail.clone() };
+        Answering::new(self.0.call(arrival), lifeline)
+    }
+}
+
+/// What is needed to answer for a failure.
+pub struct Lifeline {
+    dialect: Dialect,
+    id: RequestId,
+    trail: Trail,
+}
+
+impl Act<Result<Reply, CallError>> for Lifeline {
+    type Output = Result<Response<ReplyBody>, Infallible>;
+
+    fn act(self, answer: Result<Reply, CallError>) -> Self::Output {
+        Ok(match answer {
+            Ok(reply) => {
+                let mut response = Response::new(reply.body);
+                *response.status_mut() = reply.status;
+                *response.headers_mut() = reply.headers;
+                response
+            }
+            Err(error) => {
+                self.trail.lock().error = Some(error.label());
+                respond(&error, self.dialect, self.id.as_str())
+            }
         })
     }
 }
 
 fn dialect(path: &str) -> Dialect {
-    if path.starts_with("/v1/risk/") { Dialect::Problem } else { Dialect::OpenAi }
+    if path.starts_with("/v1/risk/") {
+        Dialect::Problem
+    } else if path.starts_with("/v1/messages") {
+        Dialect::Anthropic
+    } else {
+        Dialect::OpenAi
+    }
 }
 
 /// What a caller is told: one row of the table in both dialects.
@@ -108,10 +129,15 @@ impl Told {
 pub fn respond(error: &CallError, dialect: Dialect, id: &str) -> Response<ReplyBody> {
     let told = tell(error);
     let (media_type, body) = match dialect {
-        Dialect::OpenAi => {
+        Dialect::OpenAi | Dialect::Responses => {
             let (param, code) = (told.param.as_deref(), told.code.as_deref());
             let body = error_body(&ErrorBody { message: &told.message, kind: told.kind, param, code });
             ("application/json", body)
+        }
+        Dialect::Anthropic => {
+            let kind = messages::kind_of(told.status.as_u16());
+            let failure = Failure { kind, message: &told.message, code: told.code.as_deref(), request_id: id };
+            ("application/json", messages::error_body(&failure))
         }
         Dialect::Problem => {
             let fields: &[FieldError] = if let CallError::BadFields(fields) = error { fields } else { &[] };
@@ -173,12 +199,16 @@ fn tell(error: &CallError) -> Told {
         CallError::BodyIncomplete => invalid(StatusCode::REQUEST_TIMEOUT, None, error.to_string()).final_word(),
         CallError::MediaType(what) => invalid(StatusCode::UNSUPPORTED_MEDIA_TYPE, None, (*what).to_owned()),
         CallError::BadRequest { message, param } => {
-            Told { param: param.map(str::to_owned), ..invalid(StatusCode::BAD_REQUEST, None, message.clone()) }
+            Told { param: param.clone(), ..invalid(StatusCode::BAD_REQUEST, None, message.clone()) }
         }
         CallError::BadFields(fields) => invalid(status_of(fields), None, error.to_string()),
         CallError::UnknownModel { model } => Told {
             param: Some("model".to_owned()),
             ..invalid(StatusCode::NOT_FOUND, Some("model_not_found"), unknown_model(model))
+        },
+        CallError::NotOffered { .. } => Told {
+            param: Some("model".to_owned()),
+            ..invalid(StatusCode::BAD_REQUEST, Some("unsupported_operation"), error.to_string())
         },
         CallError::Conflict => invalid(StatusCode::CONFLICT, None, error.to_string()).final_word(),
         CallError::NotCached => {
@@ -239,7 +269,7 @@ fn refused(last: &AttemptError) -> Told {
     let said = last.said.as_deref();
     let message = said.map(|said| said.message.clone()).filter(|message| !message.is_empty());
     let message = message.unwrap_or_else(|| "the provider refused the request".to_owned());
-    Told::new(status, INVALID, said.and_then(|said| said.code.as_deref()), message)
+    Told::new(status, INVALID, said.and_then(|said| said.code_for_callers()), message)
 }
 
 fn timed_out(message: &str) -> Told {

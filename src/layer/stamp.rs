@@ -10,14 +10,18 @@ use http::{HeaderMap, HeaderName, HeaderValue, Response};
 use tokio::time::Instant;
 use tower::{Layer, Service};
 
+use crate::domain::id::RequestId;
 use crate::domain::outcome::{Blame, FailureClass};
 use crate::flight::arrival::{Arrival, Pinned};
 use crate::flight::reply::ReplyBody;
 use crate::flight::trail::{CacheNote, CostNote, Story, Trail};
-use crate::layer::{BoxFuture, always_ready};
+use crate::layer::always_ready;
+use crate::layer::answering::{Act, Answering};
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+const ANTHROPIC_REQUEST_ID: HeaderName = HeaderName::from_static("request-id");
 const UPSTREAM_REQUEST_ID: HeaderName = HeaderName::from_static("wb-upstream-request-id");
+const LEFT_OUT: HeaderName = HeaderName::from_static("wb-left-out");
 const ROUTE: HeaderName = HeaderName::from_static("wb-route");
 const PROVIDER: HeaderName = HeaderName::from_static("wb-provider");
 const MODEL: HeaderName = HeaderName::from_static("wb-model");
@@ -50,30 +54,52 @@ impl<S> Layer<S> for StampLayer {
 impl<S, P, B> Service<Arrival<P, B>> for Stamp<S>
 where
     S: Service<Arrival<P, B>, Response = Response<ReplyBody>, Error = Infallible>,
-    S::Future: Send + 'static,
     P: Pinned,
 {
     type Response = Response<ReplyBody>;
     type Error = Infallible;
-    type Future = BoxFuture<Result<Response<ReplyBody>, Infallible>>;
+    type Future = Answering<S::Future, Ink>;
 
     always_ready!();
 
     fn call(&mut self, arrival: Arrival<P, B>) -> Self::Future {
-        let (id, trail, arrived) = (arrival.id.clone(), arrival.trail.clone(), arrival.arrived);
-        let config = arrival.pinned.version_header().clone();
-        let answer = self.0.call(arrival);
-        Box::pin(async move {
-            let mut response = answer.await?;
-            response.body_mut().name_call(id.clone());
-            let headers = response.headers_mut();
-            let id = HeaderValue::from_str(id.as_str()).unwrap_or(HeaderValue::from_static(""));
-            headers.insert(REQUEST_ID, id);
-            headers.insert(CONFIG, config);
-            headers.entry(CACHE_CONTROL).or_insert(HeaderValue::from_static("private, no-store"));
-            stamp(headers, &trail, arrived);
-            Ok(response)
-        })
+        let ink = Ink {
+            id: arrival.id.clone(),
+            trail: arrival.trail.clone(),
+            arrived: arrival.arrived,
+            config: arrival.pinned.version_header().clone(),
+            // The Anthropic SDKs look for it under another name.
+            second_name: (arrival.head.uri.path().starts_with("/v1/messages")).then_some(ANTHROPIC_REQUEST_ID),
+        };
+        Answering::new(self.0.call(arrival), ink)
+    }
+}
+
+/// What the headers are made from.
+pub struct Ink {
+    id: RequestId,
+    trail: Trail,
+    arrived: Instant,
+    config: HeaderValue,
+    second_name: Option<HeaderName>,
+}
+
+impl Act<Result<Response<ReplyBody>, Infallible>> for Ink {
+    type Output = Result<Response<ReplyBody>, Infallible>;
+
+    fn act(self, answer: Result<Response<ReplyBody>, Infallible>) -> Self::Output {
+        let mut response = answer?;
+        let headers = response.headers_mut();
+        let id = HeaderValue::from_str(self.id.as_str()).unwrap_or(HeaderValue::from_static(""));
+        if let Some(name) = self.second_name {
+            headers.insert(name, id.clone());
+        }
+        headers.insert(REQUEST_ID, id);
+        headers.insert(CONFIG, self.config);
+        headers.entry(CACHE_CONTROL).or_insert(HeaderValue::from_static("private, no-store"));
+        stamp(headers, &self.trail, self.arrived);
+        response.body_mut().name_call(self.id);
+        Ok(response)
     }
 }
 
@@ -94,6 +120,9 @@ fn stamp(headers: &mut HeaderMap, trail: &Trail, arrived: Instant) {
     if let Some(id) = &story.upstream_request_id {
         headers.insert(UPSTREAM_REQUEST_ID, id.clone());
     }
+    if let Some(left_out) = &story.left_out {
+        headers.insert(LEFT_OUT, left_out.clone());
+    }
     if let Some(room) = story.room {
         headers.insert(RATE_LIMIT, HeaderValue::from(room.limit));
         headers.insert(RATE_REMAINING, HeaderValue::from(room.remaining));
@@ -111,10 +140,13 @@ fn stamp(headers: &mut HeaderMap, trail: &Trail, arrived: Instant) {
     }
     let overhead_us = u64::try_from(overhead.as_micros()).unwrap_or(u64::MAX);
     headers.insert(OVERHEAD, HeaderValue::from(overhead_us));
-    let upstream_us = upstream_time.as_micros();
-    let (whole, part) = (upstream_us / 1_000, upstream_us % 1_000);
-    let (own, own_part) = (overhead_us / 1_000, overhead_us % 1_000);
-    let timing = text(|line| write!(line, "wb;dur={own}.{own_part:03}, up;dur={whole}.{part:03}"));
+    let upstream_us = u64::try_from(upstream_time.as_micros()).unwrap_or(u64::MAX);
+    let timing = text(|line| {
+        line.write_str("wb;dur=")?;
+        line.milliseconds(overhead_us)?;
+        line.write_str(", up;dur=")?;
+        line.milliseconds(upstream_us)
+    });
     headers.insert(SERVER_TIMING, timing);
 }
 
@@ -135,6 +167,17 @@ fn text(write: impl FnOnce(&mut HeaderLine) -> std::fmt::Result) -> HeaderValue 
 struct HeaderLine {
     bytes: [u8; 96],
     length: usize,
+}
+
+impl HeaderLine {
+    /// Microseconds as `1.234`.
+    fn milliseconds(&mut self, micros: u64) -> std::fmt::Result {
+        self.write_str(itoa::Buffer::new().format(micros / 1_000))?;
+        let part = micros % 1_000;
+        let digits = [part / 100, part / 10 % 10, part % 10].map(|digit| b'0' + (digit % 10) as u8);
+        self.write_str(".")?;
+        self.write_str(std::str::from_utf8(&digits).unwrap_or_default())
+    }
 }
 
 impl Write for HeaderLine {

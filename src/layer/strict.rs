@@ -3,7 +3,6 @@
 //! It needs no raw bytes: bodies are collected and every upstream request is built anew, so the client's framing never
 //! reaches a provider. What remains dangerous is a request whose *meaning* is ambiguous.
 
-use futures_util::future::{Either, Ready, ready};
 use http::header::{CONTENT_LENGTH, EXPECT, HOST, TRANSFER_ENCODING, UPGRADE};
 use http::request::Parts;
 use http::{Method, Version};
@@ -12,6 +11,7 @@ use tower::{Layer, Service};
 use crate::flight::arrival::Arrival;
 use crate::flight::error::CallError;
 use crate::layer::always_ready;
+use crate::layer::answering::Gated;
 
 /// Makes [`Strict`].
 #[derive(Clone, Copy)]
@@ -35,14 +35,14 @@ where
 {
     type Response = S::Response;
     type Error = CallError;
-    type Future = Either<Ready<Result<S::Response, CallError>>, S::Future>;
+    type Future = Gated<S::Future, CallError>;
 
     always_ready!();
 
     fn call(&mut self, arrival: Arrival<P, B>) -> Self::Future {
         match check(&arrival.head) {
-            Ok(()) => Either::Right(self.0.call(arrival)),
-            Err(error) => Either::Left(ready(Err(error))),
+            Ok(()) => Gated::open(self.0.call(arrival)),
+            Err(error) => Gated::shut(error),
         }
     }
 }

@@ -11,7 +11,8 @@ use crate::flight::arrival::{Arrival, LiveCaller};
 use crate::flight::error::CallError;
 use crate::flight::reply::Reply;
 use crate::flight::trail::Trail;
-use crate::layer::{BoxFuture, always_ready};
+use crate::layer::always_ready;
+use crate::layer::answering::{Answering, Gated, Keep};
 
 /// How soon a caller over its in-flight limit may find room.
 const SOON: Duration = Duration::from_secs(1);
@@ -35,28 +36,17 @@ impl<S> Layer<S> for ThrottleLayer {
 impl<S, P, B> Service<Arrival<P, B>> for Throttle<S>
 where
     S: Service<Arrival<P, B>, Response = Reply, Error = CallError>,
-    S::Future: Send + 'static,
 {
     type Response = Reply;
     type Error = CallError;
-    type Future = BoxFuture<Result<Reply, CallError>>;
+    type Future = Gated<Answering<S::Future, Keep<Option<InFlight>>>, CallError>;
 
     always_ready!();
 
     fn call(&mut self, arrival: Arrival<P, B>) -> Self::Future {
-        let taken = arrival.caller.as_deref().map(|caller| take(caller, &arrival.trail)).transpose();
-        match taken {
-            Err(error) => Box::pin(std::future::ready(Err(error))),
-            Ok(place) => {
-                let answer = self.0.call(arrival);
-                Box::pin(async move {
-                    let mut reply = answer.await?;
-                    if let Some(place) = place {
-                        reply.body.on_end(move |_| drop(place));
-                    }
-                    Ok(reply)
-                })
-            }
+        match arrival.caller.as_deref().map(|caller| take(caller, &arrival.trail)).transpose() {
+            Err(error) => Gated::shut(error),
+            Ok(place) => Gated::open(Answering::new(self.0.call(arrival), Keep(place))),
         }
     }
 }

@@ -2,13 +2,15 @@
 //!
 //! A caller whose own deadline left less than a fair time learns nothing about the provider: that is nobody's failure.
 
-use tokio::time::timeout_at;
+use tokio::time::error::Elapsed;
+use tokio::time::{Instant, timeout_at};
 use tower::{Layer, Service};
 
 use crate::domain::outcome::{FailureClass, Sent};
 use crate::flight::error::AttemptError;
 use crate::flight::reply::Reply;
-use crate::layer::{BoxFuture, always_ready};
+use crate::layer::always_ready;
+use crate::layer::answering::{Act, Answering};
 use crate::upstream::attempt::Attempt;
 
 /// Makes [`Timeout`].
@@ -30,22 +32,33 @@ impl<S> Layer<S> for TimeoutLayer {
 impl<S> Service<Attempt> for Timeout<S>
 where
     S: Service<Attempt, Response = Reply, Error = AttemptError>,
-    S::Future: Send + 'static,
 {
     type Response = Reply;
     type Error = AttemptError;
-    type Future = BoxFuture<Result<Reply, AttemptError>>;
+    type Future = Answering<tokio::time::Timeout<S::Future>, Blame>;
 
     always_ready!();
 
     fn call(&mut self, attempt: Attempt) -> Self::Future {
-        let (limit, fair) = (attempt.limit, attempt.fair);
-        let answer = self.0.call(attempt);
-        Box::pin(async move {
-            timeout_at(limit, answer).await.unwrap_or_else(|_| {
-                let class = if limit < fair { FailureClass::DeadlinePassed } else { FailureClass::HeadersTimeout };
-                Err(AttemptError::new(class, Sent::Maybe, "nothing was shown in time"))
-            })
+        let blame = Blame { limit: attempt.limit, fair: attempt.fair };
+        Answering::new(timeout_at(attempt.limit, self.0.call(attempt)), blame)
+    }
+}
+
+/// Whose fault it is if nothing comes.
+pub struct Blame {
+    limit: Instant,
+    fair: Instant,
+}
+
+impl Act<Result<Result<Reply, AttemptError>, Elapsed>> for Blame {
+    type Output = Result<Reply, AttemptError>;
+
+    fn act(self, answer: Result<Result<Reply, AttemptError>, Elapsed>) -> Self::Output {
+        answer.unwrap_or_else(|_| {
+            let ours = self.limit < self.fair;
+            let class = if ours { FailureClass::DeadlinePassed } else { FailureClass::HeadersTimeout };
+            Err(AttemptError::new(class, Sent::Maybe, "nothing was shown in time"))
         })
     }
 }

@@ -12,7 +12,8 @@ use tower::{Layer, Service};
 use crate::domain::outcome::{Blame, End, FailureClass};
 use crate::flight::error::AttemptError;
 use crate::flight::reply::Reply;
-use crate::layer::{BoxFuture, always_ready};
+use crate::layer::always_ready;
+use crate::layer::answering::{Act, Answering, Gated};
 use crate::telemetry::handles::UpstreamMetrics;
 use crate::upstream::attempt::Attempt;
 use crate::upstream::breaker::{Lesson, Permit};
@@ -40,20 +41,20 @@ pub struct TripLayer(pub Params);
 #[derive(Clone)]
 pub struct Trip<S> {
     inner: S,
-    params: Params,
+    params: Arc<Params>,
 }
 
 impl<S> Layer<S> for TripLayer {
     type Service = Trip<S>;
 
     fn layer(&self, inner: S) -> Trip<S> {
-        Trip { inner, params: self.0.clone() }
+        Trip { inner, params: Arc::new(self.0.clone()) }
     }
 }
 
 /// A permit that must be answered: dropped unanswered it teaches nothing, but makes room for the next probe.
-struct Ticket {
-    params: Params,
+pub struct Ticket {
+    params: Arc<Params>,
     permit: Permit,
     answered: bool,
 }
@@ -99,11 +100,10 @@ impl Drop for Ticket {
 impl<S> Service<Attempt> for Trip<S>
 where
     S: Service<Attempt, Response = Reply, Error = AttemptError>,
-    S::Future: Send + 'static,
 {
     type Response = Reply;
     type Error = AttemptError;
-    type Future = BoxFuture<Result<Reply, AttemptError>>;
+    type Future = Gated<Answering<S::Future, Ticket>, AttemptError>;
 
     always_ready!();
 
@@ -111,27 +111,34 @@ where
         let permit = self.params.health.permit(Instant::now());
         if let Permit::Refused(wait) = permit {
             let refused = AttemptError::local(FailureClass::Open, Some(wait), "the breaker is open");
-            return Box::pin(std::future::ready(Err(refused)));
+            return Gated::shut(refused);
         }
-        let mut ticket = Ticket { params: self.params.clone(), permit, answered: false };
-        let answer = self.inner.call(attempt);
-        Box::pin(async move {
-            match answer.await {
-                Ok(mut reply) => {
-                    ticket.learn(Lesson::Success);
+        let ticket = Ticket { params: Arc::clone(&self.params), permit, answered: false };
+        Gated::open(Answering::new(self.inner.call(attempt), ticket))
+    }
+}
+
+impl Act<Result<Reply, AttemptError>> for Ticket {
+    type Output = Result<Reply, AttemptError>;
+
+    fn act(mut self, answer: Result<Reply, AttemptError>) -> Self::Output {
+        match answer {
+            Ok(mut reply) => {
+                self.learn(Lesson::Success);
+                if reply.body.is_stream() {
                     reply.body.on_end(move |ended| {
                         if let End::UpstreamFailed(_) = ended.end {
-                            ticket.learn(Lesson::Failure);
+                            self.learn(Lesson::Failure);
                         }
                     });
-                    Ok(reply)
                 }
-                Err(error) => {
-                    ticket.learn_failure(&error);
-                    Err(error)
-                }
+                Ok(reply)
             }
-        })
+            Err(error) => {
+                self.learn_failure(&error);
+                Err(error)
+            }
+        }
     }
 }
 

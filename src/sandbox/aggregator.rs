@@ -1,12 +1,15 @@
-//! A simulated OpenAI-compatible provider, for demonstrations and tests of failover and streaming.
+//! A simulated OpenAI-compatible provider that also knows the Messages form, for demonstrations and tests of failover and streaming.
 //!
 //! One instance plays every provider: the first path segment says which, so `/tokenmix/v1/chat/completions` is tokenmix.
 //! Its answers name the provider and the model, so that a person sees who answered, and its faults look on the wire as
 //! they do with real providers. It understands nothing it is told and keeps no conversation.
 
 mod ask;
+mod data;
 mod flow;
 mod magic;
+mod messages;
+mod responses;
 mod speech;
 
 use std::collections::VecDeque;
@@ -23,8 +26,10 @@ use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
 
 use self::ask::Ask;
+use self::data::Plain;
 use self::flow::{Flow, Pace, Progress, Step, Watch};
 use self::magic::Magic;
+use self::messages::Form;
 use self::speech::Speech;
 use super::fault::{Fault, Faults};
 use super::{SandboxBody, refused, reset};
@@ -51,7 +56,7 @@ const MAX_BODY: usize = 64 << 20;
 /// How an [`Aggregator`] behaves.
 #[derive(Clone, Debug)]
 pub struct AggregatorConfig {
-    /// What `Authorization: Bearer` must carry.
+    /// What `Authorization: Bearer` must carry, or in the Messages form `x-api-key`.
     pub api_key: Secret,
     /// Faults by provider key.
     pub faults: Faults,
@@ -77,7 +82,7 @@ pub struct Seen {
     pub path: String,
     /// The model asked for, empty if the body named none.
     pub model: String,
-    /// Whether the bearer key was the right one.
+    /// Whether the key was the right one.
     pub authorization_ok: bool,
     /// All headers, names in lower case.
     pub headers: Vec<(String, String)>,
@@ -135,6 +140,7 @@ impl fmt::Debug for Aggregator {
 
 /// What every answer to one request needs.
 struct Turn {
+    form: Form,
     provider: String,
     number: u64,
     watch: Watch,
@@ -171,12 +177,22 @@ impl Aggregator {
         let path = head.uri.path();
         let (prefix, operation) = path.split_once("/v1/").unwrap_or((path, ""));
         let provider = prefix.split('/').find(|segment| !segment.is_empty()).unwrap_or(NO_PREFIX).to_owned();
-        let ask = Ask::read(&body, &provider);
-        let authorization_ok = self.is_authorized(&head.headers);
+        let form = Form::of(operation);
+        let ask = match form {
+            Form::Chat => Ask::read(&body, &provider),
+            Form::Messages => messages::read(&body, &provider),
+            Form::Responses => responses::read(&body, &provider),
+        };
+        let authorization_ok = self.is_authorized(&head.headers, form);
+        let plain = Plain::knows(operation).then(|| Plain::read(operation, &body, &provider));
+        let model = match &plain {
+            Some(plain) => plain.as_ref().map(|plain| plain.model.clone()).unwrap_or_default(),
+            None => ask.as_ref().map(|ask| ask.model.clone()).unwrap_or_default(),
+        };
         let seen = Seen {
             provider: provider.clone(),
             path: path.to_owned(),
-            model: ask.as_ref().map(|ask| ask.model.clone()).unwrap_or_default(),
+            model,
             authorization_ok,
             headers: texts(&head.headers),
             body,
@@ -184,20 +200,30 @@ impl Aggregator {
             chunks_sent: 0,
         };
         let watch = self.remember(seen);
-        let turn = Turn { provider, number: self.0.requests.fetch_add(1, Ordering::Relaxed) + 1, watch };
+        let turn = Turn { form, provider, number: self.0.requests.fetch_add(1, Ordering::Relaxed) + 1, watch };
         if !authorization_ok {
             return Ok(turn.error(StatusCode::UNAUTHORIZED, "the api key is not the one this provider was given"));
         }
         match (&head.method, operation) {
-            (&Method::POST, "chat/completions") => match ask {
+            (&Method::POST, "chat/completions" | "responses") => match ask {
                 Ok(ask) => self.chat(turn, ask).await,
                 Err(message) => Ok(turn.error(StatusCode::BAD_REQUEST, &message)),
             },
+            (&Method::POST, "messages" | "messages/count_tokens") => {
+                self.messages(turn, &head.headers, operation, ask).await
+            }
+            (&Method::POST, _) if let Some(plain) = plain => match plain {
+                Ok(plain) => self.data(turn, plain).await,
+                Err(message) => Ok(turn.error(StatusCode::BAD_REQUEST, &message)),
+            },
             (&Method::GET, "models") => self.models(turn).await,
-            (_, "chat/completions" | "models") => {
+            (_, "chat/completions" | "messages" | "messages/count_tokens" | "responses" | "models") => {
                 Ok(turn.error(StatusCode::METHOD_NOT_ALLOWED, "this path takes another method"))
             }
-            _ => Ok(turn.error(StatusCode::NOT_FOUND, "no such path, try /v1/chat/completions or /v1/models")),
+            _ => {
+                let message = "no such path, try /v1/chat/completions, /v1/messages, /v1/responses or /v1/models";
+                Ok(turn.error(StatusCode::NOT_FOUND, message))
+            }
         }
     }
 
@@ -227,6 +253,41 @@ impl Aggregator {
         Ok(answer)
     }
 
+    async fn messages(
+        &self,
+        turn: Turn,
+        headers: &HeaderMap,
+        operation: &str,
+        ask: Result<Ask, String>,
+    ) -> Result<Response<SandboxBody>, io::Error> {
+        match ask {
+            Err(message) => Ok(turn.error(StatusCode::BAD_REQUEST, &message)),
+            Ok(ask) if operation != "messages" => Ok(turn.answer(JSON, vec![Step::Send(messages::count(&ask))])),
+            Ok(ask) => match messages::objection(headers, &ask) {
+                Some(message) => Ok(turn.error(StatusCode::BAD_REQUEST, message)),
+                None => self.chat(turn, ask).await,
+            },
+        }
+    }
+
+    async fn data(&self, turn: Turn, ask: Plain) -> Result<Response<SandboxBody>, io::Error> {
+        let config = &self.0.config;
+        let kind = if ask.stream { EVENTS } else { JSON };
+        let fault = ask.fault.clone().or_else(|| config.faults.next(&turn.provider));
+        let fault = fault.or_else(|| self.0.magic.fault(&turn.provider, &ask.model));
+        let (turn, fault) = match act(turn, fault, kind).await? {
+            Acted::Answered(answer) => return Ok(answer),
+            Acted::Remaining(turn, fault) => (turn, fault),
+        };
+        let number = turn.number;
+        if ask.stream {
+            let pace = Pace { first: config.first_token, between: config.pace };
+            return Ok(turn.answer(kind, flow::events(ask.chunks(number), fault.as_ref(), pace)));
+        }
+        tokio::time::sleep(config.first_token).await;
+        Ok(turn.answer(kind, flow::whole(&ask.whole(number), fault.as_ref())))
+    }
+
     async fn models(&self, turn: Turn) -> Result<Response<SandboxBody>, io::Error> {
         let fault = self.0.config.faults.next(&turn.provider);
         match act(turn, fault, JSON).await? {
@@ -239,8 +300,9 @@ impl Aggregator {
         }
     }
 
-    fn is_authorized(&self, headers: &HeaderMap) -> bool {
-        let presented = headers.get(AUTHORIZATION).and_then(|value| value.as_bytes().strip_prefix(b"Bearer "));
+    fn is_authorized(&self, headers: &HeaderMap, form: Form) -> bool {
+        let bearer = headers.get(AUTHORIZATION).and_then(|value| value.as_bytes().strip_prefix(b"Bearer "));
+        let presented = bearer.or_else(|| messages::api_key(headers).filter(|_| form == Form::Messages));
         presented.is_some_and(|key| Secret::new(key.to_vec()) == self.0.config.api_key)
     }
 
@@ -295,13 +357,18 @@ async fn act(turn: Turn, fault: Option<Fault>, kind: &'static str) -> Result<Act
 }
 
 impl Turn {
+    fn request_id(&self) -> String {
+        format!("req_{}_{:06}", self.provider, self.number)
+    }
+
     fn answer(self, kind: &'static str, steps: Vec<Step>) -> Response<SandboxBody> {
-        let id = format!("req_{}_{:06}", self.provider, self.number);
+        let id = self.request_id();
+        let id_header = if self.form == Form::Messages { "request-id" } else { "x-request-id" };
         let mut answer = Response::new(Flow::new(steps, self.watch).boxed_unsync());
         let headers = answer.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static(kind));
         if let Ok(id) = HeaderValue::from_str(&id) {
-            headers.insert(HeaderName::from_static("x-request-id"), id);
+            headers.insert(HeaderName::from_static(id_header), id);
         }
         answer
     }
@@ -315,7 +382,10 @@ impl Turn {
             _ => ("server_error", None),
         };
         let message = format!("{}: {message}", self.provider);
-        let body = error_body(&ErrorBody { message: &message, kind, param: None, code });
+        let body = match self.form {
+            Form::Chat | Form::Responses => error_body(&ErrorBody { message: &message, kind, param: None, code }),
+            Form::Messages => messages::failure(status.as_u16(), &message, &self.request_id()),
+        };
         let mut answer = self.answer(JSON, vec![Step::Send(body)]);
         *answer.status_mut() = status;
         answer

@@ -220,7 +220,7 @@ impl<'a> Line<'a> {
 
     fn number(&mut self, name: &str, value: u64) {
         self.name(name);
-        let _ = write!(self.out, "{value}");
+        digits(value, self.out);
     }
 
     fn optional_number(&mut self, name: &str, value: Option<u64>) {
@@ -231,7 +231,9 @@ impl<'a> Line<'a> {
 
     fn milliseconds(&mut self, name: &str, value: Duration) {
         self.name(name);
-        let _ = write!(self.out, "{}.{:03}", value.as_millis(), value.subsec_micros() % 1_000);
+        digits(u64::try_from(value.as_millis()).unwrap_or(u64::MAX), self.out);
+        self.out.push(b'.');
+        three_digits(value.subsec_micros() % 1_000, self.out);
     }
 
     /// `a/m:overloaded,b/m:ok`, whole attempts only, up to the longest field.
@@ -261,16 +263,32 @@ impl<'a> Line<'a> {
     }
 }
 
+/// Numbers without the machinery of `format!`, which would be most of the work of a line.
+fn digits(value: u64, out: &mut Vec<u8>) {
+    out.extend_from_slice(itoa::Buffer::new().format(value).as_bytes());
+}
+
+/// A number below 1,000 with its leading zeros.
+fn three_digits(value: u32, out: &mut Vec<u8>) {
+    out.extend([value / 100, value / 10 % 10, value % 10].map(|digit| b'0' + (digit % 10) as u8));
+}
+
 /// The longest beginning of `text` that is at most `longest` bytes.
 fn cut(text: &str, longest: usize) -> &str {
-    let end = (0..=longest.min(text.len())).rev().find(|&end| text.is_char_boundary(end));
+    if text.len() <= longest {
+        return text;
+    }
+    let end = (0..=longest).rev().find(|&end| text.is_char_boundary(end));
     end.and_then(|end| text.get(..end)).unwrap_or_default()
 }
 
 /// Escapes for JSON, and also what JSON allows but a terminal or an editor would obey.
 fn write_escaped(text: &str, out: &mut Vec<u8>) {
-    let safe = |byte: u8| (b' '..=b'~').contains(&byte) && byte != b'"' && byte != b'\\';
-    if text.bytes().all(safe) {
+    // Arithmetic without an early exit is done sixteen bytes at a time.
+    let telling = |hit: u8, byte: u8| {
+        hit | u8::from(byte < b' ') | u8::from(byte > b'~') | u8::from(byte == b'"') | u8::from(byte == b'\\')
+    };
+    if text.bytes().fold(0, telling) == 0 {
         return out.extend_from_slice(text.as_bytes());
     }
     for character in text.chars() {
@@ -304,7 +322,10 @@ fn write_now(out: &mut Vec<u8>) {
             *second = now / 1_000;
             *text = clock::rfc3339(*second * 1_000);
         }
-        let _ = write!(out, "{}.{:03}Z", text.trim_end_matches(".000Z"), now % 1_000);
+        out.extend_from_slice(text.trim_end_matches(".000Z").as_bytes());
+        out.push(b'.');
+        three_digits((now % 1_000) as u32, out);
+        out.push(b'Z');
     });
 }
 

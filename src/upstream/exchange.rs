@@ -8,24 +8,23 @@ use http_body::Body as _;
 use http_body_util::{BodyExt, Full};
 use tokio::time::timeout;
 
-use crate::domain::operation::Safety;
 use crate::domain::outcome::{FailureClass, Sent};
 use crate::flight::error::AttemptError;
 use crate::upstream::live::LiveProvider;
 use crate::upstream::pool::{ExchangeError, UpstreamBody};
 
 /// Exchanges one request for a response head. A kept connection that died under a call which may be repeated gets one
-/// replacement, because an idle timer on the other side is nobody's failure.
+/// replacement, because an idle timer on the other side is nobody's failure; `again` makes the request once more, and is
+/// absent where that could decide something twice.
 pub(super) async fn exchange(
     provider: &LiveProvider,
     request: Request<Full<Bytes>>,
     connect: Duration,
-    safety: Safety,
+    again: Option<impl FnOnce() -> Request<Full<Bytes>>>,
 ) -> Result<Response<UpstreamBody>, AttemptError> {
-    let spare = (safety != Safety::AtMostOnce).then(|| request.clone());
-    let result = match (provider.pool.exchange(request, connect).await, spare) {
-        (Err(ExchangeError::Broken { reused: true, .. }), Some(spare)) => {
-            provider.pool.exchange_fresh(spare, connect).await
+    let result = match (provider.pool.exchange(request, connect).await, again) {
+        (Err(ExchangeError::Broken { reused: true, .. }), Some(again)) => {
+            provider.pool.exchange_fresh(again(), connect).await
         }
         (result, _) => result,
     };

@@ -14,6 +14,8 @@ use tower::retry::budget::{Budget as _, TpsBudget};
 
 use crate::config::table::{Auth, Candidate, Protocol, Provider, RoutingTable};
 use crate::domain::id::{ProviderId, UpstreamId};
+use crate::domain::operation::Operation;
+use crate::flight::call::Call;
 use crate::flight::trail::UpstreamNames;
 use crate::upstream::breaker::{Breaker, Lesson, Permit, State};
 use crate::upstream::dial::{Dial, Origin};
@@ -54,8 +56,22 @@ pub struct LiveUpstream {
     pub names: Arc<UpstreamNames>,
     /// Its health; kept by id.
     pub health: Arc<Health>,
-    /// Where its requests go: the path of its operation.
-    pub uri: Uri,
+    /// Where its requests go, by operation.
+    uris: Vec<(Operation, Uri)>,
+}
+
+impl LiveUpstream {
+    /// The operation this call would be sent as: its own, or the one it can be carried by; `None` if it cannot be sent.
+    pub fn speaks(&self, call: &Call) -> Option<Operation> {
+        let offers = |operation| self.uri(operation).map(|_| operation);
+        let carried = || call.carried.as_ref().and_then(|_| offers(call.operation.carried_by()?));
+        offers(call.operation).or_else(carried)
+    }
+
+    /// Where this operation's requests go, if the provider has it.
+    pub fn uri(&self, operation: Operation) -> Option<&Uri> {
+        self.uris.iter().find(|(known, _)| *known == operation).map(|(_, uri)| uri)
+    }
 }
 
 /// An upstream's breaker and retry budget.
@@ -146,7 +162,7 @@ impl Fleet {
         );
         let upstream = LiveUpstream {
             names: Arc::new(names(candidate)),
-            uri: uri(&candidate.provider),
+            uris: uris(&candidate.provider),
             candidate: candidate.clone(),
             provider,
             health,
@@ -190,12 +206,15 @@ fn names(candidate: &Candidate) -> UpstreamNames {
     }
 }
 
-fn uri(provider: &Provider) -> Uri {
-    let operation = match provider.protocol {
-        Protocol::OpenAi => "/chat/completions",
-        Protocol::DiHmac => "/gateway.do",
+fn uris(provider: &Provider) -> Vec<(Operation, Uri)> {
+    let uri = |operation: &Operation| {
+        let path = match provider.protocol {
+            Protocol::OpenAi => operation.path().strip_prefix("/v1").unwrap_or_default(),
+            Protocol::DiHmac => "/gateway.do",
+        };
+        (*operation, format!("{}{path}", provider.base_url.path).parse().unwrap_or_default())
     };
-    format!("{}{operation}", provider.base_url.path).parse().unwrap_or_default()
+    provider.operations.iter().map(uri).collect()
 }
 
 fn headers(provider: &Provider) -> HeaderMap {

@@ -26,6 +26,8 @@ pub(super) fn classify(status: u16, said: Option<&EmbeddedError>) -> FailureClas
         402 => FailureClass::QuotaExhausted,
         // Some say with 400 or 403 that the account is empty: no other request would fare better.
         400..500 if said.is_some_and(EmbeddedError::is_quota) => FailureClass::QuotaExhausted,
+        // And some say with 400 that our key is at fault: the caller's request is not, and another provider may answer.
+        400 if said.is_some_and(EmbeddedError::is_about_credentials) => FailureClass::Unauthorised,
         429 => FailureClass::RateLimited,
         401 | 403 => FailureClass::Unauthorised,
         503 | 529 => FailureClass::Overloaded,
@@ -75,5 +77,7 @@ mod tests {
         assert_eq!(classify(402, None), FailureClass::QuotaExhausted);
         assert_eq!(classify(429, None), FailureClass::RateLimited);
         assert_eq!(classify(529, None), FailureClass::Overloaded);
+        let litellm = EmbeddedError { kind: Some("no_db_connection".to_owned()), ..EmbeddedError::default() };
+        assert_eq!(classify(400, Some(&litellm)), FailureClass::Unauthorised);
     }
 }

@@ -5,6 +5,7 @@ pub mod attempt;
 pub mod breaker;
 pub mod dial;
 mod exchange;
+mod form;
 pub mod limiter;
 pub mod live;
 mod meaning;

@@ -13,19 +13,25 @@ use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::Full;
 
 use crate::config::table::{Provider, StreamUsage};
+use crate::domain::clock;
+use crate::domain::operation::{Dialect, Operation};
 use crate::domain::outcome::{FailureClass, Sent};
 use crate::domain::usage::Usage;
+use crate::flight::call::Call;
+use crate::flight::carried::{Carried, Frame};
 use crate::flight::error::AttemptError;
-use crate::flight::reply::{Reply, ReplyBody, UsageSlot};
+use crate::flight::facts::LlmFacts;
+use crate::flight::reply::{EventStream, Reply, ReplyBody, UsageSlot};
 use crate::upstream::attempt::Attempt;
 use crate::upstream::exchange::{ReadError, read_whole};
+use crate::upstream::form::{Form, wrote_nothing};
 use crate::upstream::live::LiveUpstream;
 use crate::upstream::meaning::{classify, embedded, without_secret};
 use crate::upstream::pool::UpstreamBody;
 use crate::upstream::retry_after;
-use crate::upstream::stream::{UsageEvent, prime};
+use crate::upstream::stream::{Reading, Retold, UsageEvent, prime};
 use crate::wire::json_edit::{self, UsageRequest};
-use crate::wire::openai::{parse_error, peek_reply};
+use crate::wire::openai::parse_error;
 
 /// Largest whole answer.
 const ANSWER_BYTES: usize = 32 * 1024 * 1024;
@@ -44,29 +50,68 @@ struct Sifted {
     is_compressed: bool,
 }
 
-/// Builds the request: the caller's body with the provider's model name, our headers, the provider's credential.
+/// A call as one provider is asked: in its own form, or carried by another.
+pub struct Spoken<'a> {
+    operation: Operation,
+    body: &'a Bytes,
+    facts: LlmFacts,
+    carried: Option<&'a Carried>,
+}
+
+impl<'a> Spoken<'a> {
+    /// How `upstream` is asked.
+    ///
+    /// # Errors
+    /// [`FailureClass::Refused`] if it does not have the operation, which routing has already ruled out.
+    pub fn new(call: &'a Call, upstream: &LiveUpstream) -> Result<Self, AttemptError> {
+        let missing =
+            || AttemptError::new(FailureClass::Refused, Sent::No, "the provider does not have this operation");
+        let operation = upstream.speaks(call).ok_or_else(missing)?;
+        Ok(match call.carried.as_deref().filter(|_| operation != call.operation) {
+            Some(carried) => Self { operation, body: &carried.body, facts: carried.facts, carried: Some(carried) },
+            None => Self { operation, body: &call.body, facts: call.llm(), carried: None },
+        })
+    }
+
+    fn form(&self) -> Form {
+        Form::of(self.operation)
+    }
+}
+
+/// The caller's body with the provider's model name.
 ///
 /// # Errors
 /// [`FailureClass::Refused`] if the body cannot be edited, which decoding it has already ruled out.
-pub fn prepare(attempt: &Attempt, upstream: &LiveUpstream) -> Result<Request<Full<Bytes>>, AttemptError> {
+pub fn prepare(spoken: &Spoken<'_>, upstream: &LiveUpstream) -> Result<Bytes, AttemptError> {
     let refused =
         |_| AttemptError::new(FailureClass::Refused, Sent::No, "the body could not be prepared for the provider");
-    let (body, model, usage) = (&attempt.call.body, &upstream.names.model, usage_request(attempt, upstream));
+    let (body, model, usage) = (spoken.body, &upstream.names.model, usage_request(spoken, upstream));
     // Decoding has already found the model's place, and most requests need nothing else changed.
-    let spliced = attempt.call.llm().model_at.filter(|_| usage == UsageRequest::AsIs);
-    let body = match spliced.and_then(|at| json_edit::splice_plain(body, at.start..at.end, model)) {
-        Some(body) => body,
-        None => json_edit::rewrite_request(body, model, usage).map_err(refused)?,
-    };
-    let mut request = Request::new(Full::new(body));
-    *request.method_mut() = Method::POST;
-    *request.uri_mut() = upstream.uri.clone();
-    *request.headers_mut() = upstream.provider.headers.clone();
-    Ok(request)
+    let spliced = spoken.facts.model_at.filter(|_| usage == UsageRequest::AsIs);
+    match spliced.and_then(|at| json_edit::splice_plain(body, at.start..at.end, model)) {
+        Some(body) => Ok(body),
+        None => json_edit::rewrite_request(body, model, usage).map_err(refused),
+    }
 }
 
-fn usage_request(attempt: &Attempt, upstream: &LiveUpstream) -> UsageRequest {
-    let facts = attempt.call.llm();
+/// The request to the provider: our headers, its credential, nothing of the caller's but the body and what its form needs.
+pub fn request(body: Bytes, spoken: &Spoken<'_>, call: &Call, upstream: &LiveUpstream) -> Request<Full<Bytes>> {
+    let mut request = Request::new(Full::new(body));
+    *request.method_mut() = Method::POST;
+    *request.uri_mut() = upstream.uri(spoken.operation).cloned().unwrap_or_default();
+    *request.headers_mut() = upstream.provider.headers.clone();
+    if spoken.operation.dialect() == Dialect::Anthropic {
+        let forwarded = call.context.forwarded.iter().map(|(name, value)| (name.clone(), value.clone()));
+        request.headers_mut().extend(forwarded);
+    }
+    request
+}
+
+fn usage_request(spoken: &Spoken<'_>, upstream: &LiveUpstream) -> UsageRequest {
+    let facts = spoken.facts;
+    if spoken.form() != Form::Chat {
+        return UsageRequest::AsIs;
+    }
     match upstream.candidate.provider.stream_usage {
         StreamUsage::OnRequest if facts.stream && !facts.include_usage => UsageRequest::Ask,
         StreamUsage::Always | StreamUsage::Never if facts.has_stream_options => UsageRequest::Remove,
@@ -80,15 +125,35 @@ fn usage_request(attempt: &Attempt, upstream: &LiveUpstream) -> UsageRequest {
 /// [`AttemptError`] for every answer that is not one.
 pub async fn read(
     response: Response<UpstreamBody>,
+    spoken: &Spoken<'_>,
     attempt: &Attempt,
     upstream: &LiveUpstream,
 ) -> Result<Reply, AttemptError> {
     let hide = |error| without_secret(error, &upstream.candidate.provider.auth);
-    understand(response, attempt, upstream).await.map_err(hide)
+    let Some(carried) = spoken.carried else {
+        return understand(response, spoken, attempt, upstream).await.map_err(hide);
+    };
+    let reply = understand(response, spoken, attempt, upstream).await.map_err(hide)?;
+    attempt.call.context.trail.lock().left_out.clone_from(&carried.left_out);
+    bring_back(reply, carried, &frame(attempt, upstream))
+}
+
+fn frame<'a>(attempt: &'a Attempt, upstream: &'a LiveUpstream) -> Frame<'a> {
+    Frame { call: &attempt.call.context.id, model: &upstream.names.model, created: clock::unix_seconds() }
+}
+
+/// The chat answer in the form the caller waits for.
+fn bring_back(mut reply: Reply, carried: &Carried, frame: &Frame<'_>) -> Result<Reply, AttemptError> {
+    if let Some(chat) = reply.body.as_whole() {
+        let whole = carried.back.whole(chat, frame).ok_or_else(|| bad_reply("the answer is no chat completion"))?;
+        reply.body.fill(whole);
+    }
+    Ok(reply)
 }
 
 async fn understand(
     response: Response<UpstreamBody>,
+    spoken: &Spoken<'_>,
     attempt: &Attempt,
     upstream: &LiveUpstream,
 ) -> Result<Reply, AttemptError> {
@@ -102,13 +167,15 @@ async fn understand(
     if sifted.is_compressed {
         return Err(bad_reply("the answer is compressed though nobody asked for that"));
     }
-    match (attempt.call.llm().stream, sifted.is_stream) {
-        (true, true) => stream(sifted.passed, body, attempt).await,
-        (false, false) => whole(sifted.passed, body, attempt).await,
+    match (spoken.facts.stream, sifted.is_stream) {
+        (true, true) => stream(sifted.passed, body, (spoken, attempt, upstream)).await,
+        (false, false) => whole(sifted.passed, body, spoken, attempt).await,
         (true, false) => {
             // Some aggregators answer a stream request with a plain error object and status 200.
             let body = read_whole(body, ERROR_BYTES, attempt.idle).await.unwrap_or_default();
-            Err(peek_reply(&body)
+            Err(spoken
+                .form()
+                .whole(&body)
                 .and_then(|facts| facts.error)
                 .map_or_else(|| bad_reply("a stream was asked for and something else came"), embedded))
         }
@@ -116,33 +183,49 @@ async fn understand(
     }
 }
 
-async fn whole(headers: HeaderMap, body: UpstreamBody, attempt: &Attempt) -> Result<Reply, AttemptError> {
+async fn whole(
+    headers: HeaderMap,
+    body: UpstreamBody,
+    spoken: &Spoken<'_>,
+    attempt: &Attempt,
+) -> Result<Reply, AttemptError> {
     let bytes = read_whole(body, ANSWER_BYTES, attempt.idle).await.map_err(ReadError::into_attempt_error)?;
     if bytes.is_empty() {
         return Err(AttemptError::new(FailureClass::NoContent, Sent::Yes, "the answer is empty"));
     }
-    let facts = peek_reply(&bytes).ok_or_else(|| bad_reply("the answer is not a JSON object"))?;
+    let facts = spoken.form().whole(&bytes).ok_or_else(|| bad_reply("the answer is not a JSON object"))?;
     if let Some(error) = facts.error {
         return Err(embedded(error));
     }
-    let reason = facts.finish_reason.as_deref();
-    let cut_on_purpose = matches!(reason, Some("length" | "content_filter"));
-    if !facts.content && !cut_on_purpose {
+    let said = facts.content || facts.cut || facts.finished && wrote_nothing(facts.usage);
+    if !said {
         return Err(AttemptError::new(FailureClass::NoContent, Sent::Yes, "the answer has no content"));
     }
     let usage = UsageSlot::default();
     usage.set(facts.usage.unwrap_or_else(Usage::default));
-    let complete = matches!(reason, Some("stop" | "tool_calls" | "function_call"));
-    Ok(Reply { status: StatusCode::OK, headers, body: ReplyBody::whole(bytes), usage, complete, decision: None })
+    let (body, complete) = (ReplyBody::whole(bytes), facts.complete);
+    Ok(Reply { status: StatusCode::OK, headers, body, usage, complete, decision: None })
 }
 
-async fn stream(mut headers: HeaderMap, body: UpstreamBody, attempt: &Attempt) -> Result<Reply, AttemptError> {
-    let usage_event = if attempt.call.llm().include_usage { UsageEvent::Forward } else { UsageEvent::Strip };
+async fn stream(
+    mut headers: HeaderMap,
+    body: UpstreamBody,
+    (spoken, attempt, upstream): (&Spoken<'_>, &Attempt, &LiveUpstream),
+) -> Result<Reply, AttemptError> {
+    let usage_event = if spoken.facts.include_usage { UsageEvent::Forward } else { UsageEvent::Strip };
     let usage = UsageSlot::default();
-    let primed = prime(body, usage.clone(), usage_event, attempt.idle).await?;
+    let reading = Reading { form: spoken.form(), usage_event, idle: attempt.idle };
+    let primed = prime(body, usage.clone(), reading).await?;
+    let events: EventStream = match spoken.carried {
+        Some(carried) => {
+            let teller = carried.back.stream(&frame(attempt, upstream));
+            Box::pin(Retold::new(primed, teller))
+        }
+        None => Box::pin(primed),
+    };
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/event-stream; charset=utf-8"));
     headers.insert("x-accel-buffering", HeaderValue::from_static("no"));
-    let body = ReplyBody::events(Box::pin(primed));
+    let body = ReplyBody::events(events, attempt.call.operation.dialect());
     Ok(Reply { status: StatusCode::OK, headers, body, usage, complete: false, decision: None })
 }
 
@@ -175,7 +258,7 @@ fn sift(headers: &HeaderMap) -> Sifted {
                 sifted.passed.insert(CONTENT_TYPE, value.clone());
             }
             "content-encoding" => sifted.is_compressed = value != "identity",
-            "x-request-id" | "x-generation-id" | "x-litellm-call-id" => {
+            "x-request-id" | "request-id" | "x-generation-id" | "x-litellm-call-id" => {
                 sifted.their_id = Some(value.clone()).filter(|id| id.len() <= 256);
             }
             "openai-processing-ms"
@@ -186,6 +269,9 @@ fn sift(headers: &HeaderMap) -> Sifted {
             | "x-ratelimit-remaining-tokens"
             | "x-ratelimit-reset-requests"
             | "x-ratelimit-reset-tokens" => drop(sifted.passed.insert(name.clone(), value.clone())),
+            name_of if name_of.starts_with("anthropic-ratelimit-") => {
+                drop(sifted.passed.insert(name.clone(), value.clone()));
+            }
             _ => {}
         }
     }

@@ -6,6 +6,7 @@
 use std::sync::Arc;
 
 use crate::config::table::Protocol;
+use crate::domain::operation::Safety;
 use crate::flight::error::AttemptError;
 use crate::flight::reply::Reply;
 use crate::upstream::alipay::di;
@@ -24,10 +25,13 @@ use crate::upstream::openai;
 pub async fn send(attempt: Attempt, upstream: Arc<LiveUpstream>) -> Result<Reply, AttemptError> {
     match upstream.candidate.provider.protocol {
         Protocol::OpenAi => {
-            let request = openai::prepare(&attempt, &upstream)?;
-            let safety = attempt.call.operation.safety();
-            let response = exchange(&upstream.provider, request, attempt.connect, safety).await?;
-            openai::read(response, &attempt, &upstream).await
+            let spoken = openai::Spoken::new(&attempt.call, &upstream)?;
+            let body = openai::prepare(&spoken, &upstream)?;
+            let request = || openai::request(body.clone(), &spoken, &attempt.call, &upstream);
+            let repeatable = attempt.call.operation.safety() != Safety::AtMostOnce;
+            let response =
+                exchange(&upstream.provider, request(), attempt.connect, repeatable.then_some(request)).await?;
+            openai::read(response, &spoken, &attempt, &upstream).await
         }
         Protocol::DiHmac => {
             let token = di::token(&attempt, &upstream).await?;

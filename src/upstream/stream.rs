@@ -15,12 +15,15 @@ use http_body_util::BodyExt;
 use tokio::time::{Instant, Sleep};
 
 use crate::domain::outcome::{FailureClass, Sent};
+use crate::flight::carried::Teller;
 use crate::flight::error::AttemptError;
 use crate::flight::reply::UsageSlot;
+use crate::upstream::form::{Form, wrote_nothing};
 use crate::upstream::meaning::embedded;
 use crate::upstream::pool::UpstreamBody;
 use crate::wire::json_edit::{self, NullUsage};
-use crate::wire::openai::{ChunkFacts, peek_chunk, peek_reply};
+use crate::wire::messages::Tokens;
+use crate::wire::openai::peek_chunk;
 use crate::wire::sse::{Decoder, Event, Limits};
 
 /// Most bytes of lifecycle events held back while waiting for content.
@@ -35,6 +38,26 @@ pub enum UsageEvent {
     Strip,
 }
 
+/// How a stream is to be read and shown.
+#[derive(Clone, Copy)]
+pub struct Reading {
+    /// What the provider speaks.
+    pub(super) form: Form,
+    /// Whose the usage event is.
+    pub(super) usage_event: UsageEvent,
+    /// Longest silence.
+    pub(super) idle: Duration,
+}
+
+/// What was heard so far.
+struct Ear {
+    reading: Reading,
+    usage: UsageSlot,
+    tokens: Tokens,
+    /// It said that it is finished.
+    finished: bool,
+}
+
 /// A stream that may be relayed: it starts with what was held back, and its content has begun.
 pub struct Primed {
     /// Absent once nothing more is to be had from it.
@@ -43,9 +66,7 @@ pub struct Primed {
     held: VecDeque<Event>,
     /// The terminal event was relayed.
     done: bool,
-    usage: UsageSlot,
-    usage_event: UsageEvent,
-    idle: Duration,
+    ear: Ear,
     last_heard: Instant,
     alarm: Pin<Box<Sleep>>,
 }
@@ -58,12 +79,8 @@ pub struct Primed {
 ///
 /// # Cancel safety
 /// Dropping the future closes the upstream connection.
-pub async fn prime(
-    mut body: UpstreamBody,
-    usage: UsageSlot,
-    usage_event: UsageEvent,
-    idle: Duration,
-) -> Result<Primed, AttemptError> {
+pub async fn prime(mut body: UpstreamBody, usage: UsageSlot, reading: Reading) -> Result<Primed, AttemptError> {
+    let mut ear = Ear { reading, usage, tokens: Tokens::default(), finished: false };
     let mut decoder = Decoder::new(Limits::default());
     let mut held = VecDeque::new();
     let mut held_bytes = 0;
@@ -73,30 +90,19 @@ pub async fn prime(
                 continue;
             }
             held_bytes += event.raw().len();
-            let content = starts_content(&event, &usage)?;
-            held.extend(shape(event, usage_event));
+            let content = ear.starts_content(&event)?;
+            held.extend(ear.shape(event));
             if content {
                 let now = Instant::now();
-                let alarm = Box::pin(tokio::time::sleep_until(now + idle));
-                let body = Some(body);
-                return Ok(Primed {
-                    body,
-                    decoder,
-                    held,
-                    done: false,
-                    usage,
-                    usage_event,
-                    idle,
-                    last_heard: now,
-                    alarm,
-                });
+                let alarm = Box::pin(tokio::time::sleep_until(now + reading.idle));
+                return Ok(Primed { body: Some(body), decoder, held, done: false, ear, last_heard: now, alarm });
             }
             if held_bytes > MOST_HELD_BYTES {
                 return Err(no_content("the stream held back its content behind too many other events"));
             }
         }
         match body.frame().await {
-            None => return Err(ended_early(&mut decoder, &usage)),
+            None => return Err(ear.ended_early(&mut decoder)),
             Some(Err(_)) => return Err(no_content("the stream broke off before its first content")),
             Some(Ok(frame)) => {
                 if let Ok(chunk) = frame.into_data() {
@@ -107,36 +113,48 @@ pub async fn prime(
     }
 }
 
-/// The last event may have come without its blank line, and may say why there is no more.
-fn ended_early(decoder: &mut Decoder, usage: &UsageSlot) -> AttemptError {
-    let last = decoder.finish().ok().flatten();
-    let said = last.and_then(|event| starts_content(&event, usage).err());
-    said.unwrap_or_else(|| no_content("the stream ended before its first content"))
-}
-
-/// True at the commit point; an error if the stream says so or ends first.
-fn starts_content(event: &Event, usage: &UsageSlot) -> Result<bool, AttemptError> {
-    if event.is_done() {
-        return Err(no_content("the stream ended before its first content"));
+impl Ear {
+    /// The last event may have come without its blank line, and may say why there is no more.
+    fn ended_early(&mut self, decoder: &mut Decoder) -> AttemptError {
+        let last = decoder.finish().ok().flatten();
+        let said = last.and_then(|event| self.starts_content(&event).err());
+        said.unwrap_or_else(|| no_content("the stream ended before its first content"))
     }
-    let Some(data) = event.data() else { return Ok(false) };
-    let facts = peek_chunk(&data);
-    note_usage(&facts, usage);
-    match facts.error {
-        Some(error) => Err(embedded(error)),
-        None => Ok(facts.content || facts.finished && is_cut_on_purpose(&data)),
+
+    /// True at the commit point; an error if the stream says so or ends first. A whole answer that was cut before its
+    /// first word counts as one too.
+    fn starts_content(&mut self, event: &Event) -> Result<bool, AttemptError> {
+        let heard = self.reading.form.event(event, &mut self.tokens);
+        if let Some(usage) = heard.usage {
+            self.usage.set(usage);
+        }
+        self.finished |= heard.finished;
+        match heard.error {
+            Some(error) => Err(embedded(error)),
+            None if heard.content || heard.cut => Ok(true),
+            None if heard.last && self.finished && wrote_nothing(Some(self.usage.get())) => Ok(true),
+            None if heard.last => Err(no_content("the stream ended before its first content")),
+            None => Ok(false),
+        }
     }
-}
 
-/// A whole answer that was cut before its first word counts as one too (`openai::whole`).
-fn is_cut_on_purpose(data: &[u8]) -> bool {
-    let reason = peek_reply(data).and_then(|facts| facts.finish_reason);
-    matches!(reason.as_deref(), Some("length" | "content_filter"))
-}
-
-fn note_usage(facts: &ChunkFacts, usage: &UsageSlot) {
-    if let Some(reported) = facts.usage {
-        usage.set(reported);
+    /// The event as the client may see it; `None` if it may not.
+    fn shape(&self, event: Event) -> Option<Event> {
+        let ours = self.reading.usage_event == UsageEvent::Strip && self.reading.form == Form::Chat;
+        if !ours || !mentions(event.raw(), b"\"usage\"") {
+            return Some(event);
+        }
+        let data = event.data()?;
+        let facts = peek_chunk(&data);
+        if facts.usage_only {
+            return None;
+        }
+        if let Some(edited) = json_edit::rewrite_chunk(&data, None, NullUsage::Drop) {
+            Some(event.with_data(&edited))
+        } else {
+            drop(data);
+            Some(event)
+        }
     }
 }
 
@@ -146,24 +164,6 @@ fn no_content(detail: &'static str) -> AttemptError {
 
 fn bad_stream() -> AttemptError {
     AttemptError::new(FailureClass::BadReply, Sent::Yes, "the stream is not made of server-sent events")
-}
-
-/// The event as the client may see it; `None` if it may not.
-fn shape(event: Event, usage_event: UsageEvent) -> Option<Event> {
-    if usage_event == UsageEvent::Forward || !mentions(event.raw(), b"\"usage\"") {
-        return Some(event);
-    }
-    let data = event.data()?;
-    let facts = peek_chunk(&data);
-    if facts.usage_only {
-        return None;
-    }
-    if let Some(edited) = json_edit::rewrite_chunk(&data, None, NullUsage::Drop) {
-        Some(event.with_data(&edited))
-    } else {
-        drop(data);
-        Some(event)
-    }
 }
 
 fn mentions(haystack: &[u8], needle: &[u8]) -> bool {
@@ -210,7 +210,8 @@ impl Primed {
     /// What came after the last blank line, if it is whole: half an event would run into the error event that follows.
     fn last_event(&mut self) -> Option<Event> {
         let event = self.decoder.finish().ok().flatten()?;
-        let whole = event.is_done() || event.data().is_some_and(|data| peek_chunk(&data).json);
+        let heard = self.ear.reading.form.event(&event, &mut self.ear.tokens);
+        let whole = heard.last || heard.json;
         whole.then(|| event.closed())
     }
 
@@ -218,7 +219,7 @@ impl Primed {
     fn poll_idle(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         loop {
             ready!(self.alarm.as_mut().poll(cx));
-            let due = self.last_heard + self.idle;
+            let due = self.last_heard + self.ear.reading.idle;
             if Instant::now() >= due {
                 return Poll::Ready(());
             }
@@ -228,17 +229,17 @@ impl Primed {
 
     /// Most events are tokens: only those that may hold usage or an error are parsed.
     fn relay(&mut self, event: Event) -> Result<Option<Event>, FailureClass> {
-        self.done |= event.is_done();
+        self.done |= self.ear.reading.form.is_last(&event);
         let raw = event.raw();
         if mentions(raw, b"\"error\"") || mentions(raw, b"\"usage\"") {
-            if let Some(data) = event.data() {
-                let facts = peek_chunk(&data);
-                note_usage(&facts, &self.usage);
-                if facts.error.is_some() {
-                    return Err(FailureClass::ProviderFault);
-                }
+            let heard = self.ear.reading.form.event(&event, &mut self.ear.tokens);
+            if let Some(usage) = heard.usage {
+                self.ear.usage.set(usage);
             }
-            return Ok(shape(event, self.usage_event));
+            if heard.error.is_some() {
+                return Err(FailureClass::ProviderFault);
+            }
+            return Ok(self.ear.shape(event));
         }
         Ok(Some(event))
     }
@@ -260,6 +261,41 @@ impl Stream for Primed {
             return Poll::Ready(Some(Ok(event)));
         }
         self.poll_upstream(cx).map(Result::transpose)
+    }
+}
+
+/// A chat stream told in another form. What was held back is told first.
+pub struct Retold {
+    chat: Primed,
+    teller: Teller,
+    told: VecDeque<Event>,
+}
+
+impl Retold {
+    /// Tells `chat` with `teller`.
+    pub fn new(chat: Primed, teller: Teller) -> Self {
+        Self { chat, teller, told: VecDeque::new() }
+    }
+}
+
+impl Stream for Retold {
+    type Item = Result<Event, FailureClass>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let this = &mut *self;
+        loop {
+            if let Some(event) = this.told.pop_front() {
+                return Poll::Ready(Some(Ok(event)));
+            }
+            match ready!(Pin::new(&mut this.chat).poll_next(cx)) {
+                Some(Ok(event)) => {
+                    if this.teller.push(&event, &mut this.told).is_err() && this.told.is_empty() {
+                        return Poll::Ready(Some(Err(FailureClass::BadReply)));
+                    }
+                }
+                other => return Poll::Ready(other),
+            }
+        }
     }
 }
 

@@ -18,10 +18,11 @@ use crate::config::table::RoutingTable;
 use crate::config::{CompileOptions, SecretPolicy, Secrets, SourceFile, Sources, compile};
 use crate::domain::deadline::Deadline;
 use crate::domain::id::UpstreamId;
-use crate::domain::operation::Operation;
+use crate::domain::operation::{Dialect, Operation};
 use crate::domain::outcome::FailureClass;
 use crate::domain::secret::{Secret, SecretSource};
-use crate::flight::call::{CacheWish, Call, CallContext, Facts, LlmFacts, RiskFacts};
+use crate::flight::call::{CacheWish, Call, CallContext, Facts, RiskFacts};
+use crate::flight::facts::LlmFacts;
 use crate::flight::reply::{Reply, ReplyBody, UsageSlot};
 use crate::flight::trail::Trail;
 use crate::sandbox::{SandboxBody, serve_connection};
@@ -192,6 +193,7 @@ fn context(table: &RoutingTable, caller: usize) -> CallContext {
         arrived: Instant::now(),
         trail: Trail::default(),
         cache: CacheWish::Default,
+        forwarded: HeaderMap::new(),
     }
 }
 
@@ -208,13 +210,14 @@ pub(crate) fn llm_call_of(caller: usize, body: impl Into<Bytes>, cache: CacheWis
         stream: facts.stream,
         include_usage: facts.include_usage,
         has_stream_options: facts.has_stream_options,
-        model_at: facts.model_at(&body).map(|at| crate::flight::call::Span { start: at.start, end: at.end }),
+        model_at: facts.model_at(&body).map(|at| crate::flight::facts::Span { start: at.start, end: at.end }),
     };
     let context = CallContext { cache, ..context(&table(), caller) };
     Call {
         operation: Operation::ChatCompletions,
         deadline: Deadline::after(context.arrived, Duration::from_secs(60)),
         facts: Facts::Llm(facts),
+        carried: None,
         context: Arc::new(context),
         body,
     }
@@ -239,6 +242,7 @@ pub(crate) fn risk_call_of(caller: usize, out_trade_no: &str, amount: &str) -> C
         operation: Operation::RiskAssess,
         deadline: Deadline::after(context.arrived, route.hard_limit),
         facts: Facts::Risk(Arc::new(RiskFacts { assessment, route })),
+        carried: None,
         context: Arc::new(context),
         body: body.into(),
     }
@@ -262,7 +266,7 @@ pub(crate) fn whole(text: &'static str) -> Reply {
 
 /// A streamed answer.
 pub(crate) fn streamed(events: impl Stream<Item = Result<Event, FailureClass>> + Send + 'static) -> Reply {
-    reply(ReplyBody::events(Box::pin(events)), false)
+    reply(ReplyBody::events(Box::pin(events), Dialect::OpenAi), false)
 }
 
 /// These events and nothing more.

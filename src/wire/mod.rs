@@ -2,7 +2,10 @@
 
 pub mod alipay;
 pub mod json_edit;
+pub mod json_read;
+pub mod messages;
 pub mod object;
 pub mod openai;
+pub mod responses;
 pub mod risk;
 pub mod sse;

@@ -61,6 +61,11 @@ impl<'a> Object<'a> {
         value.filter(|value| value.get() != "null")
     }
 
+    /// Every key with its raw value, in the order they came, repeated keys and nulls included.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &'a RawValue)> {
+        self.entries.iter().map(|(key, value)| (key.as_str(), *value))
+    }
+
     /// Every key as it came.
     pub fn keys(&self) -> impl Iterator<Item = &str> {
         self.entries.iter().map(|(key, _)| key.as_str())

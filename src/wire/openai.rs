@@ -5,10 +5,10 @@
 //! providers differ and a field of an odd type must not cost the client its answer. Editing is in [`super::json_edit`].
 
 mod answer;
-mod failure;
-mod lenient;
-mod reply;
-mod request;
+pub(super) mod failure;
+pub(super) mod lenient;
+pub(super) mod reply;
+pub(super) mod request;
 
 pub use answer::{ErrorBody, error_body, error_event, model_object, models_list};
 pub use failure::{EmbeddedError, parse_error};

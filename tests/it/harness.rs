@@ -131,6 +131,8 @@ pub struct Plan {
     pub limits: ConnectionLimits,
     /// Most requests in flight to one LLM provider.
     pub provider_in_flight: u32,
+    /// What `alpha` offers; the others have chat alone.
+    pub alpha_offers: &'static str,
 }
 
 impl Default for Plan {
@@ -141,6 +143,7 @@ impl Default for Plan {
             pace: Duration::from_millis(20),
             limits: ConnectionLimits::default(),
             provider_in_flight: 200,
+            alpha_offers: r#""chat.completions""#,
         }
     }
 }
@@ -182,7 +185,9 @@ impl SecretSource for Keys {
     }
 }
 
-fn llm_file(id: &str, in_flight: u32) -> String {
+fn llm_file(id: &str, plan: &Plan) -> String {
+    let in_flight = plan.provider_in_flight;
+    let offers = if id == "alpha" { plan.alpha_offers } else { r#""chat.completions""# };
     let key = id.to_ascii_uppercase();
     format!(
         r#"
@@ -191,7 +196,7 @@ protocol = "openai"
 base_url = "https://{id}.example/v1"
 source = {{ url = "https://{id}.example/docs", checked = "2026-11-22" }}
 auth = {{ kind = "bearer", secret_env = "{key}_KEY" }}
-operations = ["chat.completions"]
+operations = [{offers}]
 limits = {{ in_flight = {in_flight} }}
 [[model]]
 id = "fast"
@@ -217,7 +222,7 @@ pub fn table(plan: &Plan) -> RoutingTable {
     let routes = plan.routes.replace("SHOP_DIGEST", &digest(SHOP)).replace("OFFICE_DIGEST", &digest(OFFICE));
     let file = |name: &str, text: String| SourceFile { name: name.to_owned(), text };
     let mut providers = vec![file("providers/alipay.toml", ALIPAY_FILE.to_owned())];
-    providers.extend(LLMS.map(|id| file(&format!("providers/{id}.toml"), llm_file(id, plan.provider_in_flight))));
+    providers.extend(LLMS.map(|id| file(&format!("providers/{id}.toml"), llm_file(id, plan))));
     let rewire = |provider: &ProviderId, protocol| BaseUrl {
         tls: false,
         host: format!("{provider}.test"),

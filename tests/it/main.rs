@@ -28,4 +28,5 @@ mod reload;
 mod risk;
 mod shutdown;
 mod stream;
+mod surface;
 mod tidy;

@@ -104,9 +104,9 @@ pub(in crate::config) struct RawOperations {
 }
 
 impl RawOperations {
-    /// True if the operation is listed, or might be.
-    pub(in crate::config) fn offers(&self, wanted: Operation) -> bool {
-        !self.sound || self.known.iter().any(|operation| operation.value == wanted)
+    /// True if such an operation is listed, or might be.
+    pub(in crate::config) fn offers(&self, of_use: impl Fn(Operation) -> bool) -> bool {
+        !self.sound || self.known.iter().any(|operation| of_use(operation.value))
     }
 }
 

@@ -20,7 +20,7 @@ fn the_embedded_files_compile_and_each_is_named_after_its_provider() {
     let table = compile_with(&sources, &Map::default(), None).unwrap_or_else(|errors| panic!("{}", lines(&errors)));
     for (id, facts) in table.facts() {
         assert!(sources.providers.iter().any(|file| file.name == format!("builtin/{id}.toml")), "{id}");
-        assert_eq!(facts.source.checked, "2026-11-22");
+        assert!(facts.source.checked.as_str() >= "2026-11-22", "{id}: {}", facts.source.checked);
     }
     let routes: Vec<&str> = table.llm_routes().keys().map(|id| id.as_str()).collect();
     assert_eq!(routes, ["narrative", "summary"]);

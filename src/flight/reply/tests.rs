@@ -9,6 +9,7 @@ use http_body_util::BodyExt;
 use proptest::prelude::*;
 
 use super::*;
+use crate::domain::operation::Dialect;
 
 type Ends = Arc<Mutex<Vec<(End, u64)>>>;
 
@@ -25,7 +26,7 @@ fn event(text: &str) -> Event {
 }
 
 fn streaming(events: impl Stream<Item = Result<Event, FailureClass>> + Send + 'static) -> (ReplyBody, Ends) {
-    watched(ReplyBody::events(Box::pin(events)))
+    watched(ReplyBody::events(Box::pin(events), Dialect::OpenAi))
 }
 
 fn said(texts: &[&str]) -> impl Stream<Item = Result<Event, FailureClass>> + Send + use<> {
@@ -117,7 +118,8 @@ async fn a_body_filled_later_has_the_length_of_what_it_was_filled_with() {
 
 #[tokio::test]
 async fn f45_a_client_that_leaves_before_the_first_frame_is_told_apart() {
-    for body in [ReplyBody::whole(Bytes::from_static(b"x")), ReplyBody::events(Box::pin(said(&["1"])))] {
+    for body in [ReplyBody::whole(Bytes::from_static(b"x")), ReplyBody::events(Box::pin(said(&["1"])), Dialect::OpenAi)]
+    {
         let (body, seen) = watched(body);
         drop(body);
         assert_eq!(ends(&seen), [(End::ClientGone, 0)]);
@@ -236,10 +238,13 @@ async fn the_upstream_is_let_go_of_before_the_hooks_run() {
     }
     let gone = Arc::new(Mutex::new(false));
     let upstream = Upstream(Arc::clone(&gone));
-    let mut body = ReplyBody::events(Box::pin(stream::poll_fn(move |_| {
-        let _ = &upstream;
-        Poll::Pending
-    })));
+    let mut body = ReplyBody::events(
+        Box::pin(stream::poll_fn(move |_| {
+            let _ = &upstream;
+            Poll::Pending
+        })),
+        Dialect::OpenAi,
+    );
     let (at_end, closed) = (Arc::clone(&gone), Arc::new(Mutex::new(None)));
     let seen = Arc::clone(&closed);
     body.on_end(move |_| *seen.lock().unwrap() = Some(*at_end.lock().unwrap()));

@@ -9,14 +9,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
-use tower::util::BoxCloneSyncService;
-use tower::{Service, ServiceExt};
+use tower::Service;
 
 use self::policy::{Next, Situation};
 use crate::domain::outcome::{Blame, FailureClass};
 use crate::flight::call::Call;
 use crate::flight::error::{AttemptError, CallError};
 use crate::flight::reply::Reply;
+use crate::layer::seam::Seam;
 use crate::layer::{BoxFuture, always_ready};
 use crate::telemetry::handles::ProviderMetrics;
 use crate::telemetry::metrics::Metrics;
@@ -27,7 +27,7 @@ use crate::upstream::live::LiveUpstream;
 const LEAST_TIME: Duration = Duration::from_millis(50);
 
 /// One try at one upstream, whatever its stack.
-pub type AttemptService = BoxCloneSyncService<Attempt, Reply, AttemptError>;
+pub type AttemptService = Seam<Attempt, Reply, AttemptError>;
 
 /// A candidate with the stack in front of it.
 #[derive(Clone)]
@@ -93,13 +93,19 @@ struct Flight<'p> {
     soonest: Option<Duration>,
 }
 
-impl Flight<'_> {
+impl<'p> Flight<'p> {
+    /// The candidates that can be asked for this, in order.
+    fn able(&self) -> impl Iterator<Item = &'p Lane> + use<'p, '_> {
+        self.params.lanes.iter().filter(|lane| lane.upstream.speaks(&self.call).is_some())
+    }
+
     async fn run(mut self) -> Result<Reply, CallError> {
-        let mut lanes = self.params.lanes.iter().peekable();
-        let mut lane = lanes.next().ok_or(CallError::Internal)?;
+        let mut lane = self.able().next().ok_or(CallError::Internal)?;
+        let mut behind = 0;
         lane.upstream.health.deposit();
         loop {
-            let error = match self.attempt(lane, lanes.len()).await? {
+            let next = self.able().nth(behind + 1);
+            let error = match self.attempt(lane, self.able().count() - behind - 1).await? {
                 Ok(reply) => {
                     self.call.context.trail.lock().served = Some(Arc::clone(&lane.upstream.names));
                     return Ok(reply);
@@ -107,15 +113,14 @@ impl Flight<'_> {
                 Err(error) => error,
             };
             self.note(&error);
-            match (self.next(lane, &error, lanes.peek().is_some()), lanes.peek()) {
+            match (self.next(lane, &error, next.is_some()), next) {
                 (Next::Move, Some(next)) => {
                     self.params.metrics.failover(
                         &lane.upstream.names.upstream,
                         &next.upstream.names.upstream,
                         error.class,
                     );
-                    lane = next;
-                    lanes.next();
+                    (lane, behind) = (next, behind + 1);
                     lane.upstream.health.deposit();
                     self.repeated = false;
                 }
@@ -143,7 +148,7 @@ impl Flight<'_> {
             connect: self.params.connect.min(left),
             idle: self.params.idle,
         };
-        Ok(lane.service.clone().oneshot(attempt).await)
+        Ok(lane.service.ask(attempt).await)
     }
 
     /// How long this attempt may take until its first content. A whole answer shows nothing until it is done, so it is

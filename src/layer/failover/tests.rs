@@ -4,7 +4,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use http_body_util::BodyExt;
-use tower::{Layer, ServiceBuilder, service_fn};
+use tower::{Layer, ServiceBuilder, ServiceExt, service_fn};
 
 use super::*;
 use crate::domain::outcome::Sent;
@@ -35,12 +35,19 @@ fn scripted<F>(count: usize, answer: impl Fn(usize, usize) -> F + Clone + Send +
 where
     F: Future<Output = Result<Reply, AttemptError>> + Send + 'static,
 {
+    scripted_as(&NAMES[..count], answer)
+}
+
+fn scripted_as<F>(names: &[&str], answer: impl Fn(usize, usize) -> F + Clone + Send + Sync + 'static) -> Scripted
+where
+    F: Future<Output = Result<Reply, AttemptError>> + Send + 'static,
+{
     let metrics = Metrics::new();
     let made = Made::default();
     let fleet = fleet(&table(), &Memory::scripted(|_, _| async {}));
     let lane = |index: usize| {
         let (made, answer, asked) = (Arc::clone(&made), answer.clone(), Arc::new(AtomicUsize::new(0)));
-        let upstream = Arc::clone(&fleet.upstreams[NAMES[index]]);
+        let upstream = Arc::clone(&fleet.upstreams[names[index]]);
         let service = service_fn(move |attempt| {
             made.lock().unwrap().push((index, attempt));
             answer(index, asked.fetch_add(1, Ordering::SeqCst))
@@ -48,7 +55,7 @@ where
         let metrics = metrics.provider(&upstream.names.provider);
         Lane { upstream, service: AttemptService::new(service), metrics }
     };
-    let lanes: Arc<[Lane]> = (0..count).map(lane).collect();
+    let lanes: Arc<[Lane]> = (0..names.len()).map(lane).collect();
     Scripted { failover: Failover::new(params(&lanes, &metrics)), made, metrics, lanes }
 }
 
@@ -138,11 +145,12 @@ async fn f14_what_the_caller_did_wrong_is_asked_once() {
 #[tokio::test]
 async fn a_payment_that_may_have_been_delivered_is_not_asked_about_again() {
     for sent in [Sent::Maybe, Sent::Yes] {
-        let flight = scripted(2, move |_, _| async move { fail(FailureClass::HeadersTimeout, sent) });
+        let flight =
+            scripted_as(&["judge", "judge"], move |_, _| async move { fail(FailureClass::HeadersTimeout, sent) });
         exhausted(flight.call(risk_call("T-1", "1.00")).await);
         assert_eq!(flight.order(), [0], "{sent:?}");
     }
-    let flight = scripted(2, |_, _| async { fail(FailureClass::Connect, Sent::No) });
+    let flight = scripted_as(&["judge", "judge"], |_, _| async { fail(FailureClass::Connect, Sent::No) });
     exhausted(flight.call(risk_call("T-1", "1.00")).await);
     assert_eq!(flight.order(), [0, 1, 1], "nothing was sent: the next one, and that once more");
 }

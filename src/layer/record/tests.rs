@@ -10,6 +10,7 @@ use serde_json::Value;
 use tower::{ServiceExt, service_fn};
 
 use super::*;
+use crate::domain::operation::Dialect;
 use crate::domain::outcome::FailureClass;
 use crate::domain::usage::Usage;
 use crate::layer::testing::{Snapshot, arrival};
@@ -77,7 +78,8 @@ fn ended(metrics: &Metrics, outcome: &str) -> f64 {
 #[tokio::test]
 async fn a_streams_line_is_written_at_its_end_with_what_the_meter_settled() {
     let log = fixture();
-    let response = log.answered(Method::POST, 200, ReplyBody::events(Box::pin(events(&["1", "[DONE]"])))).await;
+    let response =
+        log.answered(Method::POST, 200, ReplyBody::events(Box::pin(events(&["1", "[DONE]"])), Dialect::OpenAi)).await;
     assert_eq!(ended(&log.metrics, "ok"), 0.0);
     response.into_body().collect().await.unwrap();
     let (lines, metrics) = log.lines();
@@ -112,7 +114,7 @@ async fn each_end_has_its_outcome() {
         assert_eq!((lines.len(), ended(&metrics, outcome)), (1, 1.0), "{status}");
     }
     let log = fixture();
-    let cut = ReplyBody::events(Box::pin(stream::iter([Err(FailureClass::StreamCut)])));
+    let cut = ReplyBody::events(Box::pin(stream::iter([Err(FailureClass::StreamCut)])), Dialect::OpenAi);
     log.answered(Method::POST, 200, cut).await.into_body().collect().await.unwrap();
     assert_eq!(ended(&log.lines().1, "upstream_error"), 1.0);
 }

@@ -2,13 +2,15 @@
 
 use serde_json::{Map, Value, json};
 
+use super::messages::Form;
 use crate::sandbox::fault::Fault;
 
 /// Characters of the prompt that an answer repeats.
 const EXCERPT: usize = 80;
 
-/// A chat request.
+/// A request, whatever its form.
 pub(super) struct Ask {
+    pub(super) form: Form,
     pub(super) model: String,
     pub(super) stream: bool,
     pub(super) include_usage: bool,
@@ -32,7 +34,7 @@ pub(super) struct ToolCall {
 }
 
 impl Ask {
-    /// Reads a body, or says what to answer with 400.
+    /// Reads a chat request, or says what to answer with 400.
     pub(super) fn read(body: &[u8], provider: &str) -> Result<Self, String> {
         let Ok(Value::Object(body)) = serde_json::from_slice::<Value>(body) else {
             return Err("the body must be a JSON object".to_owned());
@@ -46,16 +48,22 @@ impl Ask {
         // Once a tool has answered, calling it again would go on for ever.
         let tool_answered = messages.last().is_some_and(|message| role(message) == "tool");
         Ok(Self {
+            form: Form::Chat,
             model,
             stream: body.get("stream").and_then(Value::as_bool).unwrap_or_default(),
             include_usage: options.and_then(|options| options.get("include_usage")) == Some(&Value::Bool(true)),
             max_tokens: limit.and_then(|limit| usize::try_from(limit).ok()),
-            excerpt: prompt.split_whitespace().collect::<Vec<_>>().join(" ").chars().take(EXCERPT).collect(),
+            excerpt: excerpt(&prompt),
             prompt_words: messages.iter().map(|message| text(message).split_whitespace().count()).sum(),
             tool: if tool_answered { None } else { first_tool(&body) },
             fault: own_fault(body.get("sandbox_fault"), provider)?,
         })
     }
+}
+
+/// The start of a prompt, on one line.
+pub(super) fn excerpt(prompt: &str) -> String {
+    prompt.split_whitespace().collect::<Vec<_>>().join(" ").chars().take(EXCERPT).collect()
 }
 
 /// The text of a message, whose content is a string or a list of parts.
@@ -71,7 +79,7 @@ fn text(message: &Value) -> String {
 }
 
 /// `"sandbox_fault": "status:503"` is for every provider, `{"tokenmix": "cut:3"}` for the one named.
-fn own_fault(field: Option<&Value>, provider: &str) -> Result<Option<Fault>, String> {
+pub(super) fn own_fault(field: Option<&Value>, provider: &str) -> Result<Option<Fault>, String> {
     let text = match field {
         Some(Value::String(text)) => Some(text),
         Some(Value::Object(by_provider)) => match by_provider.get(provider) {
@@ -95,7 +103,7 @@ fn first_tool(body: &Map<String, Value>) -> Option<ToolCall> {
 }
 
 /// The plainest value a JSON schema accepts, four levels deep at most.
-fn sample(schema: &Value, depth: usize) -> Value {
+pub(super) fn sample(schema: &Value, depth: usize) -> Value {
     if let Some(first) = schema.get("enum").and_then(Value::as_array).and_then(|values| values.first()) {
         return first.clone();
     }

@@ -4,20 +4,23 @@ use bytes::Bytes;
 use serde_json::{Value, json};
 
 use super::ask::{Ask, ToolCall};
+use super::messages::{self, Form};
+use super::responses;
 use crate::domain::clock;
 use crate::wire::sse::Event;
 
 /// One answer.
 pub(super) struct Speech {
-    id: String,
-    created: u64,
-    model: String,
+    form: Form,
+    pub(super) id: String,
+    pub(super) created: u64,
+    pub(super) model: String,
     provider: String,
     /// The words of the text, or the pieces of a tool call's arguments; each counts as one token.
-    pieces: Vec<String>,
-    tool: Option<ToolCall>,
-    finish_reason: &'static str,
-    usage: Value,
+    pub(super) pieces: Vec<String>,
+    pub(super) tool: Option<ToolCall>,
+    pub(super) finish_reason: &'static str,
+    pub(super) usage: Value,
     include_usage: bool,
 }
 
@@ -44,8 +47,14 @@ impl Speech {
         }
         let (prompt, completion) = (ask.prompt_words, pieces.len());
         let total = prompt.saturating_add(completion);
+        let prefix = match ask.form {
+            Form::Chat => "chatcmpl-",
+            Form::Messages => "msg_",
+            Form::Responses => "resp_",
+        };
         Self {
-            id: format!("chatcmpl-{provider}-{number:06}"),
+            form: ask.form,
+            id: format!("{prefix}{provider}-{number:06}"),
             created: clock::unix_seconds(),
             model: ask.model.clone(),
             provider: provider.to_owned(),
@@ -59,6 +68,11 @@ impl Speech {
 
     /// The answer as one JSON body.
     pub(super) fn whole(&self) -> Bytes {
+        match self.form {
+            Form::Chat => {}
+            Form::Messages => return messages::whole(self),
+            Form::Responses => return responses::whole(self),
+        }
         let said = self.pieces.concat();
         let message = match &self.tool {
             Some(tool) => json!({"role": "assistant", "content": null, "tool_calls": [{
@@ -76,6 +90,11 @@ impl Speech {
 
     /// The answer as a stream of events.
     pub(super) fn chunks(&self) -> Chunks {
+        match self.form {
+            Form::Chat => {}
+            Form::Messages => return messages::chunks(self),
+            Form::Responses => return responses::chunks(self),
+        }
         let mut content = Vec::with_capacity(self.pieces.len() + 1);
         let start = match &self.tool {
             Some(tool) => {
@@ -101,11 +120,21 @@ impl Speech {
 
     /// A failure dressed as an answer.
     pub(super) fn error(&self, status: u16) -> Bytes {
+        match self.form {
+            Form::Chat => {}
+            Form::Messages => return messages::failure(status, &self.failure_message(), ""),
+            Form::Responses => return responses::failed(self, status),
+        }
         json!({"error": self.failure(status)}).to_string().into()
     }
 
     /// A failure dressed as the first chunk of a stream.
     pub(super) fn error_event(&self, status: u16) -> Bytes {
+        match self.form {
+            Form::Chat => {}
+            Form::Messages => return messages::failure_event(status, &self.failure_message()),
+            Form::Responses => return responses::failed_events(self, status),
+        }
         let choice = json!({"index": 0, "delta": {"role": "assistant", "content": ""}, "finish_reason": "error"});
         let body = json!({
             "id": self.id, "object": "chat.completion.chunk", "created": self.created, "model": self.model,
@@ -115,12 +144,16 @@ impl Speech {
     }
 
     fn failure(&self, status: u16) -> Value {
-        let message = format!("{}: a simulated failure inside a 200", self.provider);
-        json!({"message": message, "type": "server_error", "param": null, "code": status})
+        json!({"message": self.failure_message(), "type": "server_error", "param": null, "code": status})
     }
 
-    fn call_id(&self) -> String {
-        format!("call_{}", self.id)
+    pub(super) fn failure_message(&self) -> String {
+        format!("{}: a simulated failure inside a 200", self.provider)
+    }
+
+    pub(super) fn call_id(&self) -> String {
+        let prefix = if self.form == Form::Messages { "toolu" } else { "call" };
+        format!("{prefix}_{}", self.id)
     }
 
     fn delta(&self, delta: &Value) -> Bytes {

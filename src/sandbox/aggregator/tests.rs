@@ -333,3 +333,28 @@ async fn what_was_seen_is_kept_byte_for_byte_and_bounded() {
     (0..5).for_each(|_| drop(aggregator.remember(Seen { body: large.clone(), ..entry() })));
     assert_eq!(aggregator.seen().len(), 2);
 }
+
+#[tokio::test(start_paused = true)]
+async fn responses_are_answered_whole_and_streamed_with_the_same_keys_faults_and_magic() {
+    const RESPONSES: &str = "/tokenmix/v1/responses";
+    let aggregator = aggregator();
+    let asking = |model: &str| json!({"model": model, "input": "why is the sky blue"});
+    let body = json_of(ask(&aggregator, RESPONSES, &asking("steady")).await).await;
+    assert_eq!((&body["object"], &body["id"]), (&json!("response"), &json!("resp_tokenmix-000001")));
+    let answer = ask(&aggregator, RESPONSES, &with(asking("steady"), "stream", json!(true))).await;
+    assert_eq!(answer.headers()["content-type"], "text/event-stream; charset=utf-8");
+    let (told, clean) = events(answer).await;
+    assert!(clean && told.last().unwrap().0.event_type() == Some("response.completed"));
+    assert_eq!(ask(&aggregator, RESPONSES, &asking("fail-503")).await.status(), 503);
+    let (told, clean) =
+        events(ask(&aggregator, RESPONSES, &with(asking("fail-cut"), "stream", json!(true))).await).await;
+    let deltas = told.iter().filter(|(event, _)| event.event_type() == Some("response.output_text.delta"));
+    assert!(!clean && deltas.count() == 3);
+    let mut request = post(RESPONSES, &asking("steady"));
+    request.headers_mut().insert("authorization", "Bearer sk-other".parse().unwrap());
+    assert_eq!(connect(&aggregator).await.send_request(request).await.unwrap().status(), 401);
+    assert_eq!(ask(&aggregator, RESPONSES, &chat("steady")).await.status(), 400);
+    let mut request = post(RESPONSES, &json!({}));
+    *request.method_mut() = Method::GET;
+    assert_eq!(connect(&aggregator).await.send_request(request).await.unwrap().status(), 405);
+}

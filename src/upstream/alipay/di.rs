@@ -17,7 +17,7 @@ use crate::config::table::{Auth, Provider};
 use crate::domain::clock;
 use crate::domain::decision::{Decision, DecisionSource, ProviderReference, Reason, Verdict};
 use crate::domain::id::DecisionId;
-use crate::domain::operation::Safety;
+use crate::domain::operation::Operation;
 use crate::domain::outcome::{FailureClass, Sent};
 use crate::domain::policy::decide;
 use crate::domain::secret::Secret;
@@ -33,6 +33,9 @@ use crate::upstream::pool::UpstreamBody;
 use crate::upstream::retry_after;
 use crate::upstream::token::Fetched;
 use crate::wire::alipay::di as wire;
+
+/// An assessment is asked for once.
+const NEVER_AGAIN: Option<fn() -> Request<Full<Bytes>>> = None;
 
 /// Largest answer read.
 const ANSWER_BYTES: usize = 64 * 1024;
@@ -56,7 +59,8 @@ async fn fetch_token(provider: Arc<LiveProvider>, attempt: Attempt) -> Fetched {
     let form = HeaderValue::from_static(wire::TOKEN_MEDIA_TYPE);
     request.headers_mut().insert(CONTENT_TYPE, form);
     // Asking for a token twice decides nothing twice.
-    let response = exchange(&provider, request, attempt.connect, Safety::ReadOnly).await.map_err(unsent)?;
+    let spare = request.clone();
+    let response = exchange(&provider, request, attempt.connect, Some(|| spare)).await.map_err(unsent)?;
     let (head, body) = response.into_parts();
     let body = read_whole(body, ANSWER_BYTES, attempt.idle).await.map_err(|err| unsent(err.into_attempt_error()))?;
     if head.status != StatusCode::OK {
@@ -80,13 +84,14 @@ pub async fn assess(attempt: &Attempt, upstream: &Arc<LiveUpstream>, token: &Sec
     let started = Instant::now();
     let provider = &upstream.provider;
     let body = wire::encode_assess(&facts.assessment);
-    let (mut request, nonce) = signed(provider, upstream.uri.path(), body, token.expose())?;
+    let (mut request, nonce) =
+        signed(provider, upstream.uri(Operation::RiskAssess).map_or("", |uri| uri.path()), body, token.expose())?;
     let headers = request.headers_mut();
     headers.insert(AUTHORIZATION, credential(b"Bearer ", token.expose()));
     if let Ok(key) = HeaderValue::from_str(&facts.assessment.out_trade_no) {
         headers.insert(HeaderName::from_static("idempotency-key"), key);
     }
-    let response = exchange(provider, request, attempt.connect, Safety::AtMostOnce).await?;
+    let response = exchange(provider, request, attempt.connect, NEVER_AGAIN).await?;
     let (head, body) = read_answer(response, attempt).await?;
     if head.status != StatusCode::OK {
         return Err(refusal(&provider.provider, head.status, &head.headers, &body));

@@ -85,8 +85,11 @@ async fn s11_the_credential_is_in_the_headers_and_never_printed() {
     assert!(headers[AUTHORIZATION].is_sensitive() && !format!("{headers:?}").contains("4f4f"));
     assert_eq!(headers[HOST], "agg.example");
     assert!(!provider(&fleet, "judge").headers.contains_key(AUTHORIZATION));
-    assert_eq!(fleet.upstreams[&UpstreamId::new("agg/fast")].uri, "/agg/v1/chat/completions");
-    assert_eq!(fleet.upstreams[&UpstreamId::new("judge")].uri, "/gateway.do");
+    assert_eq!(
+        *fleet.upstreams[&UpstreamId::new("agg/fast")].uri(Operation::ChatCompletions).unwrap(),
+        "/agg/v1/chat/completions"
+    );
+    assert_eq!(*fleet.upstreams[&UpstreamId::new("judge")].uri(Operation::RiskAssess).unwrap(), "/gateway.do");
 }
 
 #[tokio::test(start_paused = true)]

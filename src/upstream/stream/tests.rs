@@ -29,7 +29,9 @@ async fn body(pieces: &[Piece]) -> UpstreamBody {
 
 async fn primed(pieces: &[Piece], usage_event: UsageEvent) -> Result<(Primed, UsageSlot), AttemptError> {
     let usage = UsageSlot::default();
-    prime(body(pieces).await, usage.clone(), usage_event, IDLE).await.map(|primed| (primed, usage))
+    prime(body(pieces).await, usage.clone(), Reading { form: Form::Chat, usage_event, idle: IDLE })
+        .await
+        .map(|primed| (primed, usage))
 }
 
 /// What a client gets, and how the stream ended.
@@ -134,6 +136,54 @@ async fn a_null_usage_goes_only_where_only_we_asked_for_it() {
         // Once before the commit point and once after it.
         let (text, ..) = relayed(&[Say(null), Say(null), Say(DONE)], usage_event).await;
         assert_eq!(text, [shown, shown, DONE].concat());
+    }
+}
+
+/// LiteLLM sends its counts beside an empty choice.
+#[tokio::test]
+async fn a_usage_event_with_an_empty_choice_is_for_those_who_asked_too() {
+    let counts =
+        "data: {\"choices\":[{\"index\":0,\"delta\":{}}],\"usage\":{\"prompt_tokens\":3,\"completion_tokens\":2}}\n\n";
+    let pieces = [Say(ONE), Say(STOP), Say(counts), Say(DONE)];
+    let (text, _, usage) = relayed(&pieces, UsageEvent::Strip).await;
+    assert_eq!(text, [ONE, STOP, DONE].concat());
+    assert_eq!(usage.get().output_tokens, Some(2));
+    assert_eq!(relayed(&pieces, UsageEvent::Forward).await.0, [ONE, STOP, counts, DONE].concat());
+}
+
+#[tokio::test]
+async fn an_answer_of_no_words_that_was_paid_for_is_an_answer() {
+    let (text, end, _) = relayed(&[Say(ROLE), Say(STOP), Say(USAGE), Say(DONE)], UsageEvent::Forward).await;
+    assert_eq!((text, end), ([ROLE, STOP, USAGE, DONE].concat(), None));
+}
+
+#[tokio::test]
+async fn f6_f7_other_forms_commit_at_their_own_content_and_end_in_their_own_event() {
+    let messages = [
+        "event: message_start\ndata: {\"type\":\"message_start\",\"message\":{\"usage\":{\"input_tokens\":3}}}\n\n",
+        "event: content_block_delta\ndata: {\"type\":\"content_block_delta\",\"delta\":{\"type\":\"text_delta\",\"text\":\"hi\"}}\n\n",
+        "event: message_delta\ndata: {\"type\":\"message_delta\",\"delta\":{\"stop_reason\":\"end_turn\"},\"usage\":{\"output_tokens\":2}}\n\n",
+        "event: message_stop\ndata: {\"type\":\"message_stop\"}\n\n",
+    ];
+    let responses = [
+        "event: response.created\ndata: {\"type\":\"response.created\",\"response\":{\"error\":null,\"usage\":null}}\n\n",
+        "event: response.output_text.delta\ndata: {\"type\":\"response.output_text.delta\",\"delta\":\"hi\"}\n\n",
+        "event: response.completed\ndata: {\"type\":\"response.completed\",\"response\":{\"status\":\"completed\",\"usage\":{\"input_tokens\":3,\"output_tokens\":2}}}\n\n",
+    ];
+    for (form, events) in [(Form::Messages, &messages[..]), (Form::Responses, &responses[..])] {
+        let reading = Reading { form, usage_event: UsageEvent::Strip, idle: IDLE };
+        let say = |count: usize| events.iter().take(count).map(|text| Say(text)).collect::<Vec<_>>();
+        let early = prime(body(&say(1)).await, UsageSlot::default(), reading).await;
+        assert_eq!(early.err().unwrap().class, FailureClass::NoContent, "{form:?}");
+        let usage = UsageSlot::default();
+        let mut whole = prime(body(&say(events.len())).await, usage.clone(), reading).await.unwrap();
+        let mut shown = String::new();
+        while let Some(Ok(event)) = whole.next().await {
+            shown.push_str(std::str::from_utf8(event.raw()).unwrap());
+        }
+        assert_eq!(shown, events.concat(), "{form:?} is relayed byte for byte");
+        assert!(whole.done, "{form:?}");
+        assert_eq!((usage.get().input_tokens, usage.get().output_tokens), (Some(3), Some(2)), "{form:?}");
     }
 }
 

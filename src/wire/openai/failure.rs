@@ -6,6 +6,7 @@ use std::fmt;
 use serde::de::{IgnoredAny, MapAccess, SeqAccess};
 
 use super::lenient::{Lenient, Loose, Shape};
+use crate::wire::json_read;
 
 /// Characters of a provider's message that are kept.
 const MAX_MESSAGE: usize = 512;
@@ -25,6 +26,7 @@ const STATUS_OF: &[(&str, u16)] = &[
     ("insufficient_quota", 429),
     ("billing_hard_limit_reached", 429),
     ("quota_exceeded", 429),
+    ("exceeded_current_quota_error", 429),
     ("insufficient_balance", 402),
     ("billing_error", 402),
     ("server_error", 500),
@@ -34,15 +36,20 @@ const STATUS_OF: &[(&str, u16)] = &[
     ("service_unavailable", 503),
     ("service_unavailable_error", 503),
     ("engine_overloaded", 503),
+    ("server_is_overloaded", 503),
     ("overloaded", 529),
     ("overloaded_error", 529),
     ("timeout", 504),
     ("timeout_error", 504),
     ("context_length_exceeded", 400),
+    ("exceed_context_size_error", 400),
+    ("invalid_prompt", 400),
     ("content_policy_violation", 400),
     ("content_filter", 400),
     ("invalid_request_error", 400),
     ("invalid_api_key", 401),
+    // What a LiteLLM without a database says of a key it does not know, with 400 (seen with 1.106.2, Nov 2026).
+    ("no_db_connection", 401),
     ("authentication_error", 401),
     ("permission_error", 403),
     ("permission_denied", 403),
@@ -52,8 +59,21 @@ const STATUS_OF: &[(&str, u16)] = &[
 ];
 
 /// Codes and types that say money or a long allowance is used up, so that a retry soon is no use.
-const QUOTA: &[&str] =
-    &["insufficient_quota", "billing_hard_limit_reached", "quota_exceeded", "insufficient_balance", "billing_error"];
+const QUOTA: &[&str] = &[
+    "insufficient_quota",
+    "billing_hard_limit_reached",
+    "quota_exceeded",
+    "insufficient_balance",
+    "billing_error",
+    // Moonshot (<https://github.com/MoonshotAI/kimi-code/pull/1857>, read Nov 2026).
+    "exceeded_current_quota_error",
+];
+
+/// Codes and types that say our own credential is at fault, whatever the status.
+const CREDENTIALS: &[&str] = &["invalid_api_key", "authentication_error", "no_db_connection"];
+
+/// The code clients compare when a prompt is too long.
+const TOO_LONG: &str = "context_length_exceeded";
 
 /// What a provider said about a failure. The message may repeat the prompt, so debug output leaves it out.
 #[derive(Clone, PartialEq, Eq, Default)]
@@ -71,8 +91,28 @@ pub struct EmbeddedError {
 impl EmbeddedError {
     /// True if money or a long allowance is used up, rather than a rate exceeded.
     pub fn is_quota(&self) -> bool {
-        let known = |word: &Option<String>| word.as_deref().is_some_and(|word| QUOTA.contains(&word));
-        self.status == Some(402) || known(&self.code) || known(&self.kind)
+        self.status == Some(402) || self.says(QUOTA)
+    }
+
+    /// True if it is about the key it was asked with.
+    pub fn is_about_credentials(&self) -> bool {
+        self.says(CREDENTIALS)
+    }
+
+    /// The code a caller of this dialect understands. Servers that put the status or nothing there are helped out where
+    /// programs depend on it: llama.cpp says by the type that a prompt is too long, LiteLLM by the message.
+    pub fn code_for_callers(&self) -> Option<&str> {
+        let too_long =
+            self.says(&["exceed_context_size_error", TOO_LONG]) || self.message.contains("ContextWindowExceededError");
+        if too_long {
+            return Some(TOO_LONG);
+        }
+        self.code.as_deref().filter(|code| !code.bytes().all(|byte| byte.is_ascii_digit()))
+    }
+
+    fn says(&self, words: &[&str]) -> bool {
+        let known = |word: &Option<String>| word.as_deref().is_some_and(|word| words.contains(&word));
+        known(&self.code) || known(&self.kind)
     }
 }
 
@@ -87,7 +127,7 @@ impl fmt::Debug for EmbeddedError {
 /// Besides OpenAI's form it takes an error that is a string, one inside a list (Google's), vLLM's flat form, and the
 /// `detail` or `message` of web frameworks.
 pub fn parse_error(body: &[u8]) -> Option<EmbeddedError> {
-    match serde_json::from_slice::<Lenient<'_, ErrorBodies<'_>>>(body).ok()? {
+    match json_read::from_slice::<Lenient<'_, ErrorBodies<'_>>>(body).ok()? {
         Lenient::Map(parts) | Lenient::List(parts) => {
             if let Some(error) = embedded(parts.error) {
                 return Some(error);
@@ -100,7 +140,7 @@ pub fn parse_error(body: &[u8]) -> Option<EmbeddedError> {
 }
 
 /// The error in a field of that name; `None` if it is null, false or empty, which several providers send with success.
-pub(super) fn embedded(field: Lenient<'_, ErrorParts<'_>>) -> Option<EmbeddedError> {
+pub(in crate::wire) fn embedded(field: Lenient<'_, ErrorParts<'_>>) -> Option<EmbeddedError> {
     match field {
         Lenient::Null | Lenient::Bool(false) | Lenient::Unsigned(0) => None,
         Lenient::Text(text) if text.is_empty() => None,
@@ -112,7 +152,7 @@ pub(super) fn embedded(field: Lenient<'_, ErrorParts<'_>>) -> Option<EmbeddedErr
 
 /// The members of an error object.
 #[derive(Default)]
-pub(super) struct ErrorParts<'de> {
+pub(in crate::wire) struct ErrorParts<'de> {
     filled: bool,
     message: Option<Cow<'de, str>>,
     kind: Option<Cow<'de, str>>,
@@ -140,8 +180,14 @@ impl<'de> Shape<'de> for ErrorParts<'de> {
     }
 }
 
-impl ErrorParts<'_> {
-    pub(super) fn into_error(self) -> EmbeddedError {
+impl<'de> ErrorParts<'de> {
+    /// Takes a code that was read elsewhere.
+    pub(in crate::wire) fn set_code(&mut self, code: Loose<'de>) {
+        self.filled = true;
+        self.code = code;
+    }
+
+    pub(in crate::wire) fn into_error(self) -> EmbeddedError {
         let kind = self.kind.map(|kind| bounded(&kind, MAX_WORD));
         let code = match &self.code {
             Lenient::Text(code) if !code.is_empty() => Some(bounded(code, MAX_WORD)),

@@ -7,10 +7,10 @@ use std::borrow::Cow;
 use std::fmt;
 use std::marker::PhantomData;
 
-use serde::de::{Deserialize, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde::de::{Deserialize, DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
 /// What to keep of an object's members or of a list's elements.
-pub(super) trait Shape<'de>: Default {
+pub(in crate::wire) trait Shape<'de>: Default {
     /// Reads the value of one member, which must be taken from `map`.
     fn field<A: MapAccess<'de>>(&mut self, key: Cow<'de, str>, map: &mut A) -> Result<(), A::Error> {
         let _ = key;
@@ -25,7 +25,7 @@ pub(super) trait Shape<'de>: Default {
 
 /// Any JSON value.
 #[derive(Default)]
-pub(super) enum Lenient<'de, T> {
+pub(in crate::wire) enum Lenient<'de, T> {
     #[default]
     Null,
     Bool(bool),
@@ -39,11 +39,11 @@ pub(super) enum Lenient<'de, T> {
 }
 
 /// A value of which only text, number or emptiness matters.
-pub(super) type Loose<'de> = Lenient<'de, Count>;
+pub(in crate::wire) type Loose<'de> = Lenient<'de, Count>;
 
 /// How many members or elements there are.
 #[derive(Default)]
-pub(super) struct Count(usize);
+pub(in crate::wire) struct Count(usize);
 
 impl<'de> Shape<'de> for Count {
     fn field<A: MapAccess<'de>>(&mut self, _: Cow<'de, str>, map: &mut A) -> Result<(), A::Error> {
@@ -60,7 +60,7 @@ impl<'de> Shape<'de> for Count {
 
 impl Loose<'_> {
     /// False for null, `false`, zero and whatever is empty.
-    pub(super) fn is_filled(&self) -> bool {
+    pub(in crate::wire) fn is_filled(&self) -> bool {
         match self {
             Self::Null => false,
             Self::Bool(value) => *value,
@@ -74,7 +74,7 @@ impl Loose<'_> {
 
 impl<'de, T> Lenient<'de, T> {
     /// The text, if it is one.
-    pub(super) fn text(self) -> Option<Cow<'de, str>> {
+    pub(in crate::wire) fn text(self) -> Option<Cow<'de, str>> {
         match self {
             Self::Text(text) => Some(text),
             _ => None,
@@ -82,7 +82,7 @@ impl<'de, T> Lenient<'de, T> {
     }
 
     /// The number, if it is a whole one and not negative.
-    pub(super) fn unsigned(&self) -> Option<u64> {
+    pub(in crate::wire) fn unsigned(&self) -> Option<u64> {
         match self {
             Self::Unsigned(value) => Some(*value),
             _ => None,
@@ -145,6 +145,62 @@ impl<'de, T: Shape<'de>> Visitor<'de> for AnyValue<T> {
             shape.field(key, &mut map)?;
         }
         Ok(Lenient::Map(shape))
+    }
+}
+
+/// Reads an object's members into a shape that lies still, because the outermost is large and moving it is not free.
+/// False for any other value.
+pub(super) struct Members<'s, T>(pub(super) &'s mut T);
+
+impl<'de, T: Shape<'de>> DeserializeSeed<'de> for Members<'_, T> {
+    type Value = bool;
+
+    fn deserialize<D: Deserializer<'de>>(self, from: D) -> Result<bool, D::Error> {
+        from.deserialize_any(self)
+    }
+}
+
+impl<'de, T: Shape<'de>> Visitor<'de> for Members<'_, T> {
+    type Value = bool;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("any value")
+    }
+
+    fn visit_unit<E: Error>(self) -> Result<bool, E> {
+        Ok(false)
+    }
+
+    fn visit_bool<E: Error>(self, _: bool) -> Result<bool, E> {
+        Ok(false)
+    }
+
+    fn visit_u64<E: Error>(self, _: u64) -> Result<bool, E> {
+        Ok(false)
+    }
+
+    fn visit_i64<E: Error>(self, _: i64) -> Result<bool, E> {
+        Ok(false)
+    }
+
+    fn visit_f64<E: Error>(self, _: f64) -> Result<bool, E> {
+        Ok(false)
+    }
+
+    fn visit_str<E: Error>(self, _: &str) -> Result<bool, E> {
+        Ok(false)
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<bool, A::Error> {
+        while list.next_element::<IgnoredAny>()?.is_some() {}
+        Ok(false)
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<bool, A::Error> {
+        while let Some(Key(key)) = map.next_key()? {
+            self.0.field(key, &mut map)?;
+        }
+        Ok(true)
     }
 }
 

@@ -5,8 +5,9 @@ use std::borrow::Cow;
 use serde::de::{IgnoredAny, MapAccess, SeqAccess};
 
 use super::failure::{EmbeddedError, ErrorParts, embedded};
-use super::lenient::{Lenient, Loose, Shape};
+use super::lenient::{Lenient, Loose, Members, Shape};
 use crate::domain::usage::Usage;
+use crate::wire::json_read;
 
 /// What one chunk of a stream holds.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
@@ -19,7 +20,7 @@ pub struct ChunkFacts {
     pub error: Option<EmbeddedError>,
     /// The token counts, if it has any.
     pub usage: Option<Usage>,
-    /// Token counts and no choice: the extra chunk of `include_usage`.
+    /// Token counts and nothing said: the extra chunk of `include_usage`, which some send with an empty choice.
     pub usage_only: bool,
     /// It is a JSON object. If not, the rest of these facts is empty.
     pub json: bool,
@@ -50,7 +51,7 @@ pub fn peek_chunk(data: &[u8]) -> ChunkFacts {
         content: choices.content,
         finished: choices.finish_reason.is_some(),
         usage: top.usage,
-        usage_only: top.usage.is_some() && !choices.any,
+        usage_only: top.usage.is_some() && !choices.content && choices.finish_reason.is_none(),
         json: true,
         error: failure(top.error, choices.error, top.flat),
     }
@@ -129,7 +130,10 @@ struct Top<'de> {
 
 impl<'de> Top<'de> {
     fn read(json: &'de [u8]) -> Option<Self> {
-        let Ok(Lenient::Map(fields)) = serde_json::from_slice::<Lenient<'_, Fields<'_>>>(json) else { return None };
+        let mut fields = Fields::default();
+        if !json_read::fill_from_slice(json, Members(&mut fields)).ok()? {
+            return None;
+        }
         let Fields { object, flat, error, choices, usage, model, content } = fields;
         let flat = (object.text().as_deref() == Some("error")).then_some(flat);
         let usage = Some(usage.0).filter(|usage| !usage.is_empty());
@@ -205,7 +209,7 @@ impl<'de> Shape<'de> for Said {
 
 /// Token counts, under the names of chat completions or of the later operations.
 #[derive(Default)]
-struct Counts(Usage);
+pub(in crate::wire) struct Counts(pub(in crate::wire) Usage);
 
 impl<'de> Shape<'de> for Counts {
     fn field<A: MapAccess<'de>>(&mut self, key: Cow<'de, str>, map: &mut A) -> Result<(), A::Error> {

@@ -5,12 +5,12 @@ use std::borrow::Cow;
 use serde::de::{IgnoredAny, MapAccess};
 
 use super::lenient::{Lenient, Loose, Shape};
+use crate::wire::json_read;
 
 /// Top-level keys one request may have. Real ones have a few dozen at most; each is compared with all before it.
 const MAX_KEYS: usize = 256;
-
-/// The fields whose value we act on. A second spelling of one of these could mean something else to the provider.
-const READ: [&str; 4] = ["model", "stream", "stream_options", "n"];
+/// How many most requests have.
+const USUAL_KEYS: usize = 16;
 
 /// The fields routing needs.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,11 +31,15 @@ impl RequestFacts<'_> {
     /// Where in `body`, the text these facts were read from, the model's name stands; `None` if it is spelled with
     /// escapes and so is not a stretch of it.
     pub fn model_at(&self, body: &[u8]) -> Option<std::ops::Range<usize>> {
-        let Cow::Borrowed(model) = &self.model else { return None };
-        let start = model.as_ptr().addr().checked_sub(body.as_ptr().addr())?;
-        let range = start..start + model.len();
-        (body.get(range.clone())? == model.as_bytes()).then_some(range)
+        place_of(&self.model, body)
     }
+}
+
+/// Where in `body` a text read from it stands; `None` if it was spelled with escapes and so had to be copied.
+pub(in crate::wire) fn place_of(text: &str, body: &[u8]) -> Option<std::ops::Range<usize>> {
+    let start = text.as_ptr().addr().checked_sub(body.as_ptr().addr())?;
+    let range = start..start.checked_add(text.len())?;
+    (body.get(range.clone())? == text.as_bytes()).then_some(range)
 }
 
 /// Why a request is refused with 400. Says nothing of the body's content.
@@ -51,69 +55,80 @@ pub struct DecodeError {
 }
 
 impl DecodeError {
-    fn of(param: &'static str, message: &'static str) -> Self {
+    pub(in crate::wire) fn of(param: &'static str, message: &'static str) -> Self {
         Self { message, param: Some(param), position: None }
     }
 
-    fn whole(message: &'static str) -> Self {
+    pub(in crate::wire) fn whole(message: &'static str) -> Self {
         Self { message, param: None, position: None }
     }
 }
 
-/// Reads the fields routing needs, in one pass over the body after a cheap one for its depth.
+/// Reads the fields routing needs, in one pass over the body.
 ///
 /// # Errors
 ///
 /// When the body is not a UTF-8 JSON object, nests deeper than `max_depth`, has a top-level key twice or more than 256,
 /// spells a field we read in other letter case, or gives one a wrong type.
 pub fn peek_request(body: &[u8], max_depth: usize) -> Result<RequestFacts<'_>, DecodeError> {
+    read_strictly::<Fields<'_>>(body, max_depth)?.facts()
+}
+
+/// The members of a request that are read, for [`read_strictly`].
+pub(in crate::wire) trait Strict<'de>: Shape<'de> {
+    /// The fields whose value is acted on. A second spelling of one of these could mean something else to the provider.
+    const READ: &'static [&'static str];
+}
+
+/// Reads a request body whose top-level keys must each come once and in their own spelling.
+pub(in crate::wire) fn read_strictly<'de, F: Strict<'de>>(body: &'de [u8], max_depth: usize) -> Result<F, DecodeError> {
     let text = std::str::from_utf8(body).map_err(|_| DecodeError::whole("the body must be JSON in UTF-8"))?;
-    if nests_deeper(body, max_depth) {
-        return Err(DecodeError::whole("the body is nested too deeply, send fewer levels"));
-    }
-    match serde_json::from_str::<Lenient<'_, Fields<'_>>>(text) {
-        Ok(Lenient::Map(fields)) => fields.facts(),
+    match json_read::from_str::<Lenient<'_, Keyed<'_, F>>>(text, max_depth) {
+        Ok(Lenient::Map(Keyed { wrong: Some(wrong), .. })) => Err(wrong),
+        Ok(Lenient::Map(keyed)) => Ok(keyed.fields),
         Ok(_) => Err(DecodeError::whole("the body must be a JSON object")),
+        Err(json_read::Malformed) => Err(malformed(text)),
+    }
+}
+
+/// Reads it once more, slowly, to say where it stops being JSON.
+fn malformed(text: &str) -> DecodeError {
+    match serde_json::from_str::<IgnoredAny>(text) {
+        Ok(IgnoredAny) => DecodeError::whole("the body is nested too deeply, send fewer levels"),
         Err(error) => {
             let position = Some((error.line(), error.column()));
-            Err(DecodeError { message: "the body is not valid JSON", param: None, position })
+            DecodeError { message: "the body is not valid JSON", param: None, position }
         }
     }
 }
 
+/// The fields of a request and the keys they came under.
 #[derive(Default)]
-struct Fields<'de> {
+struct Keyed<'de, F> {
     seen: Vec<Cow<'de, str>>,
     wrong: Option<DecodeError>,
-    model: Loose<'de>,
-    stream: Loose<'de>,
-    stream_options: Lenient<'de, StreamOptions<'de>>,
-    n: Loose<'de>,
+    fields: F,
 }
 
-impl<'de> Shape<'de> for Fields<'de> {
+impl<'de, F: Strict<'de>> Shape<'de> for Keyed<'de, F> {
     fn field<A: MapAccess<'de>>(&mut self, key: Cow<'de, str>, map: &mut A) -> Result<(), A::Error> {
         if self.wrong.is_none() {
             self.wrong = self.objection(&key);
         }
-        match key.as_ref() {
-            "model" => self.model = map.next_value()?,
-            "stream" => self.stream = map.next_value()?,
-            "stream_options" => self.stream_options = map.next_value()?,
-            "n" => self.n = map.next_value()?,
-            _ => map.next_value::<IgnoredAny>().map(drop)?,
-        }
         if self.wrong.is_none() {
-            self.seen.push(key);
+            if self.seen.is_empty() {
+                self.seen.reserve(USUAL_KEYS);
+            }
+            self.seen.push(key.clone());
         }
-        Ok(())
+        self.fields.field(key, map)
     }
 }
 
-impl Fields<'_> {
+impl<'de, F: Strict<'de>> Keyed<'de, F> {
     /// What is wrong with one more key.
     fn objection(&self, key: &str) -> Option<DecodeError> {
-        let read = READ.into_iter().find(|read| folds_to(key, read));
+        let read = F::READ.iter().copied().find(|read| folds_to(key, read));
         if self.seen.iter().any(|seen| seen == key) {
             return Some(DecodeError {
                 param: read,
@@ -127,17 +142,34 @@ impl Fields<'_> {
     }
 }
 
+#[derive(Default)]
+struct Fields<'de> {
+    model: Loose<'de>,
+    stream: Loose<'de>,
+    stream_options: Lenient<'de, StreamOptions<'de>>,
+    n: Loose<'de>,
+}
+
+impl<'de> Strict<'de> for Fields<'de> {
+    const READ: &'static [&'static str] = &["model", "stream", "stream_options", "n"];
+}
+
+impl<'de> Shape<'de> for Fields<'de> {
+    fn field<A: MapAccess<'de>>(&mut self, key: Cow<'de, str>, map: &mut A) -> Result<(), A::Error> {
+        match key.as_ref() {
+            "model" => self.model = map.next_value()?,
+            "stream" => self.stream = map.next_value()?,
+            "stream_options" => self.stream_options = map.next_value()?,
+            "n" => self.n = map.next_value()?,
+            _ => map.next_value::<IgnoredAny>().map(drop)?,
+        }
+        Ok(())
+    }
+}
+
 impl<'de> Fields<'de> {
     fn facts(self) -> Result<RequestFacts<'de>, DecodeError> {
-        if let Some(wrong) = self.wrong {
-            return Err(wrong);
-        }
-        let model = match self.model {
-            Lenient::Text(model) if !model.is_empty() => model,
-            Lenient::Text(_) => return Err(DecodeError::of("model", "model must not be empty")),
-            Lenient::Null => return Err(DecodeError::of("model", "model is missing, name the model to use")),
-            _ => return Err(DecodeError::of("model", "model must be a string")),
-        };
+        let model = model_name(self.model)?;
         let stream = flag(&self.stream).ok_or(DecodeError::of("stream", "stream must be true or false"))?;
         let (has_stream_options, include_usage) = match self.stream_options {
             Lenient::Null => (false, false),
@@ -181,8 +213,18 @@ impl StreamOptions<'_> {
     }
 }
 
+/// The model asked for.
+pub(in crate::wire) fn model_name(value: Loose<'_>) -> Result<Cow<'_, str>, DecodeError> {
+    match value {
+        Lenient::Text(model) if !model.is_empty() => Ok(model),
+        Lenient::Text(_) => Err(DecodeError::of("model", "model must not be empty")),
+        Lenient::Null => Err(DecodeError::of("model", "model is missing, name the model to use")),
+        _ => Err(DecodeError::of("model", "model must be a string")),
+    }
+}
+
 /// A boolean, null meaning false; `None` for any other type.
-fn flag(value: &Loose<'_>) -> Option<bool> {
+pub(in crate::wire) fn flag(value: &Loose<'_>) -> Option<bool> {
     match value {
         Lenient::Null => Some(false),
         Lenient::Bool(value) => Some(*value),
@@ -190,49 +232,13 @@ fn flag(value: &Loose<'_>) -> Option<bool> {
     }
 }
 
-/// True if a reader that ignores letter case takes `key` for `name`. Go's reader does, and it folds the long s into s
-/// (<https://go.dev/src/encoding/json/v2/fold.go>, read Nov 2026); of our fields none has the other such letter, k.
+/// True if a reader that ignores letter case takes `key` for `name`. Go's reader does, and it folds the long s into s and
+/// the sign for kelvin into k (<https://go.dev/src/encoding/json/v2/fold.go>, read Nov 2026).
 fn folds_to(key: &str, name: &str) -> bool {
     let folded = key.chars().map(|letter| match letter {
         '\u{17f}' => 's',
+        '\u{212a}' => 'k',
         other => other.to_ascii_lowercase(),
     });
     folded.eq(name.chars())
-}
-
-/// True if objects and lists nest deeper than `max`. Of a body that is no JSON it may say anything; parsing refuses that.
-fn nests_deeper(body: &[u8], max: usize) -> bool {
-    let mut depth = 0_usize;
-    let mut rest = body;
-    while let Some((byte, tail)) = rest.split_first() {
-        rest = tail;
-        match byte {
-            b'{' | b'[' => {
-                depth += 1;
-                if depth > max {
-                    return true;
-                }
-            }
-            b'}' | b']' => depth = depth.saturating_sub(1),
-            b'"' => rest = after_string(tail),
-            _ => {}
-        }
-    }
-    false
-}
-
-/// What follows the string whose opening quote was just passed.
-fn after_string(mut rest: &[u8]) -> &[u8] {
-    let stops = |byte: &u8| *byte == b'"' || *byte == b'\\';
-    loop {
-        let (blocks, _) = rest.as_chunks::<16>();
-        let clean = blocks.iter().take_while(|block| !block.iter().fold(false, |hit, byte| hit | stops(byte))).count();
-        rest = rest.get(clean * 16..).unwrap_or_default();
-        let Some(at) = rest.iter().position(stops) else { return &[] };
-        let escaped = rest.get(at) == Some(&b'\\');
-        rest = rest.get(at + 1 + usize::from(escaped)..).unwrap_or_default();
-        if !escaped {
-            return rest;
-        }
-    }
 }

@@ -130,9 +130,19 @@ impl Event {
 
     /// The same event with other data; an `event:` line stays.
     pub fn with_data(&self, json: &[u8]) -> Self {
+        match self.parts.kind.clone() {
+            Some(range) => Self::of_type(self.raw.get(range).unwrap_or_default(), json),
+            None => Self::from_data(json),
+        }
+    }
+
+    /// An event of one JSON text with an `event:` line.
+    pub fn named(kind: &str, json: &[u8]) -> Self {
+        Self::of_type(kind.as_bytes(), json)
+    }
+
+    fn of_type(kind: &[u8], json: &[u8]) -> Self {
         let fresh = Self::from_data(json);
-        let Some(range) = self.parts.kind.clone() else { return fresh };
-        let kind = self.raw.get(range).unwrap_or_default();
         let mut raw = BytesMut::with_capacity(kind.len() + fresh.raw.len() + 8);
         raw.put_slice(b"event: ");
         raw.put_slice(kind);

@@ -1,0 +1,23 @@
+//! The few facts of an LLM request that anybody acts on.
+
+/// What we read of an LLM request; everything else travels untouched.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct LlmFacts {
+    /// The caller wants server-sent events.
+    pub stream: bool,
+    /// The caller wants the usage event at the end of the stream.
+    pub include_usage: bool,
+    /// The caller sent `stream_options`, which not every provider takes.
+    pub has_stream_options: bool,
+    /// Where in the body the model's name stands, between its quotes; `None` if it is spelled with escapes.
+    pub model_at: Option<Span>,
+}
+
+/// A stretch of a body, in bytes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Span {
+    /// Its first byte.
+    pub start: usize,
+    /// One past its last.
+    pub end: usize,
+}

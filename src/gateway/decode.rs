@@ -1,0 +1,136 @@
+//! From a body to what is known of it: the model asked for, the few facts the stacks need, and, where some candidate
+//! does not have the caller's form, the same call as chat completions.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+
+use http::{HeaderMap, HeaderName, HeaderValue};
+
+use crate::config::table::LlmRoute;
+use crate::domain::operation::{Dialect, Operation};
+use crate::flight::carried::{Back, Carried};
+use crate::flight::error::CallError;
+use crate::flight::facts::{LlmFacts, Span};
+use crate::wire::openai::{self, DecodeError};
+use crate::wire::{messages, responses};
+
+/// Which version of the Messages form is spoken; providers refuse a call without one.
+const VERSION: HeaderName = HeaderName::from_static("anthropic-version");
+const BETA: HeaderName = HeaderName::from_static("anthropic-beta");
+/// What callers that do not say get, the form's first stable version
+/// (<https://docs.anthropic.com/en/api/versioning>, read Nov 2026).
+const FIRST_VERSION: HeaderValue = HeaderValue::from_static("2023-06-01");
+
+/// What a body says.
+pub(super) struct Decoded<'b> {
+    /// The model asked for: a route's name.
+    pub(super) model: Cow<'b, str>,
+    /// What else matters.
+    pub(super) facts: LlmFacts,
+}
+
+/// Reads the facts of a call to a model.
+pub(super) fn decode(operation: Operation, body: &[u8], depth: usize) -> Result<Decoded<'_>, CallError> {
+    let decoded = match operation {
+        Operation::Responses => responses::peek_request(body, depth).map(|facts| {
+            let model_at = facts.model_at(body).map(span);
+            Decoded { facts: LlmFacts { stream: facts.stream, model_at, ..LlmFacts::default() }, model: facts.model }
+        }),
+        Operation::Messages | Operation::CountTokens => message(operation, body, depth),
+        _ => openai::peek_request(body, depth).map(|facts| Decoded {
+            facts: LlmFacts {
+                stream: facts.stream,
+                include_usage: facts.include_usage,
+                has_stream_options: facts.has_stream_options,
+                model_at: facts.model_at(body).map(span),
+            },
+            model: facts.model,
+        }),
+    };
+    decoded.map_err(|error| CallError::BadRequest { message: error.to_string(), param: error.param.map(str::to_owned) })
+}
+
+fn message(operation: Operation, body: &[u8], depth: usize) -> Result<Decoded<'_>, DecodeError> {
+    let facts = messages::peek_request(body, depth)?;
+    if operation == Operation::Messages {
+        facts.needs_max_tokens()?;
+    }
+    let model_at = facts.model_at(body).map(span);
+    Ok(Decoded { facts: LlmFacts { stream: facts.stream, model_at, ..LlmFacts::default() }, model: facts.model })
+}
+
+fn span(range: std::ops::Range<usize>) -> Span {
+    Span { start: range.start, end: range.end }
+}
+
+/// The call as chat completions, if a candidate of the route needs it and it can be said that way.
+///
+/// # Errors
+/// [`CallError::BadRequest`] if no candidate could serve it, [`CallError::NotOffered`] if none has the operation at all.
+pub(super) fn carry(
+    operation: Operation,
+    body: &[u8],
+    stream: bool,
+    route: &LlmRoute,
+) -> Result<Option<Arc<Carried>>, CallError> {
+    let offering = |wanted: Operation| {
+        route.candidates.iter().filter(|candidate| candidate.provider.operations.contains(&wanted)).count()
+    };
+    let natives = offering(operation);
+    let carriers = operation.carried_by().map_or(0, offering);
+    if natives == route.candidates.len() {
+        return Ok(None);
+    }
+    if natives == 0 && carriers == 0 {
+        return Err(CallError::NotOffered { operation: operation.label() });
+    }
+    let carried = match operation {
+        Operation::Responses => carry_response(body, stream),
+        Operation::Messages => carry_message(body, stream),
+        _ => return Ok(None),
+    };
+    match carried {
+        Ok(carried) => Ok(Some(Arc::new(carried))),
+        // A candidate that has the form itself may be able to.
+        Err(_) if natives > 0 => Ok(None),
+        Err(refused) => Err(refused),
+    }
+}
+
+fn carry_response(body: &[u8], stream: bool) -> Result<Carried, CallError> {
+    let said = responses::to_chat(body, responses::HostedTools::LeaveOut).map_err(|refusal| CallError::BadRequest {
+        message: refusal.message.to_owned(),
+        param: Some(refusal.param).filter(|param| !param.is_empty()),
+    })?;
+    let facts = carried_facts(stream, said.model_at);
+    let back = Back::Responses(Arc::new(said.echo));
+    Ok(Carried { body: said.body, facts, back, left_out: named(&said.left_out) })
+}
+
+fn carry_message(body: &[u8], stream: bool) -> Result<Carried, CallError> {
+    let said = messages::to_chat(body).map_err(|refusal| CallError::BadRequest {
+        message: refusal.message,
+        param: Some(refusal.param.to_owned()).filter(|param| !param.is_empty()),
+    })?;
+    let facts = carried_facts(stream, said.model_at);
+    Ok(Carried { body: said.body, facts, back: Back::Messages, left_out: named(&said.dropped) })
+}
+
+/// Streams that are carried always ask for the token counts, which the caller's form has in its events.
+fn carried_facts(stream: bool, model_at: Option<std::ops::Range<usize>>) -> LlmFacts {
+    LlmFacts { stream, include_usage: stream, has_stream_options: stream, model_at: model_at.map(span) }
+}
+
+fn named(words: &[&'static str]) -> Option<HeaderValue> {
+    (!words.is_empty()).then(|| HeaderValue::from_str(&words.join(", ")).ok())?
+}
+
+/// The caller's headers that providers of this form need; nothing else of the caller's reaches one.
+pub(super) fn forwarded(operation: Operation, theirs: &HeaderMap) -> HeaderMap {
+    let mut headers = HeaderMap::new();
+    if operation.dialect() == Dialect::Anthropic {
+        headers.insert(VERSION, theirs.get(&VERSION).cloned().unwrap_or(FIRST_VERSION));
+        headers.extend(theirs.get(&BETA).map(|value| (BETA, value.clone())));
+    }
+    headers
+}

@@ -1,0 +1,262 @@
+//! The items of a response as they grow, and what is still to be told about them.
+//!
+//! Text is kept once: a delta that was not told yet is a stretch of it. What is told comes out one event at a time, so
+//! that the closing events, each of which repeats all of the text, never lie in memory together.
+
+use std::collections::VecDeque;
+use std::ops::Range;
+
+use super::chat::{CallPiece, Chat};
+use super::stream::StreamError;
+
+/// Items one response may have. Real ones have a handful; each call is looked for among all of them.
+const MOST_ITEMS: usize = 4_096;
+
+/// Something to be told, in order.
+pub(super) enum Step {
+    Created,
+    InProgress,
+    ItemAdded(usize),
+    PartAdded(At),
+    Delta(At, Range<usize>),
+    TextDone(At),
+    PartDone(At),
+    ItemDone(usize),
+    End,
+}
+
+/// A part of an item.
+#[derive(Clone, Copy)]
+pub(super) struct At {
+    pub(super) item: usize,
+    pub(super) part: usize,
+}
+
+/// How far an item is.
+#[derive(Clone, Copy, PartialEq)]
+pub(super) enum State {
+    Open,
+    Completed,
+    /// The answer was cut in it.
+    Cut,
+}
+
+#[derive(Clone, Copy, PartialEq)]
+pub(super) enum ItemKind {
+    Reasoning,
+    Message,
+    Call,
+}
+
+#[derive(Clone, Copy, PartialEq)]
+pub(super) enum PartKind {
+    Summary,
+    Text,
+    Refusal,
+    Arguments,
+}
+
+impl PartKind {
+    fn item(self) -> ItemKind {
+        match self {
+            Self::Summary => ItemKind::Reasoning,
+            Self::Text | Self::Refusal => ItemKind::Message,
+            Self::Arguments => ItemKind::Call,
+        }
+    }
+}
+
+pub(super) struct Part {
+    pub(super) kind: PartKind,
+    pub(super) text: String,
+}
+
+pub(super) struct Item {
+    pub(super) kind: ItemKind,
+    pub(super) id: String,
+    pub(super) state: State,
+    pub(super) parts: Vec<Part>,
+    /// Of a call.
+    pub(super) call_id: String,
+    /// Of a call.
+    pub(super) name: String,
+    index: Option<u64>,
+    given_id: Option<String>,
+}
+
+/// All items, in the order in which they began.
+pub(super) struct Output {
+    pub(super) items: Vec<Item>,
+    pub(super) steps: VecDeque<Step>,
+    /// What distinguishes this response's item ids from another's.
+    suffix: String,
+    bytes: usize,
+    most_bytes: usize,
+}
+
+impl Output {
+    /// Nothing said yet. At most `most_bytes` of text are kept.
+    pub(super) fn new(response_id: &str, most_bytes: usize) -> Self {
+        let suffix = response_id.strip_prefix("resp_").unwrap_or(response_id).to_owned();
+        Self { items: Vec::new(), steps: VecDeque::new(), suffix, bytes: 0, most_bytes }
+    }
+
+    /// Takes what a message or a piece of one says.
+    pub(super) fn take(&mut self, chat: &Chat<'_>) -> Result<(), StreamError> {
+        for text in chat.said.reasoning() {
+            self.say(PartKind::Summary, text)?;
+        }
+        for text in &chat.said.text.0 {
+            self.say(PartKind::Text, text)?;
+        }
+        for text in &chat.said.refusal.0 {
+            self.say(PartKind::Refusal, text)?;
+        }
+        chat.said.calls.iter().try_for_each(|piece| self.call(piece))
+    }
+
+    /// Closes what is open. If the answer was cut, it was cut in the last item.
+    pub(super) fn close(&mut self, state: State) {
+        let last = self.items.len().wrapping_sub(1);
+        for item in 0..self.items.len() {
+            self.close_item(item, if item == last { state } else { State::Completed });
+        }
+    }
+
+    fn say(&mut self, kind: PartKind, text: &str) -> Result<(), StreamError> {
+        let item = self.speaking(kind.item())?;
+        let Some(Item { parts, .. }) = self.items.get_mut(item) else { return Ok(()) };
+        if parts.last().is_none_or(|part| part.kind != kind) {
+            parts.push(Part { kind, text: String::new() });
+            let part = parts.len() - 1;
+            if let Some(before) = part.checked_sub(1) {
+                self.steps
+                    .extend([Step::TextDone(At { item, part: before }), Step::PartDone(At { item, part: before })]);
+            }
+            self.steps.push_back(Step::PartAdded(At { item, part }));
+        }
+        self.append(item, text)
+    }
+
+    /// The open message or reasoning of that kind, a new one if another kind of it is open or none.
+    fn speaking(&mut self, kind: ItemKind) -> Result<usize, StreamError> {
+        let open = self.items.iter().rposition(|item| item.state == State::Open && item.kind != ItemKind::Call);
+        match open {
+            // After a call has begun, what is said is another message.
+            Some(item)
+                if item + 1 == self.items.len() && self.items.get(item).is_some_and(|open| open.kind == kind) =>
+            {
+                Ok(item)
+            }
+            _ => {
+                self.stop_speaking();
+                self.open(kind)
+            }
+        }
+    }
+
+    fn stop_speaking(&mut self) {
+        if let Some(item) = self.items.iter().rposition(|item| item.kind != ItemKind::Call) {
+            self.close_item(item, State::Completed);
+        }
+    }
+
+    fn call(&mut self, piece: &CallPiece<'_>) -> Result<(), StreamError> {
+        let item = match self.called(piece) {
+            Some(item) => item,
+            None => self.begin_call(piece)?,
+        };
+        if let Some(name) = &piece.name
+            && let Some(call) = self.items.get_mut(item)
+            && call.name.is_empty()
+        {
+            call.name = name.clone().into_owned();
+            self.grow(name.len())?;
+        }
+        match &piece.arguments {
+            Some(arguments) => self.append(item, arguments),
+            None => Ok(()),
+        }
+    }
+
+    /// The open call a piece belongs to. Some providers give parallel calls one index but each its id and name.
+    fn called(&self, piece: &CallPiece<'_>) -> Option<usize> {
+        let other_id =
+            |item: &Item| piece.name.is_some() && piece.id.is_some() && item.given_id.as_deref() != piece.id.as_deref();
+        self.items.iter().rposition(|item| {
+            let same = piece.index.is_none_or(|index| item.index == Some(index));
+            item.kind == ItemKind::Call && item.state == State::Open && same && !other_id(item)
+        })
+    }
+
+    fn begin_call(&mut self, piece: &CallPiece<'_>) -> Result<usize, StreamError> {
+        self.stop_speaking();
+        let item = self.open(ItemKind::Call)?;
+        let given_id = piece.id.as_deref().map(str::to_owned);
+        // Clients match calls and results by this id, so it must be there and be the only one.
+        let usable = given_id.clone().filter(|id| self.items.iter().all(|item| item.call_id != *id));
+        let call_id = usable.unwrap_or_else(|| format!("call_{}_{item}", self.suffix));
+        self.grow(call_id.len())?;
+        if let Some(call) = self.items.get_mut(item) {
+            call.index = piece.index;
+            call.given_id = given_id;
+            call.call_id = call_id;
+            call.parts.push(Part { kind: PartKind::Arguments, text: String::new() });
+        }
+        Ok(item)
+    }
+
+    fn open(&mut self, kind: ItemKind) -> Result<usize, StreamError> {
+        let item = self.items.len();
+        if item >= MOST_ITEMS {
+            return Err(StreamError::TooLarge);
+        }
+        let prefix = match kind {
+            ItemKind::Reasoning => "rs",
+            ItemKind::Message => "msg",
+            ItemKind::Call => "fc",
+        };
+        self.items.push(Item {
+            kind,
+            id: format!("{prefix}_{}_{item}", self.suffix),
+            state: State::Open,
+            parts: Vec::new(),
+            call_id: String::new(),
+            name: String::new(),
+            index: None,
+            given_id: None,
+        });
+        self.steps.push_back(Step::ItemAdded(item));
+        Ok(item)
+    }
+
+    /// Adds to an item's last part.
+    fn append(&mut self, item: usize, text: &str) -> Result<(), StreamError> {
+        self.grow(text.len())?;
+        let Some(parts) = self.items.get_mut(item).map(|item| &mut item.parts) else { return Ok(()) };
+        let number = parts.len().saturating_sub(1);
+        if let Some(part) = parts.last_mut() {
+            let start = part.text.len();
+            part.text.push_str(text);
+            self.steps.push_back(Step::Delta(At { item, part: number }, start..part.text.len()));
+        }
+        Ok(())
+    }
+
+    fn grow(&mut self, by: usize) -> Result<(), StreamError> {
+        self.bytes = self.bytes.saturating_add(by);
+        if self.bytes > self.most_bytes { Err(StreamError::TooLarge) } else { Ok(()) }
+    }
+
+    fn close_item(&mut self, item: usize, state: State) {
+        let Some(open) = self.items.get_mut(item).filter(|open| open.state == State::Open) else { return };
+        open.state = state;
+        if let Some(part) = open.parts.len().checked_sub(1) {
+            self.steps.push_back(Step::TextDone(At { item, part }));
+            if open.kind != ItemKind::Call {
+                self.steps.push_back(Step::PartDone(At { item, part }));
+            }
+        }
+        self.steps.push_back(Step::ItemDone(item));
+    }
+}
