@@ -173,7 +173,7 @@ export function embeddingCases({ client, model }) {
 
     test("vectors come in order", async () => {
       const values = [new Question().text, new Question().text];
-      const { embeddings } = await embedMany({ model: model(given.embedder, proxy.key), values });
+      const { embeddings } = await embedMany({ model: model(given.steady, proxy.key), values });
       assert.equal(embeddings.length, 2);
       assert.ok(embeddings[0].length > 1 && embeddings[0].length === embeddings[1].length);
       assert.notDeepEqual(embeddings[0], embeddings[1]);
@@ -182,7 +182,7 @@ export function embeddingCases({ client, model }) {
 
     test("a wrong key is a 401 that is not tried again", async () => {
       const values = ["hello"];
-      await assert.rejects(embedMany({ model: model(given.embedder, given.wrong_key), values }), (error) => {
+      await assert.rejects(embedMany({ model: model(given.steady, given.wrong_key), values }), (error) => {
         assert.equal(error.statusCode, 401);
         return true;
       });

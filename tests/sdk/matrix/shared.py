@@ -28,6 +28,7 @@ OPERATIONS = {
     "responses": "responses",
     "messages": "messages",
     "embeddings": "embeddings",
+    "completions": "completions",
 }
 assert SURFACES <= OPERATIONS.keys(), f"WEIGHBRIDGE_MATRIX_SURFACES knows {', '.join(OPERATIONS)}"
 
@@ -35,7 +36,8 @@ assert SURFACES <= OPERATIONS.keys(), f"WEIGHBRIDGE_MATRIX_SURFACES knows {', '.
 MODEL = "summary"
 # Routes of the sandbox that break after three words: the connection ends, or nothing more comes.
 CUT, STALL = "sandbox/fail-cut", "sandbox/fail-stall"
-EMBEDDER = "sandbox/steady"
+# A route whose provider offers everything.
+STEADY = "sandbox/steady"
 
 # A caller over its rate is told to come back after this; no SDK would by itself choose the same time.
 PER_MINUTE = 40
@@ -88,7 +90,7 @@ class MatrixSandbox(Sandbox):
             "model": MODEL,
             "cut": CUT,
             "stall": STALL,
-            "embedder": EMBEDDER,
+            "steady": STEADY,
             "hint": HINT,
             "wrong_key": WRONG_KEY,
             "keys": {

@@ -5,7 +5,7 @@ import json
 
 import anthropic
 import pytest
-from shared import CUT, MODEL, STALL, WRONG_KEY, Question, broken_off, said_after
+from shared import CUT, MODEL, STALL, STEADY, WRONG_KEY, Question, broken_off, said_after
 
 pytestmark = pytest.mark.surface("messages")
 
@@ -183,3 +183,10 @@ def test_a_stream_that_is_cut_raises(proxy):
     assert "before its answer was complete" in str(caught.value)
     broken_off("".join(texts))
     proxy.truncated("messages")
+
+
+def test_tokens_are_counted_without_an_answer(proxy):
+    counted = client(proxy).messages.count_tokens(model=STEADY, messages=Question().messages())
+    assert counted.input_tokens > 5
+    (call,) = proxy.calls()
+    assert (call["operation"], call["status"], call["outcome"]) == ("messages.count_tokens", 200, "ok")

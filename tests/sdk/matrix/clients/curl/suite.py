@@ -6,7 +6,7 @@ import subprocess
 import time
 
 import pytest
-from shared import CUT, EMBEDDER, HINT, MODEL, STALL, WRONG_KEY, Question, broken_off, said_after
+from shared import CUT, HINT, MODEL, STALL, STEADY, WRONG_KEY, Question, broken_off, said_after
 
 chat = pytest.mark.surface("chat")
 
@@ -419,7 +419,7 @@ embeddings = pytest.mark.surface("embeddings")
 
 @embeddings
 def test_embeddings_are_numbers_in_order(curl, proxy):
-    body = {"model": EMBEDDER, "input": [Question().text, Question().text]}
+    body = {"model": STEADY, "input": [Question().text, Question().text]}
     code, [(status, _, _)], answer = curl.run("/v1/embeddings", body=body)
     assert (code, status) == (0, 200)
     answer = json.loads(answer)
@@ -432,7 +432,7 @@ def test_embeddings_are_numbers_in_order(curl, proxy):
 
 @embeddings
 def test_embeddings_come_as_base64_when_asked(curl, proxy):
-    body = {"model": EMBEDDER, "input": "hello", "encoding_format": "base64"}
+    body = {"model": STEADY, "input": "hello", "encoding_format": "base64"}
     _, _, answer = curl.run("/v1/embeddings", body=body)
     assert isinstance(json.loads(answer)["data"][0]["embedding"], str)
     proxy.one_call("embeddings")

@@ -5,7 +5,7 @@ import pytest
 from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
 from langchain_core.tools import tool
 from langchain_openai import ChatOpenAI, OpenAIEmbeddings
-from shared import CUT, EMBEDDER, MODEL, STALL, WRONG_KEY, Question, broken_off, said_after
+from shared import CUT, MODEL, STALL, STEADY, WRONG_KEY, Question, broken_off, said_after
 
 CHAT = pytest.param("chat", marks=pytest.mark.surface("chat"))
 RESPONSES = pytest.param("responses", marks=pytest.mark.surface("responses"))
@@ -134,7 +134,7 @@ def test_a_stream_that_is_cut_never_looks_complete(proxy, surface):
 def test_embeddings_are_vectors_in_order(proxy):
     # Without this it counts tokens first, with a table that it fetches from a public server.
     options = {"check_embedding_ctx_length": False, "api_key": proxy.key}
-    embedder = OpenAIEmbeddings(model=EMBEDDER, base_url=proxy.base_url, **options)
+    embedder = OpenAIEmbeddings(model=STEADY, base_url=proxy.base_url, **options)
     first, second = Question().text, Question().text
     vectors = embedder.embed_documents([first, second])
     assert len(vectors) == 2 and len(vectors[0]) == len(vectors[1]) > 1
@@ -147,7 +147,7 @@ def test_embeddings_are_vectors_in_order(proxy):
 @pytest.mark.surface("embeddings")
 def test_a_wrong_key_gets_no_embeddings(proxy):
     embedder = OpenAIEmbeddings(
-        model=EMBEDDER, base_url=proxy.base_url, api_key=WRONG_KEY, check_embedding_ctx_length=False
+        model=STEADY, base_url=proxy.base_url, api_key=WRONG_KEY, check_embedding_ctx_length=False
     )
     with pytest.raises(openai.AuthenticationError):
         embedder.embed_query("hello")

@@ -9,9 +9,9 @@ from llama_index.core.agent.workflow import FunctionAgent
 from llama_index.core.llms import ChatMessage
 from llama_index.core.tools import FunctionTool
 from llama_index.llms.openai_like import OpenAILike
-from shared import CUT, MODEL, STALL, WRONG_KEY, Question, broken_off, said_after
+from shared import CUT, MODEL, STALL, STEADY, WRONG_KEY, Question, broken_off, said_after
 
-pytestmark = pytest.mark.surface("chat")
+chat = pytest.mark.surface("chat")
 
 
 def model(proxy, name=MODEL, **options):
@@ -32,6 +32,7 @@ def order_status(order_id: str) -> str:
 ASKED = []
 
 
+@chat
 def test_a_chat_answers_with_usage(proxy):
     question = Question()
     answer = model(proxy).chat(messages(question))
@@ -40,12 +41,14 @@ def test_a_chat_answers_with_usage(proxy):
     assert proxy.one_call()["tokens_out"] == answer.raw.usage.completion_tokens
 
 
+@chat
 def test_a_completion_is_a_chat_of_one_message(proxy):
     question = Question()
     assert question.answered(model(proxy).complete(question.text).text)
     proxy.metered(proxy.one_call())
 
 
+@chat
 def test_an_asynchronous_chat_answers(proxy):
     question = Question()
     answer = asyncio.run(model(proxy).achat(messages(question)))
@@ -53,6 +56,7 @@ def test_an_asynchronous_chat_answers(proxy):
     proxy.metered(proxy.one_call())
 
 
+@chat
 def test_a_stream_comes_in_pieces(proxy):
     question = Question()
     pieces = list(model(proxy).stream_chat(messages(question)))
@@ -64,6 +68,7 @@ def test_a_stream_comes_in_pieces(proxy):
     proxy.metered(call)
 
 
+@chat
 def test_an_agent_calls_a_tool_and_takes_its_result(proxy):
     ASKED.clear()
     question = Question()
@@ -79,6 +84,7 @@ def test_an_agent_calls_a_tool_and_takes_its_result(proxy):
     proxy.turns(2)
 
 
+@chat
 def test_a_tool_is_called_and_its_result_taken_without_an_agent(proxy):
     ASKED.clear()
     question = Question()
@@ -88,6 +94,7 @@ def test_a_tool_is_called_and_its_result_taken_without_an_agent(proxy):
     proxy.turns(1)
 
 
+@chat
 def test_a_wrong_key_is_an_authentication_error(proxy):
     with pytest.raises(openai.AuthenticationError) as caught:
         model(proxy, api_key=WRONG_KEY).chat(messages(Question()))
@@ -96,6 +103,7 @@ def test_a_wrong_key_is_an_authentication_error(proxy):
     proxy.refused(401, "unauthorised")
 
 
+@chat
 def test_an_unknown_model_is_not_found(proxy):
     with pytest.raises(openai.NotFoundError) as caught:
         model(proxy, "no-such-model").chat(messages(Question()))
@@ -103,12 +111,14 @@ def test_an_unknown_model_is_not_found(proxy):
     proxy.refused(404, "client_error")
 
 
+@chat
 def test_it_waits_as_long_as_it_is_told(proxy, twice):
     slow = model(proxy, api_key=proxy.slow_key("chat"))
     took = twice(lambda: said_after(slow.chat(messages(Question())).message.content))
     proxy.waited(took)
 
 
+@chat
 def test_a_stream_that_is_closed_is_let_go(proxy):
     pieces = model(proxy, STALL).stream_chat(messages(Question()))
     text = ""
@@ -123,6 +133,7 @@ def test_a_stream_that_is_closed_is_let_go(proxy):
     proxy.let_go()
 
 
+@chat
 def test_a_cancelled_task_lets_its_stream_go(proxy):
     texts = []
 
@@ -144,6 +155,7 @@ def test_a_cancelled_task_lets_its_stream_go(proxy):
     proxy.let_go()
 
 
+@chat
 def test_a_stream_that_is_cut_raises(proxy):
     proxy.heal(CUT)
     texts = []
@@ -155,9 +167,28 @@ def test_a_stream_that_is_cut_raises(proxy):
     proxy.truncated()
 
 
+# --- completions: its default, which few providers of today's models offer ---
+
+completions = pytest.mark.surface("completions")
+
+
+@completions
 def test_without_being_told_it_asks_for_a_completion(proxy):
-    """Its default is the old completions path, which the proxy does not have: the error says so at once."""
-    with pytest.raises(openai.NotFoundError):
+    answer = model(proxy, STEADY, is_chat_model=False).complete("the order is")
+    assert answer.text == "This continues: the order is"
+    proxy.one_call("completions")
+
+
+@completions
+def test_a_completion_comes_in_pieces(proxy):
+    pieces = list(model(proxy, STEADY, is_chat_model=False).stream_complete("the order is"))
+    assert len(pieces) > 3 and pieces[-1].text == "This continues: the order is"
+    assert proxy.one_call("completions")["stream.end"] == "complete"
+
+
+@completions
+def test_a_model_that_only_chats_says_so_at_once(proxy):
+    with pytest.raises(openai.BadRequestError) as caught:
         model(proxy, is_chat_model=False).complete("hello")
-    (call,) = proxy.calls()
-    assert (call["status"], call["outcome"]) == (404, "client_error")
+    assert caught.value.code == "unsupported_operation" and "completions" in caught.value.message
+    proxy.refused(400, "client_error", "completions")

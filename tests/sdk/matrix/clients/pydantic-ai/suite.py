@@ -6,7 +6,7 @@ import openai
 import pytest
 from pydantic import BaseModel
 from pydantic_ai import Agent, ModelAPIError, ModelHTTPError, ToolOutput
-from shared import CUT, EMBEDDER, MODEL, STALL, WRONG_KEY, Question, broken_off, said_after
+from shared import CUT, MODEL, STALL, STEADY, WRONG_KEY, Question, broken_off, said_after
 
 PREFIXES = {"chat": "openai-chat", "responses": "openai"}
 CHAT = pytest.param("chat", marks=pytest.mark.surface("chat"))
@@ -190,7 +190,7 @@ def test_a_stream_that_is_cut_raises(proxy, surface):
 def test_embeddings_are_vectors_in_order(proxy):
     from pydantic_ai import Embedder
 
-    embedder = Embedder(f"openai:{EMBEDDER}")
+    embedder = Embedder(f"openai:{STEADY}")
     result = embedder.embed_documents_sync([Question().text, Question().text])
     assert len(result.embeddings) == 2 and len(result.embeddings[0]) == len(result.embeddings[1]) > 1
     assert result.embeddings[0] != result.embeddings[1]
