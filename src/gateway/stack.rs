@@ -19,7 +19,7 @@ use crate::gateway::dispatch::{Dispatch, MatchLayer};
 use crate::gateway::pin::PinLayer;
 use crate::gateway::snapshot::{Live, RouteService, Shared};
 use crate::layer::admission::{self, AdmissionLayer};
-use crate::layer::authenticate::IdentifyLayer;
+use crate::layer::authenticate::{API_KEY, IdentifyLayer};
 use crate::layer::bulkhead::{self, BulkheadLayer};
 use crate::layer::cache::{self, CacheLayer};
 use crate::layer::catch_panic::CatchPanicLayer;
@@ -58,7 +58,7 @@ pub fn ingress(
     let (gate, metrics) = (Arc::clone(&shared.gate), Arc::clone(&shared.metrics));
     ServiceBuilder::new()
         // Before anything could print a header.
-        .layer(SetSensitiveRequestHeadersLayer::new([AUTHORIZATION, PROXY_AUTHORIZATION, COOKIE]))
+        .layer(SetSensitiveRequestHeadersLayer::new([AUTHORIZATION, API_KEY, PROXY_AUTHORIZATION, COOKIE]))
         // One configuration version for all that follows; the clock starts.
         .layer(PinLayer(Arc::clone(live)))
         // Outside Rescue, so that it sees the final status; writes at the end of the body.

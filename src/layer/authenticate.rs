@@ -15,7 +15,7 @@ use crate::layer::always_ready;
 use crate::layer::answering::Gated;
 
 /// Where Anthropic's clients may put theirs.
-const API_KEY: HeaderName = HeaderName::from_static("x-api-key");
+pub const API_KEY: HeaderName = HeaderName::from_static("x-api-key");
 /// Longest key looked at.
 const LONGEST_KEY: usize = 512;
 

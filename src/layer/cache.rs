@@ -17,8 +17,6 @@ use sha2::Sha256;
 use tokio::time::Instant;
 use tower::{Layer, Service};
 
-use crate::domain::id::TenantId;
-use crate::domain::operation::Operation;
 use crate::flight::call::{CacheWish, Call};
 use crate::flight::error::CallError;
 use crate::flight::reply::{Reply, ReplyBody, UsageSlot};
@@ -92,15 +90,22 @@ impl Store {
         self.answers.get(key).filter(|stored| stored.at.elapsed() < stored.life)
     }
 
-    /// The tenant is an argument, not an option: no key without one can be made.
-    fn key(&self, tenant: &TenantId, fingerprint: &[u8; 32], operation: Operation, body: &[u8]) -> Option<Key> {
+    /// The tenant is part of every call: no key without one can be made. Every part goes in with its length, so that no two calls run together.
+    fn key(&self, call: &Call, fingerprint: &[u8; 32]) -> Option<Key> {
         let mut mac = Hmac::<Sha256>::new_from_slice(&self.pepper[..]).ok()?;
-        mac.update(&(tenant.as_str().len() as u64).to_be_bytes());
-        mac.update(tenant.as_str().as_bytes());
-        mac.update(fingerprint);
-        mac.update(&(operation.label().len() as u64).to_be_bytes());
-        mac.update(operation.label().as_bytes());
-        mac.update(body);
+        let mut part = |bytes: &[u8]| {
+            mac.update(&(bytes.len() as u64).to_be_bytes());
+            mac.update(bytes);
+        };
+        part(call.context.caller.tenant.as_str().as_bytes());
+        part(fingerprint);
+        part(call.operation.label().as_bytes());
+        // What of the caller's headers reaches a provider shapes its answer.
+        for (name, value) in &call.context.forwarded {
+            part(name.as_str().as_bytes());
+            part(value.as_bytes());
+        }
+        part(&call.body);
         Some(mac.finalize().into_bytes().into())
     }
 }
@@ -196,8 +201,7 @@ impl Params {
     fn key(&self, call: &Call) -> Option<(Key, Duration)> {
         let ttl = self.ttl?;
         let may = !call.llm().stream && call.context.cache != CacheWish::NoStore;
-        let key =
-            may.then(|| self.store.key(&call.context.caller.tenant, &self.fingerprint, call.operation, &call.body))??;
+        let key = may.then(|| self.store.key(call, &self.fingerprint))??;
         Some((key, ttl))
     }
 

@@ -14,8 +14,10 @@ use crate::wire::{messages, responses};
 pub(super) enum Form {
     /// Chat completions and completions.
     Chat,
-    /// Whole answers that are data, not speech: embeddings, moderations, images, counts.
-    Plain,
+    /// Whole answers that are data, not speech: embeddings, moderations, images.
+    Data,
+    /// A number.
+    Count,
     /// OpenAI's Responses.
     Responses,
     /// Anthropic's Messages.
@@ -64,14 +66,15 @@ impl Form {
             Operation::Responses => Self::Responses,
             Operation::Messages => Self::Messages,
             Operation::ChatCompletions | Operation::Completions => Self::Chat,
-            _ => Self::Plain,
+            Operation::CountTokens => Self::Count,
+            _ => Self::Data,
         }
     }
 
     /// How its streams end.
     pub(super) fn dialect(self) -> Dialect {
         match self {
-            Self::Chat | Self::Plain => Dialect::OpenAi,
+            Self::Chat | Self::Data | Self::Count => Dialect::OpenAi,
             Self::Responses => Dialect::Responses,
             Self::Messages => Dialect::Anthropic,
         }
@@ -97,17 +100,10 @@ impl Form {
                     usage: facts.usage,
                 }
             }
-            Self::Plain => {
+            Self::Data | Self::Count => {
                 let facts = openai::peek_reply(body)?;
-                let failed = facts.error.is_some();
-                Whole {
-                    content: !failed,
-                    cut: false,
-                    finished: true,
-                    complete: !failed,
-                    error: facts.error,
-                    usage: facts.usage,
-                }
+                let content = facts.content || self == Self::Count;
+                Whole { content, complete: content, error: facts.error, usage: facts.usage, ..Whole::default() }
             }
             Self::Responses => {
                 let facts = responses::peek_reply(body)?;
@@ -138,7 +134,7 @@ impl Form {
     pub(super) fn event(self, event: &Event, tokens: &mut messages::Tokens) -> Heard {
         let last = self.is_last(event);
         match self {
-            Self::Chat | Self::Plain => {
+            Self::Chat | Self::Data | Self::Count => {
                 let Some(data) = event.data().filter(|_| !last) else { return Heard { last, ..Heard::default() } };
                 let facts = openai::peek_chunk(&data);
                 Heard {

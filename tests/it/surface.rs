@@ -200,3 +200,34 @@ async fn what_was_left_out_of_a_request_is_told() {
     assert_eq!(answer.header("wb-left-out"), "top_k");
     assert_eq!(world.call(ask("/v1/messages", &message(false))).await.headers.get("wb-left-out"), None);
 }
+
+#[tokio::test(start_paused = true)]
+async fn f11_an_answer_without_data_is_no_answer() {
+    for fault in ["empty", "garbage", "status:200;body={}", "status:200;body={\"object\":\"list\",\"data\":[]}"] {
+        let world = world(EVERYTHING);
+        world.faults("alpha", &[fault; 3]);
+        let answer = world.call(ask("/v1/embeddings", &json!({"model": "duo", "input": "a"}))).await;
+        assert_eq!(answer.status, 502, "{fault}: {}", answer.text());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn s8_an_answer_is_not_given_again_to_another_operation_or_another_version_of_the_form() {
+    let world = world(EVERYTHING);
+    let body = json!({"model": "kept", "max_tokens": 50, "messages": [{"role": "user", "content": "hi"}]});
+    let asked = |path: &str, beta: &str| {
+        let mut request = post(path, SHOP, body.to_string());
+        request.headers_mut().insert("anthropic-beta", beta.parse().unwrap());
+        request
+    };
+    for (path, beta, cached) in [
+        ("/v1/messages", "a", "miss"),
+        ("/v1/messages", "a", "hit"),
+        ("/v1/messages", "b", "miss"),
+        ("/v1/chat/completions", "b", "miss"),
+        ("/v1/chat/completions", "a", "hit"),
+    ] {
+        let answer = world.call(asked(path, beta)).await;
+        assert_eq!((answer.status, answer.header("wb-cache")), (200, cached), "{path} {beta}");
+    }
+}

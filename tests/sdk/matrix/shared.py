@@ -19,7 +19,7 @@ sys.path.insert(0, str(HERE.parent))
 from harness import ROOT, Process, Sandbox, exchange  # noqa: E402
 
 # Surfaces the proxy has now; a case of any other is not collected. Extend this line when a surface arrives.
-DEFAULT_SURFACES = "chat"
+DEFAULT_SURFACES = "chat,responses,messages,embeddings,completions"
 SURFACES = frozenset(os.environ.get("WEIGHBRIDGE_MATRIX_SURFACES", DEFAULT_SURFACES).replace(",", " ").split())
 
 # The word of the access log for a call on each surface.
