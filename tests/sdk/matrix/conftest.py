@@ -3,7 +3,6 @@
 import json
 import os
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -54,16 +53,3 @@ def description(tmp_path_factory):
 @pytest.fixture
 def proxy(description, request):
     return Proxy(description, request.path.parent.name)
-
-
-@pytest.fixture
-def twice():
-    """Makes a call twice in a row and gives the seconds from one answer to the other."""
-
-    def run(call):
-        call()
-        began = time.monotonic()
-        call()
-        return time.monotonic() - began
-
-    return run

@@ -137,10 +137,9 @@ def test_an_unknown_model_is_not_found(proxy):
     refused(anthropic.NotFoundError, "not_found_error", 404, "client_error", proxy, model="no-such-model")
 
 
-def test_it_waits_as_long_as_it_is_told(proxy, twice):
+def test_it_waits_as_long_as_it_is_told(proxy):
     slow = proxy.slow_key("messages")
-    took = twice(lambda: said_after(text_of(create(proxy, Question().messages(), key=slow))))
-    proxy.waited(took, "messages")
+    proxy.waits_as_told(lambda: said_after(text_of(create(proxy, Question().messages(), key=slow))), "messages")
 
 
 def test_a_stream_that_is_closed_is_let_go(proxy):

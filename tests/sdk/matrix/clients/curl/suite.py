@@ -6,7 +6,7 @@ import subprocess
 import time
 
 import pytest
-from shared import CUT, HINT, MODEL, STALL, STEADY, WRONG_KEY, Question, broken_off, said_after
+from shared import CUT, MODEL, STALL, STEADY, WRONG_KEY, Question, broken_off, said_after
 
 chat = pytest.mark.surface("chat")
 
@@ -194,7 +194,7 @@ def test_an_unknown_model_fails_the_command(curl, proxy):
 
 
 @chat
-def test_it_waits_as_long_as_it_is_told(curl, proxy, twice):
+def test_it_waits_as_long_as_it_is_told(curl, proxy):
     """curl understands whole seconds only."""
 
     def once():
@@ -205,7 +205,7 @@ def test_it_waits_as_long_as_it_is_told(curl, proxy, twice):
         # A body that was printed before the repeat stays printed.
         said_after(json.loads(body[body.rindex(b'{"id"') :])["choices"][0]["message"]["content"])
 
-    proxy.waited(twice(once), at_most=HINT + 2)
+    proxy.waits_as_told(once, whole_seconds=True)
 
 
 @chat
@@ -293,7 +293,10 @@ def test_a_function_is_called_and_its_output_taken(curl, proxy):
 @responses
 @pytest.mark.parametrize(
     ("key", "model", "status", "word", "outcome"),
-    [(WRONG_KEY, MODEL, 401, "invalid_api_key", "unauthorised"), (None, "no-such-model", 404, "model_not_found", "client_error")],
+    [
+        (WRONG_KEY, MODEL, 401, "invalid_api_key", "unauthorised"),
+        (None, "no-such-model", 404, "model_not_found", "client_error"),
+    ],
     ids=["wrong key", "unknown model"],
 )
 def test_a_refused_response_says_why(curl, proxy, key, model, status, word, outcome):

@@ -154,11 +154,11 @@ def test_an_unknown_model_is_not_found(proxy, surface):
 
 
 @both
-def test_it_waits_as_long_as_it_is_told(proxy, surface, twice):
+def test_it_waits_as_long_as_it_is_told(proxy, surface):
     def once():
         assert extract(proxy, surface, key=proxy.slow_key(surface)).model_dump() == EXPECTED
 
-    proxy.waited(twice(once), surface)
+    proxy.waits_as_told(once, surface)
 
 
 @both

@@ -98,10 +98,9 @@ def test_an_unknown_model_is_not_found(proxy, surface):
 
 
 @both
-def test_it_waits_as_long_as_it_is_told(proxy, surface, twice):
+def test_it_waits_as_long_as_it_is_told(proxy, surface):
     slow = model(proxy, surface, api_key=proxy.slow_key(surface))
-    took = twice(lambda: said_after(slow.invoke(Question().text).text))
-    proxy.waited(took, surface)
+    proxy.waits_as_told(lambda: said_after(slow.invoke(Question().text).text), surface)
 
 
 @both

@@ -112,10 +112,9 @@ def test_an_unknown_model_is_not_found(proxy):
 
 
 @chat
-def test_it_waits_as_long_as_it_is_told(proxy, twice):
+def test_it_waits_as_long_as_it_is_told(proxy):
     slow = model(proxy, api_key=proxy.slow_key("chat"))
-    took = twice(lambda: said_after(slow.chat(messages(Question())).message.content))
-    proxy.waited(took)
+    proxy.waits_as_told(lambda: said_after(slow.chat(messages(Question())).message.content))
 
 
 @chat

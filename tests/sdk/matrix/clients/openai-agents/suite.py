@@ -131,10 +131,9 @@ def test_an_unknown_model_is_not_found(proxy, surface):
 
 
 @both
-def test_it_waits_as_long_as_it_is_told(proxy, surface, twice):
+def test_it_waits_as_long_as_it_is_told(proxy, surface):
     run = lambda: Runner.run_sync(agent(proxy, surface, key=proxy.slow_key(surface)), Question().text)  # noqa: E731
-    took = twice(lambda: said_after(run().final_output))
-    proxy.waited(took, surface)
+    proxy.waits_as_told(lambda: said_after(run().final_output), surface)
 
 
 @both

@@ -124,11 +124,10 @@ def test_an_unknown_model_is_a_404(proxy, surface):
 
 
 @both
-def test_it_waits_as_long_as_it_is_told(proxy, surface, twice, monkeypatch):
+def test_it_waits_as_long_as_it_is_told(proxy, surface, monkeypatch):
     monkeypatch.setenv("OPENAI_API_KEY", proxy.slow_key(surface))
     clerk = agent(surface)
-    took = twice(lambda: said_after(clerk.run_sync(Question().text).output))
-    proxy.waited(took, surface)
+    proxy.waits_as_told(lambda: said_after(clerk.run_sync(Question().text).output), surface)
 
 
 @both
