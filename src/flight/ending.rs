@@ -14,11 +14,11 @@ pub fn is_last(dialect: Dialect, event: &Event) -> bool {
     }
 }
 
-/// The one event that ends a stream which cannot end well.
-pub fn error_event(dialect: Dialect, body: &ErrorBody<'_>, request_id: &str) -> Event {
+/// The one event that ends a stream which cannot end well, after `before` others.
+pub fn error_event(dialect: Dialect, body: &ErrorBody<'_>, request_id: &str, before: u64) -> Event {
     match dialect {
         Dialect::OpenAi | Dialect::Problem => openai::error_event(body, request_id),
-        Dialect::Responses => responses::error_event(body, request_id),
+        Dialect::Responses => responses::error_event(body, request_id, before),
         Dialect::Anthropic => {
             let ErrorBody { message, kind, code, .. } = *body;
             messages::error_event(&messages::Failure { kind, message, code, request_id })

@@ -77,6 +77,7 @@ pub struct ReplyBody {
     interrupts: Vec<(Interrupt, End)>,
     hooks: Vec<EndHook>,
     bytes: u64,
+    frames: u64,
     call: Option<RequestId>,
     dialect: Dialect,
 }
@@ -108,6 +109,7 @@ impl ReplyBody {
             interrupts: Vec::new(),
             hooks: Vec::with_capacity(8),
             bytes: 0,
+            frames: 0,
             call: None,
             dialect: Dialect::OpenAi,
         }
@@ -162,12 +164,13 @@ impl ReplyBody {
 
     fn hand_out(&mut self, bytes: Bytes) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
         self.bytes += bytes.len() as u64;
+        self.frames += 1;
         Poll::Ready(Some(Ok(Frame::data(bytes))))
     }
 
     fn fail(&mut self, end: End) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
         let call = self.call.as_ref().map_or("", RequestId::as_str);
-        let event = ending::error_event(self.dialect, &describe(end), call);
+        let event = ending::error_event(self.dialect, &describe(end), call, self.frames);
         let frame = self.hand_out(event.raw().clone());
         self.finish(end);
         frame

@@ -141,6 +141,10 @@ async fn f7_a_stream_cut_midway_ends_in_one_error_event_of_its_own_dialect() {
             assert_eq!(text.matches("event: error").count(), 1, "{path}: {text}");
             assert!(!kinds.contains(&end) && !text.contains("[DONE]"), "{path}: {text}");
             assert!(text.contains("upstream_truncated"), "{path}: {text}");
+            if path == "/v1/responses" {
+                let before = text.matches("event: ").count() - 1;
+                assert!(text.contains(&format!("\"sequence_number\":{before},\"error\"")), "{text}");
+            }
             assert!(world.seen("beta").is_empty(), "{path}: nothing is switched after content");
         }
     }

@@ -117,7 +117,8 @@ impl Plain {
     }
 
     fn words(&self) -> usize {
-        self.inputs().iter().map(|input| input.split_whitespace().count()).sum()
+        let prompt = self.body.get("prompt").and_then(Value::as_str).unwrap_or_default();
+        self.inputs().iter().map(String::as_str).chain([prompt]).map(|text| text.split_whitespace().count()).sum()
     }
 
     /// The same text always has the same vector.

@@ -14,17 +14,19 @@ struct ErrorEvent<'a> {
     code: Option<&'a str>,
     message: &'a str,
     param: Option<&'a str>,
+    sequence_number: u64,
     error: &'a ErrorBody<'a>,
     request_id: &'a str,
 }
 
-/// One `event: error`; no terminal event follows it.
-pub fn error_event(body: &ErrorBody<'_>, request_id: &str) -> Event {
+/// One `event: error`, the stream's event of that number; no terminal event follows it.
+pub fn error_event(body: &ErrorBody<'_>, request_id: &str, sequence_number: u64) -> Event {
     let event = ErrorEvent {
         kind: "error",
         code: body.code,
         message: body.message,
         param: body.param,
+        sequence_number,
         error: body,
         request_id,
     };
