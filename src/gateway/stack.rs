@@ -118,7 +118,7 @@ pub fn llm(route: &Arc<LlmRoute>, lanes: Arc<[Lane]>, shared: &Shared) -> RouteS
         metrics: Arc::clone(&shared.metrics),
     };
     let stack = ServiceBuilder::new()
-        // Outermost: total time covers everything below, streams included.
+        // Outermost: a stream ends with its call's total time; until there is a reply, Failover keeps the same deadline.
         .layer(DeadlineLayer)
         // Complete answers again, for the same tenant and the same bytes.
         .layer(CacheLayer(cache))

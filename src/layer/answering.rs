@@ -2,8 +2,7 @@
 //! answer, [`Gated`] for one that may refuse.
 //!
 //! A box for each layer would cost an allocation and a move of everything below it, about 600 instructions; these nest
-//! by value. They hold no logic: what a layer does is in its [`Act`], of which [`Keep`] is the
-//! one that several layers share.
+//! by value. They hold no logic: what a layer does is in its [`Act`], of which [`Keep`] is the one that several share.
 
 use std::future::Future;
 use std::pin::Pin;

@@ -228,11 +228,8 @@ impl Aggregator {
     }
 
     async fn chat(&self, turn: Turn, ask: Ask) -> Result<Response<SandboxBody>, io::Error> {
-        let config = &self.0.config;
         let kind = if ask.stream { EVENTS } else { JSON };
-        let fault = ask.fault.clone().or_else(|| config.faults.next(&turn.provider));
-        let fault = fault.or_else(|| self.0.magic.fault(&turn.provider, &ask.model));
-        let (turn, fault) = match act(turn, fault, kind).await? {
+        let (turn, fault) = match self.act_on(turn, ask.fault.clone(), &ask.model, kind).await? {
             Acted::Answered(answer) => return Ok(answer),
             Acted::Remaining(turn, fault) => (turn, fault),
         };
@@ -242,15 +239,33 @@ impl Aggregator {
             return Ok(turn.answer(kind, vec![Step::Send(body)]));
         }
         if ask.stream {
-            let pace = Pace { first: config.first_token, between: config.pace };
-            return Ok(turn.answer(kind, flow::events(speech.chunks(), fault.as_ref(), pace)));
+            return Ok(turn.answer(kind, flow::events(speech.chunks(), fault.as_ref(), self.pace())));
         }
-        tokio::time::sleep(config.first_token).await;
-        let json = speech.whole();
-        let length = json.len();
-        let mut answer = turn.answer(kind, flow::whole(&json, fault.as_ref()));
-        answer.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from(length));
-        Ok(answer)
+        Ok(self.whole(turn, &speech.whole(), fault.as_ref()).await)
+    }
+
+    /// Shows the fault of a request: the one it asks for itself, else the next in line, else the one its model stands for.
+    async fn act_on(
+        &self,
+        turn: Turn,
+        own: Option<Fault>,
+        model: &str,
+        kind: &'static str,
+    ) -> Result<Acted, io::Error> {
+        let fault = own.or_else(|| self.0.config.faults.next(&turn.provider));
+        let fault = fault.or_else(|| self.0.magic.fault(&turn.provider, model));
+        act(turn, fault, kind).await
+    }
+
+    fn pace(&self) -> Pace {
+        Pace { first: self.0.config.first_token, between: self.0.config.pace }
+    }
+
+    async fn whole(&self, turn: Turn, json: &Bytes, fault: Option<&Fault>) -> Response<SandboxBody> {
+        tokio::time::sleep(self.0.config.first_token).await;
+        let mut answer = turn.answer(JSON, flow::whole(json, fault));
+        answer.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from(json.len()));
+        answer
     }
 
     async fn messages(
@@ -271,21 +286,19 @@ impl Aggregator {
     }
 
     async fn data(&self, turn: Turn, ask: Plain) -> Result<Response<SandboxBody>, io::Error> {
-        let config = &self.0.config;
         let kind = if ask.stream { EVENTS } else { JSON };
-        let fault = ask.fault.clone().or_else(|| config.faults.next(&turn.provider));
-        let fault = fault.or_else(|| self.0.magic.fault(&turn.provider, &ask.model));
-        let (turn, fault) = match act(turn, fault, kind).await? {
+        let (turn, fault) = match self.act_on(turn, ask.fault.clone(), &ask.model, kind).await? {
             Acted::Answered(answer) => return Ok(answer),
             Acted::Remaining(turn, fault) => (turn, fault),
         };
+        if let Some(Fault::ErrorIn200 { status }) = fault {
+            return Ok(turn.answer(kind, vec![Step::Send(ask.error(status))]));
+        }
         let number = turn.number;
         if ask.stream {
-            let pace = Pace { first: config.first_token, between: config.pace };
-            return Ok(turn.answer(kind, flow::events(ask.chunks(number), fault.as_ref(), pace)));
+            return Ok(turn.answer(kind, flow::events(ask.chunks(number), fault.as_ref(), self.pace())));
         }
-        tokio::time::sleep(config.first_token).await;
-        Ok(turn.answer(kind, flow::whole(&ask.whole(number), fault.as_ref())))
+        Ok(self.whole(turn, &ask.whole(number), fault.as_ref()).await)
     }
 
     async fn models(&self, turn: Turn) -> Result<Response<SandboxBody>, io::Error> {

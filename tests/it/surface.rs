@@ -207,7 +207,14 @@ async fn what_was_left_out_of_a_request_is_told() {
 
 #[tokio::test(start_paused = true)]
 async fn f11_an_answer_without_data_is_no_answer() {
-    for fault in ["empty", "garbage", "status:200;body={}", "status:200;body={\"object\":\"list\",\"data\":[]}"] {
+    for fault in [
+        "empty",
+        "garbage",
+        "cut:1",
+        "error-in-200:500",
+        "status:200;body={}",
+        "status:200;body={\"object\":\"list\",\"data\":[]}",
+    ] {
         let world = world(EVERYTHING);
         world.faults("alpha", &[fault; 3]);
         let answer = world.call(ask("/v1/embeddings", &json!({"model": "duo", "input": "a"}))).await;

@@ -86,6 +86,13 @@ impl Plain {
         answer.to_string().into()
     }
 
+    /// An error that comes with status 200.
+    pub(super) fn error(&self, status: u16) -> Bytes {
+        let message = format!("simulated failure with status {status}");
+        let error = json!({"error": {"message": message, "type": "server_error", "code": status}}).to_string();
+        if self.stream { Event::from_data(error.as_bytes()).raw().clone() } else { error.into() }
+    }
+
     /// The same as events; only completions have them.
     pub(super) fn chunks(&self, number: u64) -> Chunks {
         let created = clock::unix_seconds();

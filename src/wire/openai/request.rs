@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use serde::de::{IgnoredAny, MapAccess};
 
-use super::lenient::{Lenient, Loose, Shape};
+use super::lenient::{Lenient, Loose, Members, Shape};
 use crate::wire::json_read;
 
 /// Top-level keys one request may have. Real ones have a few dozen at most; each is compared with all before it.
@@ -83,17 +83,20 @@ pub(in crate::wire) trait Strict<'de>: Shape<'de> {
 /// Reads a request body whose top-level keys must each come once and in their own spelling.
 pub(in crate::wire) fn read_strictly<'de, F: Strict<'de>>(body: &'de [u8], max_depth: usize) -> Result<F, DecodeError> {
     let text = std::str::from_utf8(body).map_err(|_| DecodeError::whole("the body must be JSON in UTF-8"))?;
-    match json_read::from_str::<Lenient<'_, Keyed<'_, F>>>(text, max_depth) {
-        Ok(Lenient::Map(Keyed { wrong: Some(wrong), .. })) => Err(wrong),
-        Ok(Lenient::Map(keyed)) => Ok(keyed.fields),
-        Ok(_) => Err(DecodeError::whole("the body must be a JSON object")),
-        Err(json_read::Malformed) => Err(malformed(text)),
+    let mut keyed = Keyed::<'_, F>::default();
+    match json_read::fill_from_str(text, max_depth, Members(&mut keyed)) {
+        Ok(true) => keyed.wrong.map_or(Ok(keyed.fields), Err),
+        Ok(false) => Err(DecodeError::whole("the body must be a JSON object")),
+        Err(json_read::Malformed) => Err(malformed(text, max_depth)),
     }
 }
 
-/// Reads it once more, slowly, to say where it stops being JSON.
-fn malformed(text: &str) -> DecodeError {
+/// Reads it once more, slowly, to say what is wrong: it may be JSON and still not be ours to read.
+fn malformed(text: &str, max_depth: usize) -> DecodeError {
     match serde_json::from_str::<IgnoredAny>(text) {
+        Ok(IgnoredAny) if json_read::from_str::<IgnoredAny>(text, max_depth).is_ok() => {
+            DecodeError::whole("the body holds a text or a number that cannot be read")
+        }
         Ok(IgnoredAny) => DecodeError::whole("the body is nested too deeply, send fewer levels"),
         Err(error) => {
             let position = Some((error.line(), error.column()));

@@ -277,3 +277,27 @@ fn models_are_listed_as_clients_expect() {
     assert_eq!(models_list(&[("summary", 7, "weighbridge")]), format!(r#"{{"object":"list","data":[{one}]}}"#));
     assert_eq!(models_list(&[]), r#"{"object":"list","data":[]}"#);
 }
+
+#[test]
+fn a_body_that_is_refused_is_told_why_and_not_something_else() {
+    let said = |body: &str| peek_request(body.as_bytes(), 4).unwrap_err().message;
+    assert!(said(r#"{"model":"m","a":[[[[[]]]]]}"#).contains("nested too deeply"));
+    assert!(said(r#"{"model":"\ud800"}"#).contains("cannot be read"), "half a character");
+    assert!(said(r#"{"model":"m""#).contains("not valid JSON"));
+    assert!(said("[]").contains("must be a JSON object"));
+}
+
+#[test]
+fn callers_get_the_code_their_sdk_knows_whatever_the_server_wrote() {
+    let code = |body: Value| parse_error(body.to_string().as_bytes()).unwrap().code_for_callers().map(str::to_owned);
+    let too_long = Some("context_length_exceeded".to_owned());
+    assert_eq!(
+        code(json!({"error": {"code": 400, "type": "exceed_context_size_error", "message": "too long"}})),
+        too_long
+    );
+    let litellm = "litellm.ContextWindowExceededError: litellm.BadRequestError: too long";
+    assert_eq!(code(json!({"error": {"code": "400", "message": litellm}})), too_long);
+    assert_eq!(code(json!({"error": {"code": "context_length_exceeded", "message": "m"}})), too_long);
+    assert_eq!(code(json!({"error": {"code": "400", "message": "a status is no code"}})), None);
+    assert_eq!(code(json!({"error": {"code": "bad_tool", "message": "m"}})), Some("bad_tool".to_owned()));
+}
