@@ -9,6 +9,8 @@ pub struct LlmFacts {
     pub include_usage: bool,
     /// The caller sent `stream_options`, which not every provider takes.
     pub has_stream_options: bool,
+    /// The answer may be something else than JSON or events: sound, subtitles, bare text.
+    pub plain: bool,
     /// Where in the body the model's name stands, between its quotes; `None` if it is spelled with escapes.
     pub model_at: Option<Span>,
 }

@@ -10,3 +10,4 @@ pub mod error;
 pub mod facts;
 pub mod reply;
 pub mod trail;
+pub mod upload;

@@ -12,11 +12,13 @@ use tower::{Layer, Service};
 
 use crate::domain::deadline::Deadline;
 use crate::domain::operation::Operation;
+use crate::domain::outcome::FailureClass;
 use crate::flight::arrival::{Arrival, LiveCaller};
 use crate::flight::call::{CacheWish, Call, CallContext, Facts, RiskFacts};
 use crate::flight::error::CallError;
 use crate::flight::reply::{Reply, ReplyBody, UsageSlot};
-use crate::gateway::decode::{Decoded, carry, decode, forwarded};
+use crate::flight::upload::{Fault, Received, Upload};
+use crate::gateway::decode::{Decoded, carry, decode, decode_form, forwarded};
 use crate::gateway::snapshot::{ReadyRoute, Snapshot};
 use crate::layer::answering::{Act, Answering, Gated};
 use crate::layer::{BoxFuture, always_ready};
@@ -101,7 +103,7 @@ fn find(method: &Method, path: &str) -> Result<(Operation, Option<String>), Call
 #[derive(Clone, Copy)]
 pub struct Dispatch;
 
-impl Service<Arrival<Arc<Snapshot>, Bytes>> for Dispatch {
+impl Service<Arrival<Arc<Snapshot>, Received>> for Dispatch {
     type Response = Reply;
     type Error = CallError;
     type Future = Either<Ready<Result<Reply, CallError>>, Flying>;
@@ -122,22 +124,27 @@ impl Service<Arrival<Arc<Snapshot>, Bytes>> for Dispatch {
     }
 }
 
-/// An arrival whose body is here.
-type Whole = Arrival<Arc<Snapshot>, Bytes>;
+/// An arrival whose body is here, or enough of it.
+type Whole = Arrival<Arc<Snapshot>, Received>;
 
 /// A call with its route.
 type Flying = Answering<BoxFuture<Result<Reply, CallError>>, Landing>;
 
 fn ask(arrival: &Whole, caller: &LiveCaller, operation: Operation) -> Result<Flying, CallError> {
     let snapshot = &arrival.pinned;
-    let Decoded { model, facts } = decode(operation, &arrival.body, snapshot.table().limits().json_depth)?;
+    let body = &arrival.body.bytes;
+    let Decoded { model, facts } = match &arrival.body.upload {
+        Some(upload) => decode_form(body, upload)?,
+        None => decode(operation, body, snapshot.table().limits().json_depth)?,
+    };
     let route = select::llm(snapshot.table(), &caller.caller, &model).map_err(|missing| match missing {
         NoRoute::Unknown => CallError::UnknownModel { model: model.clone().into_owned() },
         NoRoute::NotAllowed => CallError::NotAllowed(model.clone().into_owned()),
     })?;
     let ready = snapshot.llm(&route.id).ok_or(CallError::Internal)?;
-    let carried = carry(operation, &arrival.body, facts.stream, route)?;
-    let longest = route.timeouts.total.min(patience(&arrival.head.headers, facts.stream));
+    let carried = carry(operation, body, facts.stream, route)?;
+    let shows_early = facts.stream || operation == Operation::Speech;
+    let longest = route.timeouts.total.min(patience(&arrival.head.headers, shows_early));
     arrival.trail.lock().stream = facts.stream;
     let call = Call { carried, ..call(arrival, caller, operation, Facts::Llm(facts), longest) };
     Ok(fly(ready, call, None))
@@ -145,7 +152,7 @@ fn ask(arrival: &Whole, caller: &LiveCaller, operation: Operation) -> Result<Fly
 
 fn assess(arrival: &Whole, caller: &LiveCaller) -> Result<Flying, CallError> {
     let snapshot = &arrival.pinned;
-    let assessment = risk::decode(&arrival.body).map_err(|fields| CallError::BadFields(Arc::new(fields)))?;
+    let assessment = risk::decode(&arrival.body.bytes).map_err(|fields| CallError::BadFields(Arc::new(fields)))?;
     let route = select::risk(snapshot.table(), &caller.caller).map_err(|missing| match missing {
         NoRoute::Unknown => CallError::NotFound,
         NoRoute::NotAllowed => CallError::NotAllowed("risk".to_owned()),
@@ -158,7 +165,8 @@ fn assess(arrival: &Whole, caller: &LiveCaller) -> Result<Flying, CallError> {
 
 fn fly(route: &ReadyRoute, call: Call, assessed: Option<(Arc<RiskFacts>, Arc<Snapshot>)>) -> Flying {
     call.context.trail.lock().route = Some(Arc::clone(&route.names));
-    let landing = Landing { in_flight: route.names.metrics.in_flight.hold(), assessed };
+    let upload = call.upload.clone();
+    let landing = Landing { in_flight: route.names.metrics.in_flight.hold(), assessed, upload };
     Answering::new(route.service.ask(call), landing)
 }
 
@@ -166,19 +174,41 @@ fn fly(route: &ReadyRoute, call: Call, assessed: Option<(Arc<RiskFacts>, Arc<Sna
 pub struct Landing {
     in_flight: Held,
     assessed: Option<(Arc<RiskFacts>, Arc<Snapshot>)>,
+    upload: Option<Arc<Upload>>,
 }
 
 impl Act<Result<Reply, CallError>> for Landing {
     type Output = Result<Reply, CallError>;
 
     fn act(self, answer: Result<Reply, CallError>) -> Self::Output {
-        let mut reply = answer?;
+        let mut reply = match (answer, &self.upload) {
+            (Err(error), Some(upload)) => return Err(lost(error, upload)),
+            (answer, _) => answer?,
+        };
         if let Some((facts, snapshot)) = self.assessed {
             spell_out(&mut reply, &facts, &snapshot)?;
         }
         let in_flight = self.in_flight;
         reply.body.on_end(move |_| drop(in_flight));
         Ok(reply)
+    }
+}
+
+/// What became of an upload: if the caller did something wrong while sending, that is why there is no answer.
+fn lost(error: CallError, upload: &Upload) -> CallError {
+    match (upload.fault(), error) {
+        (Some(Fault::TooLarge { limit_bytes }), _) => CallError::BodyTooLarge { limit_bytes },
+        (Some(Fault::Stalled), _) => CallError::BodyIncomplete,
+        (Some(Fault::Broken), _) => CallError::Framing("the request body is malformed or broke off"),
+        (Some(Fault::Form(wrong)), _) => {
+            CallError::BadRequest { message: wrong.message.to_owned(), param: wrong.param.map(str::to_owned) }
+        }
+        (None, CallError::Exhausted { last, retry_after })
+            if upload.is_spent() && last.class != FailureClass::Refused =>
+        {
+            CallError::UploadLost { last, retry_after }
+        }
+        (None, error) => error,
     }
 }
 
@@ -203,11 +233,17 @@ fn call(arrival: &Whole, caller: &LiveCaller, operation: Operation, facts: Facts
         caller: Arc::clone(&caller.caller),
         arrived: arrival.arrived,
         trail: arrival.trail.clone(),
-        cache: cache_wish(&arrival.head.headers),
+        cache: match (cache_wish(&arrival.head.headers), &arrival.body.upload) {
+            // No form comes twice in the same bytes: its boundary is made up.
+            (CacheWish::Default | CacheWish::NoCache, Some(_)) => CacheWish::NoStore,
+            (wish, _) => wish,
+        },
         forwarded: forwarded(operation, &arrival.head.headers),
     };
     let deadline = Deadline::after(arrival.arrived, longest);
-    Call { operation, body: arrival.body.clone(), facts, carried: None, context: Arc::new(context), deadline }
+    let Received { bytes: body, upload } = &arrival.body;
+    let (body, upload, context) = (body.clone(), upload.clone(), Arc::new(context));
+    Call { operation, body, facts, upload, carried: None, context, deadline }
 }
 
 fn cache_wish(headers: &HeaderMap) -> CacheWish {

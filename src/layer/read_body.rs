@@ -1,6 +1,9 @@
 //! Collects the request body into `Bytes`, within its size limit and without long silences.
 //!
-//! A body of one frame, which is most of them, is not copied.
+//! A body of one frame, which is most of them, is not copied. A form may hold a file, so of a large one only the beginning
+//! is collected ([`form`]).
+
+mod form;
 
 use std::time::Duration;
 
@@ -15,8 +18,11 @@ use crate::domain::operation::{Operation, TrafficClass};
 use crate::flight::arrival::{Arrival, Pinned};
 use crate::flight::error::CallError;
 use crate::flight::reply::Reply;
+use crate::flight::upload::Received;
+use crate::layer::read_body::form::Keep;
 use crate::layer::{BoxFuture, always_ready};
 use crate::upstream::patience::within;
+use crate::wire::multipart::Boundary;
 
 /// Makes [`ReadBody`].
 #[derive(Clone, Copy)]
@@ -36,7 +42,7 @@ impl<S> Layer<S> for ReadBodyLayer {
 
 impl<S, P, B> Service<Arrival<P, B>> for ReadBody<S>
 where
-    S: Service<Arrival<P, Bytes>, Response = Reply, Error = CallError> + Clone + Send + 'static,
+    S: Service<Arrival<P, Received>, Response = Reply, Error = CallError> + Clone + Send + 'static,
     S::Future: Send,
     P: Pinned,
     B: Body<Data = Bytes> + Unpin + Send + 'static,
@@ -51,24 +57,54 @@ where
         let mut inner = self.0.clone();
         Box::pin(async move {
             let limits = arrival.pinned.limits();
-            let limit = match arrival.operation.map(Operation::class) {
+            let idle = limits.body_idle;
+            let limit_bytes = match arrival.operation.map(Operation::class) {
                 Some(TrafficClass::Risk) => limits.risk_body_bytes,
                 Some(TrafficClass::Llm) | None => limits.body_bytes,
             };
-            check_head(&arrival.head, limit)?;
-            let body = collect(&mut arrival.body, limit, limits.body_idle).await?;
-            arrival.trail.lock().bytes_in = body.len() as u64;
-            inner.call(arrival.with_body(body)).await
+            if arrival.operation.is_some_and(Operation::takes_form) {
+                // Boxed because it is rare and large.
+                return Box::pin(upload(arrival, Room { limit_bytes, idle }, inner)).await;
+            }
+            check_head(&arrival.head, limit_bytes)?;
+            if arrival.head.headers.get(CONTENT_TYPE).is_some_and(|kind| !is_json(kind.as_bytes())) {
+                return Err(CallError::MediaType("send content-type: application/json"));
+            }
+            let bytes = collect(&mut arrival.body, limit_bytes, idle).await?;
+            arrival.trail.lock().bytes_in = bytes.len() as u64;
+            inner.call(arrival.with_body(Received { bytes, upload: None })).await
         })
     }
+}
+
+/// What a body may take.
+#[derive(Clone, Copy)]
+struct Room {
+    /// Its size.
+    limit_bytes: usize,
+    /// Its longest silence.
+    idle: Duration,
+}
+
+async fn upload<S, P, B>(arrival: Arrival<P, B>, room: Room, mut inner: S) -> Result<Reply, CallError>
+where
+    S: Service<Arrival<P, Received>, Response = Reply, Error = CallError>,
+    B: Body<Data = Bytes> + Unpin + Send + 'static,
+{
+    const NO_FORM: CallError = CallError::MediaType("send content-type: multipart/form-data with a boundary");
+    let headers = &arrival.head.headers;
+    check_head(&arrival.head, room.limit_bytes)?;
+    let kind = headers.get(CONTENT_TYPE).ok_or(NO_FORM)?;
+    let boundary = Boundary::of(kind.as_bytes()).ok_or(NO_FORM)?.map_err(form::refused)?;
+    let keep = if headers.contains_key("idempotency-key") { Keep::All } else { Keep::Beginning };
+    let (arrival, body) = arrival.split();
+    let received = form::receive(body, &boundary, (room, keep), &arrival.trail).await?;
+    inner.call(arrival.with_body(received)).await
 }
 
 fn check_head(head: &Parts, limit_bytes: usize) -> Result<(), CallError> {
     if head.headers.get(CONTENT_ENCODING).is_some_and(|coding| !coding.as_bytes().eq_ignore_ascii_case(b"identity")) {
         return Err(CallError::MediaType("send the body without content-encoding"));
-    }
-    if head.headers.get(CONTENT_TYPE).is_some_and(|kind| !is_json(kind.as_bytes())) {
-        return Err(CallError::MediaType("send content-type: application/json"));
     }
     let declared = head.headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
     match declared {
@@ -149,8 +185,7 @@ mod tests {
             check_head(&request.into_parts().0, 10)
         };
         assert!(matches!(head("content-encoding", "gzip"), Err(CallError::MediaType(_))));
-        assert!(matches!(head("content-type", "multipart/form-data; boundary=x"), Err(CallError::MediaType(_))));
-        assert!(head("content-type", "application/json; charset=utf-8").is_ok());
+        assert!(is_json(b"application/json; charset=utf-8") && !is_json(b"multipart/form-data; boundary=x"));
         assert!(matches!(head("content-length", "11"), Err(CallError::BodyTooLarge { .. })));
     }
 }

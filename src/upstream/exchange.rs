@@ -5,10 +5,11 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use http::{Request, Response};
 use http_body::Body as _;
-use http_body_util::{BodyExt, Full};
+use http_body_util::BodyExt;
 
 use crate::domain::outcome::{FailureClass, Sent};
 use crate::flight::error::AttemptError;
+use crate::upstream::body::RequestBody;
 use crate::upstream::live::LiveProvider;
 use crate::upstream::patience::within;
 use crate::upstream::pool::{ExchangeError, UpstreamBody};
@@ -18,9 +19,9 @@ use crate::upstream::pool::{ExchangeError, UpstreamBody};
 /// absent where that could decide something twice.
 pub(super) async fn exchange(
     provider: &LiveProvider,
-    request: Request<Full<Bytes>>,
+    request: Request<RequestBody>,
     connect: Duration,
-    again: Option<impl FnOnce() -> Request<Full<Bytes>>>,
+    again: Option<impl FnOnce() -> Request<RequestBody>>,
 ) -> Result<Response<UpstreamBody>, AttemptError> {
     let result = match (provider.pool.exchange(request, connect).await, again) {
         (Err(ExchangeError::Broken { reused: true, .. }), Some(again)) => {
@@ -29,17 +30,27 @@ pub(super) async fn exchange(
         }
         (result, _) => result,
     };
-    result.map_err(|error| match error {
-        ExchangeError::Connect(_) => {
-            AttemptError::new(FailureClass::Connect, Sent::No, "no connection to the provider")
-        }
+    result.map_err(classified)
+}
+
+/// As [`exchange`], over a connection of its own and once.
+pub(super) async fn exchange_fresh(
+    provider: &LiveProvider,
+    request: Request<RequestBody>,
+    connect: Duration,
+) -> Result<Response<UpstreamBody>, AttemptError> {
+    provider.pool.exchange_fresh(request, connect).await.map_err(classified)
+}
+
+fn classified(error: ExchangeError) -> AttemptError {
+    let (sent, detail) = match error {
+        ExchangeError::Connect(_) => (Sent::No, "no connection to the provider"),
         ExchangeError::Broken { sent: Sent::No, .. } => {
-            AttemptError::new(FailureClass::Connect, Sent::No, "the connection closed before the request was written")
+            (Sent::No, "the connection closed before the request was written")
         }
-        ExchangeError::Broken { sent, .. } => {
-            AttemptError::new(FailureClass::Connect, sent, "the connection broke before a response")
-        }
-    })
+        ExchangeError::Broken { sent, .. } => (sent, "the connection broke before a response"),
+    };
+    AttemptError::new(FailureClass::Connect, sent, detail)
 }
 
 /// Why a whole body could not be read.

@@ -2,6 +2,8 @@
 
 pub mod alipay;
 pub mod attempt;
+mod audio;
+pub mod body;
 pub mod breaker;
 pub mod dial;
 mod exchange;
@@ -18,3 +20,4 @@ pub mod stream;
 #[cfg(test)]
 pub(crate) mod testing;
 pub mod token;
+mod upload;

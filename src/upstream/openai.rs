@@ -10,7 +10,6 @@ use bytes::Bytes;
 use http::header::CONTENT_TYPE;
 use http::response::Parts;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
-use http_body_util::Full;
 
 use crate::config::table::{Provider, StreamUsage};
 use crate::domain::clock;
@@ -23,6 +22,8 @@ use crate::flight::error::AttemptError;
 use crate::flight::facts::LlmFacts;
 use crate::flight::reply::{EventStream, Reply, ReplyBody, UsageSlot};
 use crate::upstream::attempt::Attempt;
+use crate::upstream::audio;
+use crate::upstream::body::RequestBody;
 use crate::upstream::exchange::{ReadError, read_whole};
 use crate::upstream::form::{Form, wrote_nothing};
 use crate::upstream::live::LiveUpstream;
@@ -95,8 +96,13 @@ pub fn prepare(spoken: &Spoken<'_>, upstream: &LiveUpstream) -> Result<Bytes, At
 }
 
 /// The request to the provider: our headers, its credential, nothing of the caller's but the body and what its form needs.
-pub fn request(body: Bytes, spoken: &Spoken<'_>, call: &Call, upstream: &LiveUpstream) -> Request<Full<Bytes>> {
-    let mut request = Request::new(Full::new(body));
+pub fn request(
+    body: impl Into<RequestBody>,
+    spoken: &Spoken<'_>,
+    call: &Call,
+    upstream: &LiveUpstream,
+) -> Request<RequestBody> {
+    let mut request = Request::new(body.into());
     *request.method_mut() = Method::POST;
     *request.uri_mut() = upstream.uri(spoken.operation).cloned().unwrap_or_default();
     *request.headers_mut() = upstream.provider.headers.clone();
@@ -167,6 +173,10 @@ async fn understand(
     }
     if sifted.is_compressed {
         return Err(bad_reply("the answer is compressed though nobody asked for that"));
+    }
+    if spoken.form() == Form::Audio {
+        let answer = audio::Answer { headers: sifted.passed, body, idle: attempt.idle };
+        return Box::pin(audio::understand(spoken.operation, spoken.facts, answer)).await;
     }
     match (spoken.facts.stream, sifted.is_stream) {
         (true, true) => Box::pin(stream(sifted.passed, body, (spoken, attempt, upstream))).await,

@@ -13,8 +13,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Request, Response};
-use http_body::{Body, Frame};
-use http_body_util::{BodyExt, Full};
+use http_body::{Body, Frame, SizeHint};
+use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
@@ -22,6 +22,7 @@ use tokio::time::{Instant, timeout};
 
 use crate::domain::outcome::Sent;
 use crate::domain::worker;
+use crate::upstream::body::RequestBody;
 use crate::upstream::dial::{Dial, Origin};
 
 /// Idle connections kept per core and origin.
@@ -46,7 +47,7 @@ pub struct Pool {
 }
 
 struct Idle {
-    sender: SendRequest<Full<Bytes>>,
+    sender: SendRequest<RequestBody>,
     since: Instant,
 }
 
@@ -87,7 +88,7 @@ impl Pool {
     /// Dropping the future closes the connection it was using.
     pub async fn exchange(
         self: &Arc<Self>,
-        mut request: Request<Full<Bytes>>,
+        mut request: Request<RequestBody>,
         connect: Duration,
     ) -> Result<Response<UpstreamBody>, ExchangeError> {
         for _ in 0..MOST_STALE {
@@ -108,7 +109,7 @@ impl Pool {
     /// As [`Pool::exchange`].
     pub async fn exchange_fresh(
         self: &Arc<Self>,
-        request: Request<Full<Bytes>>,
+        request: Request<RequestBody>,
         connect: Duration,
     ) -> Result<Response<UpstreamBody>, ExchangeError> {
         let sender = self.connect(connect).await.map_err(ExchangeError::Connect)?;
@@ -117,10 +118,10 @@ impl Pool {
 
     async fn over(
         self: &Arc<Self>,
-        mut sender: SendRequest<Full<Bytes>>,
-        request: Request<Full<Bytes>>,
+        mut sender: SendRequest<RequestBody>,
+        request: Request<RequestBody>,
         reused: bool,
-    ) -> Result<Response<UpstreamBody>, (ExchangeError, Option<Box<Request<Full<Bytes>>>>)> {
+    ) -> Result<Response<UpstreamBody>, (ExchangeError, Option<Box<Request<RequestBody>>>)> {
         match sender.try_send_request(request).await {
             Ok(response) => {
                 let lease = Lease { sender, pool: Arc::clone(self) };
@@ -139,7 +140,7 @@ impl Pool {
         }
     }
 
-    async fn connect(&self, limit: Duration) -> io::Result<SendRequest<Full<Bytes>>> {
+    async fn connect(&self, limit: Duration) -> io::Result<SendRequest<RequestBody>> {
         let late = |_| io::Error::new(io::ErrorKind::TimedOut, "no connection in time");
         let open = async {
             let io = self.dial.dial(&self.origin).await?;
@@ -153,7 +154,7 @@ impl Pool {
         timeout(limit, open).await.map_err(late)?
     }
 
-    async fn take_idle(&self) -> Option<SendRequest<Full<Bytes>>> {
+    async fn take_idle(&self) -> Option<SendRequest<RequestBody>> {
         loop {
             let Idle { mut sender, since } = self.shelf()?.pop()?;
             if since.elapsed() < IDLE_LIMIT && !sender.is_closed() && is_ready(&mut sender).await {
@@ -162,7 +163,7 @@ impl Pool {
         }
     }
 
-    fn put_back(&self, sender: SendRequest<Full<Bytes>>) {
+    fn put_back(&self, sender: SendRequest<RequestBody>) {
         let Some(mut shelf) = self.shelf() else { return };
         // The oldest lie at the bottom: let go of what nobody will take again.
         let stale =
@@ -180,7 +181,7 @@ impl Pool {
 }
 
 /// A connection whose request was answered before it was read to its end may never be ready again.
-async fn is_ready(sender: &mut SendRequest<Full<Bytes>>) -> bool {
+async fn is_ready(sender: &mut SendRequest<RequestBody>) -> bool {
     sender.is_ready() || matches!(Box::pin(timeout(READY_LIMIT, sender.ready())).await, Ok(Ok(())))
 }
 
@@ -191,7 +192,7 @@ impl ExchangeError {
 }
 
 struct Lease {
-    sender: SendRequest<Full<Bytes>>,
+    sender: SendRequest<RequestBody>,
     pool: Arc<Pool>,
 }
 
@@ -239,6 +240,10 @@ impl Body for UpstreamBody {
             self.release();
         }
         Poll::Ready(frame)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
     }
 }
 

@@ -14,6 +14,7 @@ use crate::upstream::attempt::Attempt;
 use crate::upstream::exchange::exchange;
 use crate::upstream::live::LiveUpstream;
 use crate::upstream::openai;
+use crate::upstream::upload;
 
 /// Sends the call to one upstream and returns a whole answer, or a stream past its first content.
 ///
@@ -26,6 +27,10 @@ pub async fn send(attempt: Attempt, upstream: Arc<LiveUpstream>) -> Result<Reply
     match upstream.candidate.provider.protocol {
         Protocol::OpenAi => {
             let spoken = openai::Spoken::new(&attempt.call, &upstream)?;
+            if let Some(form) = &attempt.call.upload {
+                // Boxed because it is rare and large.
+                return Box::pin(upload::send(form, &spoken, &attempt, &upstream)).await;
+            }
             let body = openai::prepare(&spoken, &upstream)?;
             let request = || openai::request(body.clone(), &spoken, &attempt.call, &upstream);
             let repeatable = attempt.call.operation.safety() != Safety::AtMostOnce;

@@ -4,6 +4,7 @@ pub mod alipay;
 pub mod json_edit;
 pub mod json_read;
 pub mod messages;
+pub mod multipart;
 pub mod object;
 pub mod openai;
 pub mod responses;

@@ -133,6 +133,8 @@ pub struct Plan {
     pub provider_in_flight: u32,
     /// What `alpha` offers; the others have chat alone.
     pub alpha_offers: &'static str,
+    /// What `beta` offers.
+    pub beta_offers: &'static str,
 }
 
 impl Default for Plan {
@@ -144,6 +146,7 @@ impl Default for Plan {
             limits: ConnectionLimits::default(),
             provider_in_flight: 200,
             alpha_offers: r#""chat.completions""#,
+            beta_offers: r#""chat.completions""#,
         }
     }
 }
@@ -187,7 +190,11 @@ impl SecretSource for Keys {
 
 fn llm_file(id: &str, plan: &Plan) -> String {
     let in_flight = plan.provider_in_flight;
-    let offers = if id == "alpha" { plan.alpha_offers } else { r#""chat.completions""# };
+    let offers = match id {
+        "alpha" => plan.alpha_offers,
+        "beta" => plan.beta_offers,
+        _ => r#""chat.completions""#,
+    };
     let key = id.to_ascii_uppercase();
     format!(
         r#"

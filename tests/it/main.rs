@@ -16,6 +16,7 @@
 )]
 
 mod admin;
+mod audio;
 mod auth;
 mod cache;
 mod cli;

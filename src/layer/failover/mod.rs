@@ -173,7 +173,7 @@ impl<'p> Flight<'p> {
 
     fn next(&self, lane: &Lane, error: &AttemptError, others: bool) -> Next {
         let next = policy::next(&Situation {
-            safety: self.call.operation.safety(),
+            safety: self.call.safety(),
             class: error.class,
             sent: error.sent,
             attempts_left: self.params.max_attempts.saturating_sub(self.made),
