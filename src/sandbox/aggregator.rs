@@ -5,6 +5,7 @@
 //! they do with real providers. It understands nothing it is told and keeps no conversation.
 
 mod ask;
+mod asked;
 mod audio;
 mod data;
 mod flow;
@@ -27,6 +28,7 @@ use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
 
 use self::ask::Ask;
+use self::asked::Asked;
 use self::audio::{Audio, Told};
 use self::data::Plain;
 use self::flow::{Flow, Pace, Progress, Step, Watch};
@@ -137,44 +139,6 @@ struct Log {
 impl fmt::Debug for Aggregator {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Aggregator").field("config", &self.0.config).finish_non_exhaustive()
-    }
-}
-
-/// A request, understood.
-enum Asked {
-    Chat(Ask),
-    Data(Plain),
-    Audio(Audio),
-}
-
-impl Asked {
-    fn knows(operation: &str) -> bool {
-        let chat = ["chat/completions", "responses", "messages", "messages/count_tokens"];
-        chat.contains(&operation) || Plain::knows(operation) || Audio::knows(operation)
-    }
-
-    fn read(operation: &str, headers: &HeaderMap, body: &[u8], provider: &str) -> Result<Self, String> {
-        if Plain::knows(operation) {
-            return Plain::read(operation, body, provider).map(Self::Data);
-        }
-        if Audio::knows(operation) {
-            let content_type = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
-            return Audio::read(operation, content_type, body, provider).map(Self::Audio);
-        }
-        match Form::of(operation) {
-            Form::Chat => Ask::read(body, provider),
-            Form::Messages => messages::read(body, provider),
-            Form::Responses => responses::read(body, provider),
-        }
-        .map(Self::Chat)
-    }
-
-    fn model(&self) -> &str {
-        match self {
-            Self::Chat(ask) => &ask.model,
-            Self::Data(ask) => &ask.model,
-            Self::Audio(ask) => &ask.model,
-        }
     }
 }
 
