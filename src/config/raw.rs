@@ -12,6 +12,7 @@ use super::source::SourceFile;
 
 pub(super) mod provider;
 pub(super) mod routes;
+pub(super) mod shape;
 
 /// A parsed file; after a syntax error only what could be recovered.
 pub(super) struct Document<'s> {

@@ -10,6 +10,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use matchit::Router;
 use tower::{Layer, Service};
 
+use crate::config::table::{LlmRoute, Model};
 use crate::domain::deadline::Deadline;
 use crate::domain::operation::Operation;
 use crate::domain::outcome::FailureClass;
@@ -24,7 +25,7 @@ use crate::layer::answering::{Act, Answering, Gated};
 use crate::layer::{BoxFuture, always_ready};
 use crate::routing::select::{self, NoRoute};
 use crate::telemetry::cells::Held;
-use crate::wire::openai::{model_object, models_list};
+use crate::wire::openai::{ModelEntry, model_object, models_list};
 use crate::wire::risk::{self, DecisionView, encode_decision};
 
 /// Who made the models, as `GET /v1/models` says it.
@@ -268,16 +269,25 @@ fn patience(headers: &HeaderMap, stream: bool) -> Duration {
 
 fn list_models(arrival: &Whole, caller: &LiveCaller) -> Reply {
     let snapshot = &arrival.pinned;
-    let routes = snapshot.table().llm_routes().keys().map(crate::domain::id::RouteId::as_str);
-    let mine: Vec<_> =
-        routes.filter(|id| caller.caller.may_use(id)).map(|id| (id, snapshot.loaded_at(), OWNER)).collect();
+    let routes = snapshot.table().llm_routes().values().filter(|route| caller.caller.may_use(route.id.as_str()));
+    let mine: Vec<_> = routes.map(|route| entry(route, snapshot.loaded_at())).collect();
     json(models_list(&mine))
+}
+
+/// A route as a model: what holds whichever candidate answers.
+fn entry(route: &LlmRoute, created: u64) -> ModelEntry<'_> {
+    let least = |fact: fn(&Model) -> Option<u32>| {
+        let facts = route.candidates.iter().map(|candidate| fact(candidate.model.as_deref()?));
+        facts.reduce(|a, b| Some(a?.min(b?))).flatten()
+    };
+    let (context, max_output) = (least(|model| model.context), least(|model| model.max_output));
+    ModelEntry { id: route.id.as_str(), created, owned_by: OWNER, context, max_output }
 }
 
 fn get_model(arrival: &Whole, caller: &LiveCaller) -> Result<Reply, CallError> {
     let id = arrival.parameter.as_deref().unwrap_or_default();
     match select::llm(arrival.pinned.table(), &caller.caller, id) {
-        Ok(route) => Ok(json(model_object(route.id.as_str(), arrival.pinned.loaded_at(), OWNER))),
+        Ok(route) => Ok(json(model_object(&entry(route, arrival.pinned.loaded_at())))),
         Err(_) => Err(CallError::UnknownModel { model: id.to_owned() }),
     }
 }

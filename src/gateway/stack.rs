@@ -138,7 +138,8 @@ pub fn llm(route: &Arc<LlmRoute>, lanes: Arc<[Lane]>, shared: &Shared) -> RouteS
 pub fn attempt(upstream: &Arc<LiveUpstream>, metrics: &Arc<Metrics>) -> AttemptService {
     let series = metrics.upstream(&upstream.names.provider, &upstream.names.model);
     let provider = &upstream.provider;
-    let (places, limit) = (Arc::clone(&provider.bulkhead), provider.provider.in_flight);
+    let places = Arc::clone(&provider.bulkhead);
+    let adaptive = provider.adaptive.clone().map(|learned| (learned, provider.bounds()));
     let (model, sender) = (upstream.candidate.model.clone(), Arc::clone(upstream));
     let stack = ServiceBuilder::new()
         // Outermost: local refusals are attempts too.
@@ -146,7 +147,7 @@ pub fn attempt(upstream: &Arc<LiveUpstream>, metrics: &Arc<Metrics>) -> AttemptS
         // Refuses at once while the breaker is open; outside Timeout, so that a timeout counts.
         .layer(TripLayer(trip::Params { health: Arc::clone(&upstream.health), metrics: Arc::clone(&series) }))
         // The provider's places; refuses when full, never queues.
-        .layer(BulkheadLayer(bulkhead::Params { places, limit }))
+        .layer(BulkheadLayer(bulkhead::Params { places, limit: provider.provider.in_flight, adaptive }))
         // The quota group's pause.
         .layer(PaceLayer(pace::Params { pause: Arc::clone(&provider.pause) }))
         // Tokens and cost of what came back.

@@ -6,6 +6,7 @@ use tower::{Layer, Service};
 
 use crate::config::table::Model;
 use crate::domain::decision::Decision;
+use crate::domain::money::TokenPrice;
 use crate::domain::usage::Usage;
 use crate::flight::error::AttemptError;
 use crate::flight::reply::Reply;
@@ -60,7 +61,13 @@ impl Params {
 
     fn price(&self, usage: Usage) -> CostNote {
         let price = self.model.as_ref().and_then(|model| model.price);
-        let cost = price.zip(usage.input_tokens).and_then(|(price, input)| price.cost(input, usage.output_tokens?));
+        // What costs nothing costs nothing however much of it was used.
+        if price == Some(TokenPrice::FREE) {
+            return CostNote::Known(TokenPrice::FREE.input_per_million);
+        }
+        let cached = usage.cached_input_tokens.unwrap_or(0);
+        let cost = price.zip(usage.input_tokens);
+        let cost = cost.and_then(|(price, input)| price.cost_with_cache(input, cached, usage.output_tokens?));
         cost.map_or(CostNote::Unknown, CostNote::Known)
     }
 }

@@ -38,7 +38,7 @@ use self::speech::Speech;
 use super::fault::{Fault, Faults};
 use super::{SandboxBody, refused, reset};
 use crate::domain::secret::Secret;
-use crate::wire::openai::{ErrorBody, error_body, models_list};
+use crate::wire::openai::{ErrorBody, ModelEntry, error_body, models_list};
 
 pub use self::magic::MAGIC_MODELS;
 
@@ -335,7 +335,10 @@ impl Aggregator {
             Acted::Answered(answer) => Ok(answer),
             Acted::Remaining(turn, _) => {
                 let provider = turn.provider.clone();
-                let models: Vec<_> = MAGIC_MODELS.iter().map(|(name, ..)| (*name, 0, provider.as_str())).collect();
+                let models: Vec<_> = MAGIC_MODELS
+                    .iter()
+                    .map(|(id, ..)| ModelEntry { id, owned_by: &provider, ..ModelEntry::default() })
+                    .collect();
                 Ok(turn.answer(JSON, vec![Step::Send(models_list(&models))]))
             }
         }

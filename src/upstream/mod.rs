@@ -5,6 +5,7 @@ pub mod attempt;
 mod audio;
 pub mod body;
 pub mod breaker;
+pub mod concurrency;
 pub mod dial;
 mod exchange;
 mod form;

@@ -27,7 +27,7 @@ use crate::upstream::body::RequestBody;
 use crate::upstream::exchange::{ReadError, read_whole};
 use crate::upstream::form::{Form, wrote_nothing};
 use crate::upstream::live::LiveUpstream;
-use crate::upstream::meaning::{classify, embedded, without_secret};
+use crate::upstream::meaning::{classify, embedded, recoded, without_secret};
 use crate::upstream::pool::UpstreamBody;
 use crate::upstream::retry_after;
 use crate::upstream::stream::{Reading, Retold, UsageEvent, prime};
@@ -57,6 +57,8 @@ pub struct Spoken<'a> {
     body: &'a Bytes,
     facts: LlmFacts,
     carried: Option<&'a Carried>,
+    /// Which of the members that the provider refuses were there, a bit for each.
+    dropped: u32,
 }
 
 impl<'a> Spoken<'a> {
@@ -69,8 +71,10 @@ impl<'a> Spoken<'a> {
             || AttemptError::new(FailureClass::Refused, Sent::No, "the provider does not have this operation");
         let operation = upstream.speaks(call).ok_or_else(missing)?;
         Ok(match call.carried.as_deref().filter(|_| operation != call.operation) {
-            Some(carried) => Self { operation, body: &carried.body, facts: carried.facts, carried: Some(carried) },
-            None => Self { operation, body: &call.body, facts: call.llm(), carried: None },
+            Some(carried) => {
+                Self { operation, body: &carried.body, facts: carried.facts, carried: Some(carried), dropped: 0 }
+            }
+            None => Self { operation, body: &call.body, facts: call.llm(), carried: None, dropped: 0 },
         })
     }
 
@@ -79,13 +83,19 @@ impl<'a> Spoken<'a> {
     }
 }
 
-/// The caller's body with the provider's model name.
+/// The caller's body with the provider's model name, and what else its file says of bodies.
 ///
 /// # Errors
 /// [`FailureClass::Refused`] if the body cannot be edited, which decoding it has already ruled out.
-pub fn prepare(spoken: &Spoken<'_>, upstream: &LiveUpstream) -> Result<Bytes, AttemptError> {
+pub fn prepare(spoken: &mut Spoken<'_>, upstream: &LiveUpstream) -> Result<Bytes, AttemptError> {
     let refused =
         |_| AttemptError::new(FailureClass::Refused, Sent::No, "the body could not be prepared for the provider");
+    if let Some(shape) = &upstream.candidate.provider.shape {
+        let usage = usage_request(spoken, upstream);
+        let shaped = shape.apply(spoken.body, &upstream.names.model, usage).map_err(refused)?;
+        spoken.dropped = shaped.dropped.iter().fold(0, |bits, index| bits | 1 << index);
+        return Ok(shaped.body);
+    }
     let (body, model, usage) = (spoken.body, &upstream.names.model, usage_request(spoken, upstream));
     // Decoding has already found the model's place, and most requests need nothing else changed.
     let spliced = spoken.facts.model_at.filter(|_| usage == UsageRequest::AsIs);
@@ -135,13 +145,26 @@ pub async fn read(
     attempt: &Attempt,
     upstream: &LiveUpstream,
 ) -> Result<Reply, AttemptError> {
-    let hide = |error| without_secret(error, &upstream.candidate.provider.auth);
-    let Some(carried) = spoken.carried else {
+    let provider = &upstream.candidate.provider;
+    let hide = |error| without_secret(recoded(error, &provider.error_codes), &provider.auth);
+    if spoken.carried.is_none() && spoken.dropped == 0 {
         return understand(response, spoken, attempt, upstream).await.map_err(hide);
-    };
+    }
     let reply = understand(response, spoken, attempt, upstream).await.map_err(hide)?;
-    attempt.call.context.trail.lock().left_out.clone_from(&carried.left_out);
-    bring_back(reply, carried, &frame(attempt, upstream))
+    attempt.call.context.trail.lock().left_out = left_out(spoken, provider);
+    match spoken.carried {
+        Some(carried) => bring_back(reply, carried, &frame(attempt, upstream)),
+        None => Ok(reply),
+    }
+}
+
+/// What the form of chat could not say, and what the provider refuses to hear.
+fn left_out(spoken: &Spoken<'_>, provider: &Provider) -> Option<HeaderValue> {
+    let told = spoken.carried.and_then(|carried| carried.left_out.as_ref());
+    let names = provider.shape.iter().flat_map(|shape| shape.drop.iter().enumerate());
+    let dropped = names.filter(|(index, _)| spoken.dropped >> index & 1 == 1).map(|(_, name)| name.as_str());
+    let all: Vec<&str> = told.and_then(|told| told.to_str().ok()).into_iter().chain(dropped).collect();
+    (!all.is_empty()).then(|| HeaderValue::from_str(&all.join(", ")).ok())?
 }
 
 fn frame<'a>(attempt: &'a Attempt, upstream: &'a LiveUpstream) -> Frame<'a> {

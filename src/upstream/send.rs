@@ -26,12 +26,12 @@ use crate::upstream::upload;
 pub async fn send(attempt: Attempt, upstream: Arc<LiveUpstream>) -> Result<Reply, AttemptError> {
     match upstream.candidate.provider.protocol {
         Protocol::OpenAi => {
-            let spoken = openai::Spoken::new(&attempt.call, &upstream)?;
+            let mut spoken = openai::Spoken::new(&attempt.call, &upstream)?;
             if let Some(form) = &attempt.call.upload {
                 // Boxed because it is rare and large.
                 return Box::pin(upload::send(form, &spoken, &attempt, &upstream)).await;
             }
-            let body = openai::prepare(&spoken, &upstream)?;
+            let body = openai::prepare(&mut spoken, &upstream)?;
             let request = || openai::request(body.clone(), &spoken, &attempt.call, &upstream);
             let repeatable = attempt.call.operation.safety() != Safety::AtMostOnce;
             let response =

@@ -11,7 +11,7 @@ pub(super) mod lenient;
 pub(super) mod reply;
 pub(super) mod request;
 
-pub use answer::{ErrorBody, error_body, error_event, model_object, models_list};
+pub use answer::{ErrorBody, ModelEntry, error_body, error_event, model_object, models_list};
 pub use audio::{AudioEventFacts, TranscriptFacts, is_last_audio_event, peek_audio_event, peek_transcript};
 pub use failure::{EmbeddedError, parse_error};
 pub use reply::{ChunkFacts, ReplyFacts, peek_chunk, peek_reply};

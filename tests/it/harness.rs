@@ -133,6 +133,10 @@ pub struct Plan {
     pub provider_in_flight: u32,
     /// What `alpha` offers; the others have chat alone.
     pub alpha_offers: &'static str,
+    /// More keys of `alpha`'s file.
+    pub alpha_keys: &'static str,
+    /// `limits` of `alpha`'s file, if not the usual ones.
+    pub alpha_limits: Option<&'static str>,
     /// What `beta` offers.
     pub beta_offers: &'static str,
 }
@@ -146,6 +150,8 @@ impl Default for Plan {
             limits: ConnectionLimits::default(),
             provider_in_flight: 200,
             alpha_offers: r#""chat.completions""#,
+            alpha_keys: "",
+            alpha_limits: None,
             beta_offers: r#""chat.completions""#,
         }
     }
@@ -196,6 +202,10 @@ fn llm_file(id: &str, plan: &Plan) -> String {
         _ => r#""chat.completions""#,
     };
     let key = id.to_ascii_uppercase();
+    let alpha = id == "alpha";
+    let more = if alpha { plan.alpha_keys } else { "" };
+    let usual = format!("{{ in_flight = {in_flight} }}");
+    let limits = plan.alpha_limits.filter(|_| alpha).unwrap_or(&usual);
     format!(
         r#"
 id = "{id}"
@@ -204,7 +214,8 @@ base_url = "https://{id}.example/v1"
 source = {{ url = "https://{id}.example/docs", checked = "2026-11-22" }}
 auth = {{ kind = "bearer", secret_env = "{key}_KEY" }}
 operations = [{offers}]
-limits = {{ in_flight = {in_flight} }}
+limits = {limits}
+{more}
 [[model]]
 id = "fast"
 name = "{id}-fast-1"

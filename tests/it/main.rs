@@ -15,6 +15,7 @@
     clippy::disallowed_methods
 )]
 
+mod adaptive;
 mod admin;
 mod audio;
 mod auth;
@@ -27,6 +28,7 @@ mod llm;
 mod process;
 mod reload;
 mod risk;
+mod shape;
 mod shutdown;
 mod stream;
 mod surface;

@@ -11,7 +11,7 @@ use crate::upstream::live::LiveUpstream;
 use crate::upstream::testing::{Memory, attempt, events, live, llm_call, sample, streamed, whole};
 
 const CHAT: &str = r#"{"model":"m","messages":[]}"#;
-const USED: Usage = Usage { input_tokens: Some(1_000_000), output_tokens: Some(500_000) };
+const USED: Usage = Usage { input_tokens: Some(1_000_000), cached_input_tokens: None, output_tokens: Some(500_000) };
 
 struct Fixture {
     params: Params,

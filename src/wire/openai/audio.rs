@@ -112,7 +112,7 @@ mod tests {
         assert_eq!(facts("1\n00:00:00,000"), None);
         let usage =
             facts(r#"{"text":"a","usage":{"type":"tokens","input_tokens":14,"output_tokens":45}}"#).unwrap().usage;
-        assert_eq!(usage, Some(Usage { input_tokens: Some(14), output_tokens: Some(45) }));
+        assert_eq!(usage, Some(Usage { input_tokens: Some(14), output_tokens: Some(45), ..Usage::default() }));
         assert_eq!(facts(r#"{"text":"a","usage":{"type":"duration","seconds":2}}"#).unwrap().usage, None);
         assert!(facts(r#"{"error":{"message":"no","code":503}}"#).unwrap().error.is_some());
     }

@@ -207,6 +207,20 @@ impl<'de> Shape<'de> for Said {
     }
 }
 
+/// The share of a prompt that was in the provider's cache.
+#[derive(Default)]
+struct CachedTokens(Option<u64>);
+
+impl<'de> Shape<'de> for CachedTokens {
+    fn field<A: MapAccess<'de>>(&mut self, key: Cow<'de, str>, map: &mut A) -> Result<(), A::Error> {
+        match key.as_ref() {
+            "cached_tokens" => self.0 = map.next_value::<Loose<'_>>()?.unsigned(),
+            _ => map.next_value::<IgnoredAny>().map(drop)?,
+        }
+        Ok(())
+    }
+}
+
 /// Token counts, under the names of chat completions or of the later operations.
 #[derive(Default)]
 pub(in crate::wire) struct Counts(pub(in crate::wire) Usage);
@@ -216,6 +230,15 @@ impl<'de> Shape<'de> for Counts {
         match key.as_ref() {
             "prompt_tokens" | "input_tokens" => {
                 self.0.input_tokens = map.next_value::<Loose<'_>>()?.unsigned().or(self.0.input_tokens);
+            }
+            "prompt_tokens_details" | "input_tokens_details" => {
+                if let Lenient::Map(CachedTokens(cached @ Some(_))) = map.next_value()? {
+                    self.0.cached_input_tokens = cached;
+                }
+            }
+            // DeepSeek's own name beside OpenAI's (<https://api-docs.deepseek.com/guides/kv_cache>, read Nov 2026).
+            "prompt_cache_hit_tokens" => {
+                self.0.cached_input_tokens = map.next_value::<Loose<'_>>()?.unsigned().or(self.0.cached_input_tokens);
             }
             "completion_tokens" | "output_tokens" => {
                 self.0.output_tokens = map.next_value::<Loose<'_>>()?.unsigned().or(self.0.output_tokens);
