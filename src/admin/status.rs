@@ -46,6 +46,7 @@ struct ProviderStatus {
     in_flight: u32,
     /// Now; an adaptive one moves.
     limit: u32,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
     adaptive: bool,
 }
 

@@ -16,7 +16,9 @@ use crate::domain::operation::Operation;
 use crate::domain::outcome::FailureClass;
 use crate::flight::arrival::{Arrival, LiveCaller};
 use crate::flight::call::{CacheWish, Call, CallContext, Facts, RiskFacts};
+use crate::flight::carried::Carried;
 use crate::flight::error::CallError;
+use crate::flight::facts::LlmFacts;
 use crate::flight::reply::{Reply, ReplyBody, UsageSlot};
 use crate::flight::upload::{Fault, Received, Upload};
 use crate::gateway::decode::{Decoded, carry, decode, decode_form, forwarded};
@@ -25,6 +27,7 @@ use crate::layer::answering::{Act, Answering, Gated};
 use crate::layer::{BoxFuture, always_ready};
 use crate::routing::select::{self, NoRoute};
 use crate::telemetry::cells::Held;
+use crate::upstream::apart::{LARGE, apart};
 use crate::wire::openai::{ModelEntry, model_object, models_list};
 use crate::wire::risk::{self, DecisionView, encode_decision};
 
@@ -107,7 +110,7 @@ pub struct Dispatch;
 impl Service<Arrival<Arc<Snapshot>, Received>> for Dispatch {
     type Response = Reply;
     type Error = CallError;
-    type Future = Either<Ready<Result<Reply, CallError>>, Flying>;
+    type Future = Either<Ready<Result<Reply, CallError>>, Either<Flying, BoxFuture<Result<Reply, CallError>>>>;
 
     always_ready!();
 
@@ -119,9 +122,12 @@ impl Service<Arrival<Arc<Snapshot>, Received>> for Dispatch {
             Operation::RiskAssess => assess(&arrival, caller),
             Operation::ModelsList => return Either::Left(ready(Ok(list_models(&arrival, caller)))),
             Operation::ModelsGet => return Either::Left(ready(get_model(&arrival, caller))),
+            _ if arrival.body.bytes.len() > LARGE && arrival.body.upload.is_none() => {
+                return Either::Right(Either::Right(Box::pin(ask_apart(arrival, operation))));
+            }
             _ => ask(&arrival, caller, operation),
         };
-        flying.map_or_else(|error| Either::Left(ready(Err(error))), Either::Right)
+        flying.map_or_else(|error| Either::Left(ready(Err(error))), |flying| Either::Right(Either::Left(flying)))
     }
 }
 
@@ -131,7 +137,33 @@ type Whole = Arrival<Arc<Snapshot>, Received>;
 /// A call with its route.
 type Flying = Answering<BoxFuture<Result<Reply, CallError>>, Landing>;
 
+/// A call to a model, as far as its body had to be read.
+struct Understood<'r> {
+    route: &'r Arc<LlmRoute>,
+    facts: LlmFacts,
+    carried: Option<Arc<Carried>>,
+}
+
 fn ask(arrival: &Whole, caller: &LiveCaller, operation: Operation) -> Result<Flying, CallError> {
+    take_off(arrival, caller, operation, understand(arrival, caller, operation)?)
+}
+
+/// As [`ask`], the body being read on another thread. What is counted is counted on this one.
+async fn ask_apart(arrival: Whole, operation: Operation) -> Result<Reply, CallError> {
+    let caller = arrival.caller.clone().ok_or(CallError::Internal)?;
+    let read = apart(move || {
+        let understood = understand(&arrival, &caller, operation);
+        let owned = understood.map(|Understood { route, facts, carried }| (Arc::clone(route), facts, carried));
+        (arrival, caller, owned)
+    });
+    let (arrival, caller, understood) = read.await.ok_or(CallError::Internal)?;
+    let (route, facts, carried) = understood?;
+    let flying = take_off(&arrival, &caller, operation, Understood { route: &route, facts, carried })?;
+    drop(arrival);
+    flying.await
+}
+
+fn understand<'a>(arrival: &'a Whole, caller: &LiveCaller, operation: Operation) -> Result<Understood<'a>, CallError> {
     let snapshot = &arrival.pinned;
     let body = &arrival.body.bytes;
     let Decoded { model, facts } = match &arrival.body.upload {
@@ -142,8 +174,18 @@ fn ask(arrival: &Whole, caller: &LiveCaller, operation: Operation) -> Result<Fly
         NoRoute::Unknown => CallError::UnknownModel { model: model.clone().into_owned() },
         NoRoute::NotAllowed => CallError::NotAllowed(model.clone().into_owned()),
     })?;
-    let ready = snapshot.llm(&route.id).ok_or(CallError::Internal)?;
     let carried = carry(operation, body, facts.stream, route)?;
+    Ok(Understood { route, facts, carried })
+}
+
+fn take_off(
+    arrival: &Whole,
+    caller: &LiveCaller,
+    operation: Operation,
+    understood: Understood<'_>,
+) -> Result<Flying, CallError> {
+    let Understood { route, facts, carried } = understood;
+    let ready = arrival.pinned.llm(&route.id).ok_or(CallError::Internal)?;
     let shows_early = facts.stream || operation == Operation::Speech;
     let longest = route.timeouts.total.min(patience(&arrival.head.headers, shows_early));
     arrival.trail.lock().stream = facts.stream;

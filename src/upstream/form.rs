@@ -94,12 +94,11 @@ impl Form {
         Some(match self {
             Self::Chat => {
                 let facts = openai::peek_reply(body)?;
-                let reason = facts.finish_reason.as_deref();
                 Whole {
                     content: facts.content,
-                    cut: is_cut(reason),
+                    cut: facts.any_cut,
                     finished: facts.finished,
-                    complete: matches!(reason, Some("stop" | "tool_calls" | "function_call")),
+                    complete: facts.all_stopped,
                     error: facts.error,
                     usage: facts.usage,
                 }
@@ -143,7 +142,7 @@ impl Form {
                 let facts = openai::peek_chunk(&data);
                 Heard {
                     content: facts.content,
-                    cut: facts.finished && !facts.content && is_cut_chunk(&data),
+                    cut: facts.any_cut && !facts.content,
                     finished: facts.finished,
                     last,
                     error: facts.error,
@@ -174,13 +173,4 @@ impl Form {
             }
         }
     }
-}
-
-fn is_cut_chunk(data: &[u8]) -> bool {
-    let reason = openai::peek_reply(data).and_then(|facts| facts.finish_reason);
-    is_cut(reason.as_deref())
-}
-
-fn is_cut(reason: Option<&str>) -> bool {
-    matches!(reason, Some("length" | "content_filter"))
 }

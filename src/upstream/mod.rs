@@ -1,6 +1,7 @@
 //! Floor 4: one provider, live: its connections, its credentials, its health, and one attempt at it.
 
 pub mod alipay;
+pub mod apart;
 pub mod attempt;
 mod audio;
 pub mod body;

@@ -21,6 +21,7 @@ use crate::flight::carried::{Carried, Frame};
 use crate::flight::error::AttemptError;
 use crate::flight::facts::LlmFacts;
 use crate::flight::reply::{EventStream, Reply, ReplyBody, UsageSlot};
+use crate::upstream::apart::{LARGE, apart};
 use crate::upstream::attempt::Attempt;
 use crate::upstream::audio;
 use crate::upstream::body::RequestBody;
@@ -58,7 +59,7 @@ pub struct Spoken<'a> {
     facts: LlmFacts,
     carried: Option<&'a Carried>,
     /// Which of the members that the provider refuses were there, a bit for each.
-    dropped: u32,
+    pub(super) dropped: u32,
 }
 
 impl<'a> Spoken<'a> {
@@ -76,6 +77,11 @@ impl<'a> Spoken<'a> {
             }
             None => Self { operation, body: &call.body, facts: call.llm(), carried: None, dropped: 0 },
         })
+    }
+
+    /// True if its body is better worked on [`apart`].
+    pub fn is_large(&self) -> bool {
+        self.body.len() > LARGE
     }
 
     fn form(&self) -> Form {
@@ -103,6 +109,22 @@ pub fn prepare(spoken: &mut Spoken<'_>, upstream: &LiveUpstream) -> Result<Bytes
         Some(body) => Ok(body),
         None => json_edit::rewrite_request(body, model, usage).map_err(refused),
     }
+}
+
+/// As [`prepare`], for a large body: with it, which members were left out.
+///
+/// # Errors
+/// As there.
+pub async fn prepare_apart(call: &Call, upstream: &Arc<LiveUpstream>) -> Result<(Bytes, u32), AttemptError> {
+    let (call, upstream) = (call.clone(), Arc::clone(upstream));
+    let prepared = apart(move || {
+        let mut spoken = Spoken::new(&call, &upstream)?;
+        let body = prepare(&mut spoken, &upstream)?;
+        Ok((body, spoken.dropped))
+    });
+    let failed =
+        || AttemptError::new(FailureClass::Refused, Sent::No, "the body could not be prepared for the provider");
+    prepared.await.ok_or_else(failed)?
 }
 
 /// The request to the provider: our headers, its credential, nothing of the caller's but the body and what its form needs.

@@ -31,7 +31,13 @@ pub async fn send(attempt: Attempt, upstream: Arc<LiveUpstream>) -> Result<Reply
                 // Boxed because it is rare and large.
                 return Box::pin(upload::send(form, &spoken, &attempt, &upstream)).await;
             }
-            let body = openai::prepare(&mut spoken, &upstream)?;
+            let body = if spoken.is_large() {
+                let (body, dropped) = Box::pin(openai::prepare_apart(&attempt.call, &upstream)).await?;
+                spoken.dropped = dropped;
+                body
+            } else {
+                openai::prepare(&mut spoken, &upstream)?
+            };
             let request = || openai::request(body.clone(), &spoken, &attempt.call, &upstream);
             let repeatable = attempt.call.operation.safety() != Safety::AtMostOnce;
             let response =

@@ -118,3 +118,31 @@ max_output = 4000
     assert_eq!(world.call(model("free")).await.json()["max_output_tokens"], 4000);
     assert_eq!(world.call(model("duo")).await.json().get("context_length"), None);
 }
+
+#[tokio::test(start_paused = true)]
+async fn p6_large_bodies_are_read_elsewhere_and_answered_the_same() {
+    let world = world();
+    let long = "word ".repeat(200_000);
+    for (path, body) in [
+        ("/v1/chat/completions", json!({"model": "duo", "messages": [{"role": "user", "content": long}]})),
+        (
+            "/v1/chat/completions",
+            json!({"model": "duo", "stream": true, "messages": [{"role": "user", "content": long}]}),
+        ),
+        ("/v1/responses", json!({"model": "duo", "input": long})),
+        ("/v1/messages", json!({"model": "duo", "max_tokens": 9, "messages": [{"role": "user", "content": long}]})),
+    ] {
+        world.faults("alpha", &["status:503"]);
+        let answer = world.call(post(path, SHOP, body.to_string())).await;
+        assert_eq!((answer.status, answer.header("wb-provider")), (200, "beta"), "{path}");
+        assert_eq!(sent(&world, "alpha")["disable_fallbacks"], true, "{path}");
+        let beta = sent(&world, "beta");
+        assert_eq!((&beta["model"], beta.get("disable_fallbacks")), (&json!("beta-fast-1"), None), "{path}");
+        assert_eq!(beta["messages"][0]["content"], long.as_str(), "{path}");
+    }
+    let unknown = json!({"model": "nobody", "messages": [], "pad": long});
+    assert_eq!(world.chat(&unknown).await.openai_error(), "model_not_found");
+    let twice = format!(r#"{{"model":"duo","model":"duo","messages":[],"pad":"{long}"}}"#);
+    assert_eq!(world.call(post("/v1/chat/completions", SHOP, twice)).await.status, 400);
+    world.assert_idle();
+}
