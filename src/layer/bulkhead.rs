@@ -12,7 +12,7 @@ use crate::flight::reply::Reply;
 use crate::layer::always_ready;
 use crate::layer::answering::{Act, Answering, Gated};
 use crate::upstream::attempt::Attempt;
-use crate::upstream::concurrency::{Bounds, Outcome};
+use crate::upstream::concurrency::{Bounds, Ended, Outcome};
 use crate::upstream::limiter::{self, Adaptive};
 
 /// Plain values for [`BulkheadLayer`].
@@ -94,7 +94,7 @@ impl Learner {
                 _ => return,
             },
         };
-        self.learned.learn(self.sent, in_flight, outcome, self.bounds);
+        self.learned.learn(&Ended { sent: self.sent, in_flight, outcome }, self.bounds);
     }
 }
 

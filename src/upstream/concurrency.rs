@@ -55,6 +55,17 @@ pub enum Outcome {
     Overloaded,
 }
 
+/// A request that ended, as far as it matters here.
+#[derive(Clone, Copy, Debug)]
+pub struct Ended {
+    /// When it was sent.
+    pub sent: Instant,
+    /// How many were on their way when it ended, itself included.
+    pub in_flight: u32,
+    /// What became of it.
+    pub outcome: Outcome,
+}
+
 /// A limit that moves.
 #[derive(Debug)]
 pub struct Concurrency {
@@ -76,8 +87,9 @@ impl Concurrency {
         u32::try_from(self.limit / PARTS).unwrap_or(u32::MAX).clamp(bounds.least, bounds.most.max(bounds.least))
     }
 
-    /// Learns from a request that was sent at `sent`, when `in_flight` were on their way, itself included.
-    pub fn learn(&mut self, now: Instant, sent: Instant, in_flight: u32, outcome: Outcome, bounds: Bounds) {
+    /// Learns from a request.
+    pub fn learn(&mut self, now: Instant, request: &Ended, bounds: Bounds) {
+        let Ended { sent, in_flight, outcome } = *request;
         // From where it shows: a limit beyond its bounds would move unseen.
         let (least, most) = (u64::from(bounds.least) * PARTS, u64::from(bounds.most.max(bounds.least)) * PARTS);
         let limit = self.limit.clamp(least, most);
@@ -139,7 +151,7 @@ mod tests {
         fn one(&mut self, in_flight: u32, outcome: Outcome) {
             let sent = self.now + Duration::from_millis(1);
             self.now += Duration::from_secs(1);
-            self.limit.learn(self.now, sent, in_flight, outcome, BOUNDS);
+            self.limit.learn(self.now, &Ended { sent, in_flight, outcome }, BOUNDS);
         }
     }
 
@@ -150,7 +162,7 @@ mod tests {
         let sent = world.now;
         world.now += Duration::from_secs(1);
         for in_flight in (1..=32).rev() {
-            world.limit.learn(world.now, sent, in_flight, Outcome::Overloaded, BOUNDS);
+            world.limit.learn(world.now, &Ended { sent, in_flight, outcome: Outcome::Overloaded }, BOUNDS);
         }
         assert_eq!(world.limit(), 22, "not lowered again for what was sent before");
         world.one(10, Outcome::Overloaded);
@@ -219,7 +231,11 @@ mod tests {
         assert_eq!(limit.limit(Bounds { least: 1, most: 5 }), 5);
         assert_eq!(limit.limit(Bounds { least: 50, most: 60 }), 50);
         let now = Instant::now();
-        limit.learn(now, now, 5, Outcome::Overloaded, Bounds { least: 1, most: 5 });
+        limit.learn(
+            now,
+            &Ended { sent: now, in_flight: 5, outcome: Outcome::Overloaded },
+            Bounds { least: 1, most: 5 },
+        );
         assert_eq!(limit.limit(BOUNDS), 3, "from where it showed");
     }
 
@@ -238,11 +254,11 @@ mod tests {
                 now += Duration::from_millis(took);
                 let outcome =
                     if good { Outcome::Answered(first.map(Duration::from_millis)) } else { Outcome::Overloaded };
-                limit.learn(now, sent, in_flight, outcome, bounds);
+                limit.learn(now, &Ended { sent, in_flight, outcome }, bounds);
                 prop_assert!((bounds.least..=bounds.most).contains(&limit.limit(bounds)));
             }
             for _ in 0..60_000 {
-                limit.learn(now, now, limit.limit(bounds), GOOD, bounds);
+                limit.learn(now, &Ended { sent: now, in_flight: limit.limit(bounds), outcome: GOOD }, bounds);
             }
             prop_assert_eq!(limit.limit(bounds), bounds.most);
         }
@@ -253,7 +269,7 @@ mod tests {
         ) {
             let now = Instant::now();
             let mut limit = Concurrency { limit: u64::from(before) * PARTS, lowered: None, usual: None };
-            limit.learn(now, now, in_flight, if good { GOOD } else { Outcome::Overloaded }, BOUNDS);
+            limit.learn(now, &Ended { sent: now, in_flight, outcome: if good { GOOD } else { Outcome::Overloaded } }, BOUNDS);
             let after = limit.limit(BOUNDS);
             let right_way = if good { after >= before } else { after <= before };
             prop_assert!(right_way, "from {} to {}", before, after);

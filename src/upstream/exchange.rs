@@ -30,7 +30,7 @@ pub(super) async fn exchange(
         }
         (result, _) => result,
     };
-    result.map_err(classified)
+    result.map_err(|error| classified(&error))
 }
 
 /// As [`exchange`], over a connection of its own and once.
@@ -39,11 +39,11 @@ pub(super) async fn exchange_fresh(
     request: Request<RequestBody>,
     connect: Duration,
 ) -> Result<Response<UpstreamBody>, AttemptError> {
-    provider.pool.exchange_fresh(request, connect).await.map_err(classified)
+    provider.pool.exchange_fresh(request, connect).await.map_err(|error| classified(&error))
 }
 
-fn classified(error: ExchangeError) -> AttemptError {
-    let (sent, detail) = match error {
+fn classified(error: &ExchangeError) -> AttemptError {
+    let (sent, detail) = match *error {
         ExchangeError::Connect(_) => (Sent::No, "no connection to the provider"),
         ExchangeError::Broken { sent: Sent::No, .. } => {
             (Sent::No, "the connection closed before the request was written")

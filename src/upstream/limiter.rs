@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::upstream::concurrency::{Bounds, Concurrency, Outcome};
+use crate::upstream::concurrency::{Bounds, Concurrency, Ended};
 
 /// Requests in flight to one provider.
 #[derive(Debug, Default)]
@@ -27,9 +27,9 @@ impl Adaptive {
         self.learned().limit(bounds)
     }
 
-    /// Learns from a request sent at `sent`, with `in_flight` on their way.
-    pub fn learn(&self, sent: Instant, in_flight: u32, outcome: Outcome, bounds: Bounds) {
-        self.learned().learn(Instant::now(), sent, in_flight, outcome, bounds);
+    /// Learns from a request that ended just now.
+    pub fn learn(&self, request: &Ended, bounds: Bounds) {
+        self.learned().learn(Instant::now(), request, bounds);
     }
 
     fn learned(&self) -> MutexGuard<'_, Concurrency> {

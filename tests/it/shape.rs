@@ -120,7 +120,7 @@ max_output = 4000
 }
 
 #[tokio::test(start_paused = true)]
-async fn p6_large_bodies_are_read_elsewhere_and_answered_the_same() {
+async fn large_bodies_are_read_elsewhere_and_answered_the_same() {
     let world = world();
     let long = "word ".repeat(200_000);
     for (path, body) in [

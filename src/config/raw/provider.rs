@@ -94,7 +94,7 @@ pub(in crate::config) struct RawModel {
 pub(in crate::config) enum RawPrice {
     /// Nobody sends a bill.
     Free,
-    Tokens(RawTokenPrice),
+    Tokens(Box<RawTokenPrice>),
 }
 
 #[derive(Clone, Debug)]
@@ -321,7 +321,7 @@ fn model_price(value: &Value<'_>) -> Option<RawPrice> {
     if value.is_string() {
         return value.word(&[("free", ())]).map(|_| RawPrice::Free);
     }
-    token_price(value).map(RawPrice::Tokens)
+    token_price(value).map(Box::new).map(RawPrice::Tokens)
 }
 
 fn token_price(value: &Value<'_>) -> Option<RawTokenPrice> {
