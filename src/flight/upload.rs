@@ -10,7 +10,7 @@
 //! knows it ([`Fault`]), whatever it looks like from the provider's side.
 
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
@@ -18,6 +18,7 @@ use bytes::Bytes;
 use http::HeaderValue;
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt, Empty};
 use tokio::time::{Instant, Sleep};
 
 use crate::flight::trail::Trail;
@@ -143,6 +144,10 @@ impl Upload {
         let Some(mut rest) = self.rest() else { return 0 };
         rest.turn += 1;
         rest.alarm = None;
+        if rest.begun && !rest.over {
+            // Of no use to anybody: its caller need not go on sending.
+            rest.coming.body = Empty::new().map_err(|never| match never {}).boxed_unsync();
+        }
         // Whoever waits for more must hear that nothing comes.
         if let Some(taker) = rest.taker.take() {
             taker.wake();
@@ -166,7 +171,8 @@ pub struct Turn {
 impl Turn {
     /// The form, whose beginning is now made of these parts.
     pub fn body(&self, parts: [Bytes; 3]) -> UploadBody {
-        UploadBody { parts, upload: Arc::clone(&self.upload), turn: self.number }
+        let rest = (!self.upload.is_whole()).then(|| Arc::downgrade(&self.upload));
+        UploadBody { parts, rest, turn: self.number }
     }
 }
 
@@ -180,8 +186,25 @@ impl Drop for Turn {
 /// never sees the end of a form that has none.
 pub struct UploadBody {
     parts: [Bytes; 3],
-    upload: Arc<Upload>,
+    /// Absent if all of the form is in `parts`. Weak: a connection that is stuck does not keep the caller sending.
+    rest: Option<Weak<Upload>>,
     turn: u64,
+}
+
+/// What there is behind the kept beginning.
+enum Behind<T> {
+    Nothing,
+    /// It is nobody's any more.
+    Gone,
+    There(T),
+}
+
+impl UploadBody {
+    fn behind<T>(&self, read: impl FnOnce(&mut Rest) -> T) -> Behind<T> {
+        let Some(rest) = &self.rest else { return Behind::Nothing };
+        let Some(upload) = rest.upgrade() else { return Behind::Gone };
+        upload.rest().map_or(Behind::Nothing, |mut rest| Behind::There(read(&mut rest)))
+    }
 }
 
 impl Body for UploadBody {
@@ -192,32 +215,30 @@ impl Body for UploadBody {
         if let Some(part) = self.parts.iter_mut().find(|part| !part.is_empty()) {
             return Poll::Ready(Some(Ok(Frame::data(std::mem::take(part)))));
         }
-        let Some(mut rest) = self.upload.rest() else { return Poll::Ready(None) };
-        if rest.turn != self.turn || rest.fault.is_some() {
-            return Poll::Ready(Some(Err(Stopped)));
-        }
-        match rest.poll(cx) {
-            Poll::Ready(Ok(chunk)) => Poll::Ready(chunk.map(|chunk| Ok(Frame::data(chunk)))),
-            Poll::Ready(Err(fault)) => {
-                rest.fault = Some(fault);
-                Poll::Ready(Some(Err(Stopped)))
-            }
-            Poll::Pending => Poll::Pending,
+        let polled = self.behind(|rest| match rest.turn == self.turn && rest.fault.is_none() {
+            true => rest.poll(cx).map_err(|fault| rest.fault = Some(fault)),
+            false => Poll::Ready(Err(())),
+        });
+        match polled {
+            Behind::Nothing => Poll::Ready(None),
+            Behind::There(Poll::Pending) => Poll::Pending,
+            Behind::There(Poll::Ready(Ok(chunk))) => Poll::Ready(chunk.map(|chunk| Ok(Frame::data(chunk)))),
+            Behind::Gone | Behind::There(Poll::Ready(Err(()))) => Poll::Ready(Some(Err(Stopped))),
         }
     }
 
     fn is_end_stream(&self) -> bool {
-        self.parts.iter().all(Bytes::is_empty) && self.upload.rest().is_none_or(|rest| rest.over)
+        let over = matches!(self.behind(|rest| rest.over), Behind::Nothing | Behind::There(true));
+        over && self.parts.iter().all(Bytes::is_empty)
     }
 
     fn size_hint(&self) -> SizeHint {
         let kept: u64 = self.parts.iter().map(|part| part.len() as u64).sum();
-        let coming =
-            self.upload.rest().map(|rest| if rest.over { Some(0) } else { rest.coming.body.size_hint().exact() });
-        match coming {
-            None => SizeHint::with_exact(kept),
-            Some(Some(coming)) => SizeHint::with_exact(kept + coming),
-            Some(None) => SizeHint::default(),
+        let left = |rest: &mut Rest| if rest.over { Some(0) } else { rest.coming.body.size_hint().exact() };
+        match self.behind(left) {
+            Behind::Nothing => SizeHint::with_exact(kept),
+            Behind::There(Some(left)) => SizeHint::with_exact(kept + left),
+            Behind::Gone | Behind::There(None) => SizeHint::default(),
         }
     }
 }

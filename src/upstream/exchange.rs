@@ -34,12 +34,12 @@ pub(super) async fn exchange(
 }
 
 /// As [`exchange`], over a connection of its own and once.
-pub(super) async fn exchange_fresh(
+pub(super) async fn exchange_once(
     provider: &LiveProvider,
     request: Request<RequestBody>,
     connect: Duration,
 ) -> Result<Response<UpstreamBody>, AttemptError> {
-    provider.pool.exchange_fresh(request, connect).await.map_err(|error| classified(&error))
+    provider.pool.exchange_once(request, connect).await.map_err(|error| classified(&error))
 }
 
 fn classified(error: &ExchangeError) -> AttemptError {

@@ -11,7 +11,7 @@ use crate::flight::reply::Reply;
 use crate::flight::upload::Upload;
 use crate::upstream::attempt::Attempt;
 use crate::upstream::body::RequestBody;
-use crate::upstream::exchange::exchange_fresh;
+use crate::upstream::exchange::exchange_once;
 use crate::upstream::live::LiveUpstream;
 use crate::upstream::openai::{self, Spoken};
 
@@ -36,7 +36,7 @@ pub async fn send(
     let mut request = openai::request(body, spoken, &attempt.call, upstream);
     request.headers_mut().insert(CONTENT_TYPE, upload.content_type.clone());
     // A kept connection may have died unseen, and what an upload sends into one cannot be sent again.
-    let answered = match exchange_fresh(&upstream.provider, request, attempt.connect).await {
+    let answered = match exchange_once(&upstream.provider, request, attempt.connect).await {
         Ok(response) => openai::read(response, spoken, attempt, upstream).await,
         Err(error) => Err(error),
     };

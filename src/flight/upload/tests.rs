@@ -92,9 +92,40 @@ async fn an_attempt_that_ended_is_told_while_it_waits() {
 async fn a_form_that_was_here_from_the_start_has_a_length_and_any_number_of_turns() {
     let upload = Arc::new(Upload::new(HeaderValue::from_static("x"), Fields::default(), None));
     for _ in 0..2 {
-        let body = upload.turn().body(parts());
+        let turn = upload.turn();
+        let body = turn.body(parts());
         assert_eq!(body.size_hint().exact(), Some(KEPT.len() as u64));
         assert_eq!(collected(body).await.unwrap(), KEPT);
     }
     assert!(upload.is_whole() && !upload.is_spent());
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_of_no_use_any_more_is_let_go_though_a_connection_still_holds_on_to_it() {
+    struct Told(Arc<std::sync::atomic::AtomicBool>);
+    impl Drop for Told {
+        fn drop(&mut self) {
+            self.0.store(true, std::sync::atomic::Ordering::SeqCst);
+        }
+    }
+    let gone = Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let told = Told(Arc::clone(&gone));
+    let frames = stream::repeat_with(move || {
+        let _held = &told;
+        Ok(Frame::data(Bytes::from_static(b"abc")))
+    });
+    let mut scanner = Scanner::new(&Boundary::of(b"multipart/form-data; boundary=b").unwrap().unwrap());
+    scanner.feed(KEPT.as_bytes()).unwrap();
+    let (body, idle) = (StreamBody::new(frames).boxed_unsync(), Duration::from_secs(10));
+    let coming = Coming { body, scanner, left: 100, limit_bytes: 100, idle, trail: Trail::default() };
+    let upload = Arc::new(Upload::new(HeaderValue::from_static("x"), Fields::default(), Some(coming)));
+    let turn = upload.turn();
+    let mut stuck = turn.body(parts());
+    for _ in 0..2 {
+        stuck.frame().await.unwrap().unwrap();
+    }
+    drop(turn);
+    assert!(gone.load(std::sync::atomic::Ordering::SeqCst), "begun and over");
+    drop(upload);
+    assert!(stuck.frame().await.unwrap().is_err());
 }
