@@ -16,8 +16,8 @@ use crate::flight::trail::Trail;
 
 /// One request with the configuration pinned to it. `P` is the pinned snapshot, `B` the body: a stream, later bytes.
 pub struct Arrival<P, B> {
-    /// Method, path, headers.
-    pub head: Parts,
+    /// Method, path, headers. Boxed, because an arrival is handed from layer to layer and this is most of it.
+    pub head: Box<Parts>,
     /// The body.
     pub body: B,
     /// Its identity.

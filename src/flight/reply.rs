@@ -71,8 +71,10 @@ pub struct Ended {
 
 type EndHook = Box<dyn FnOnce(&Ended) + Send>;
 
-/// The only body type after `send`.
-pub struct ReplyBody {
+/// The only body type after `send`. Small, because an answer is handed through a dozen layers.
+pub struct ReplyBody(Box<Inside>);
+
+struct Inside {
     content: Content,
     interrupts: Vec<(Interrupt, End)>,
     hooks: Vec<EndHook>,
@@ -99,12 +101,12 @@ impl ReplyBody {
     /// A stream of events, from its first content on, that ends as `dialect` ends streams.
     pub fn events(events: EventStream, dialect: Dialect) -> Self {
         let mut body = Self::new(Content::Events(events));
-        body.dialect = dialect;
+        body.0.dialect = dialect;
         body
     }
 
     fn new(content: Content) -> Self {
-        Self {
+        Self(Box::new(Inside {
             content,
             interrupts: Vec::new(),
             hooks: Vec::with_capacity(8),
@@ -112,47 +114,49 @@ impl ReplyBody {
             frames: 0,
             call: None,
             dialect: Dialect::OpenAi,
-        }
+        }))
     }
 
     /// Runs `hook` exactly once when the body ends, also when it is dropped. Hooks run in the order they were added, from
     /// the innermost layer outwards: the record, which comes last, sees what the meter below it has settled.
     pub fn on_end(&mut self, hook: impl FnOnce(&Ended) + Send + 'static) {
-        self.hooks.push(Box::new(hook));
+        self.0.hooks.push(Box::new(hook));
     }
 
     /// Ends a stream with one error event once `moment` is ready. A whole body ignores it: it is already here.
     pub fn end_when(&mut self, moment: impl Future<Output = ()> + Send + 'static, end: End) {
         if self.is_stream() {
-            self.interrupts.push((Box::pin(moment), end));
+            self.0.interrupts.push((Box::pin(moment), end));
         }
     }
 
     /// Gives a whole body its bytes, once what they say is known.
     pub fn fill(&mut self, bytes: Bytes) {
-        if let Content::Whole(content) = &mut self.content {
+        if let Content::Whole(content) = &mut self.0.content {
             *content = bytes;
         }
     }
 
     /// Names the call in an error event.
     pub fn name_call(&mut self, id: RequestId) {
-        self.call = Some(id);
+        self.0.call = Some(id);
     }
 
     /// True for server-sent events.
     pub fn is_stream(&self) -> bool {
-        matches!(self.content, Content::Events(_))
+        matches!(self.0.content, Content::Events(_))
     }
 
     /// The bytes of a whole body that has not been sent yet.
     pub fn as_whole(&self) -> Option<&Bytes> {
-        match &self.content {
+        match &self.0.content {
             Content::Whole(bytes) => Some(bytes),
             Content::Events(_) | Content::Closing | Content::Over => None,
         }
     }
+}
 
+impl Inside {
     fn finish(&mut self, end: End) {
         self.content = Content::Over;
         self.interrupts.clear();
@@ -204,7 +208,7 @@ impl http_body::Body for ReplyBody {
     type Error = Infallible;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        let this = &mut *self;
+        let this = &mut *self.0;
         match &mut this.content {
             Content::Whole(bytes) => {
                 let bytes = std::mem::take(bytes);
@@ -227,7 +231,7 @@ impl http_body::Body for ReplyBody {
     }
 
     fn is_end_stream(&self) -> bool {
-        match &self.content {
+        match &self.0.content {
             Content::Whole(bytes) => bytes.is_empty(),
             Content::Over => true,
             Content::Events(_) | Content::Closing => false,
@@ -235,7 +239,7 @@ impl http_body::Body for ReplyBody {
     }
 
     fn size_hint(&self) -> SizeHint {
-        match &self.content {
+        match &self.0.content {
             Content::Whole(bytes) => SizeHint::with_exact(bytes.len() as u64),
             Content::Over => SizeHint::with_exact(0),
             Content::Events(_) | Content::Closing => SizeHint::default(),
@@ -246,12 +250,12 @@ impl http_body::Body for ReplyBody {
 impl Drop for ReplyBody {
     fn drop(&mut self) {
         // An empty body is never asked for: hyper lets go of it as soon as the head is written.
-        let all_sent = match &self.content {
+        let all_sent = match &self.0.content {
             Content::Whole(bytes) => bytes.is_empty(),
             Content::Closing => true,
             Content::Events(_) | Content::Over => false,
         };
-        self.finish(if all_sent { End::Complete } else { End::ClientGone });
+        self.0.finish(if all_sent { End::Complete } else { End::ClientGone });
     }
 }
 

@@ -1,6 +1,6 @@
 //! Makes a configuration runnable: live state taken over by identity, one built stack per route.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use http::HeaderValue;
@@ -37,7 +37,7 @@ fn names(id: &RouteId, metrics: &Metrics) -> Arc<RouteNames> {
     Arc::new(RouteNames { id: id.clone(), header, metrics: metrics.route(id) })
 }
 
-fn callers(table: &RoutingTable, previous: Option<&Snapshot>) -> HashMap<[u8; 32], Arc<LiveCaller>> {
+fn callers(table: &RoutingTable, previous: Option<&Snapshot>) -> BTreeMap<[u8; 32], Arc<LiveCaller>> {
     let known: HashMap<_, _> = previous
         .into_iter()
         .flat_map(|snapshot| snapshot.callers().values())

@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::future::{Either, Ready, ready};
 use http::header::CONTENT_TYPE;
-use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
+use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use matchit::Router;
 use tower::{Layer, Service};
 
@@ -18,7 +18,7 @@ use crate::flight::error::CallError;
 use crate::flight::reply::{Reply, ReplyBody, UsageSlot};
 use crate::gateway::decode::{Decoded, carry, decode, forwarded};
 use crate::gateway::snapshot::{ReadyRoute, Snapshot};
-use crate::layer::answering::{Act, Answering, Gated};
+use crate::layer::answering::{Gated, Touch, Touching};
 use crate::layer::{BoxFuture, always_ready};
 use crate::routing::select::{self, NoRoute};
 use crate::telemetry::cells::Held;
@@ -27,12 +27,6 @@ use crate::wire::risk::{self, DecisionView, encode_decision};
 
 /// Who made the models, as `GET /v1/models` says it.
 const OWNER: &str = "weighbridge";
-
-/// Headers of the caller's that we act on.
-const WISH: HeaderName = HeaderName::from_static("wb-cache");
-const PATIENCE_MS: HeaderName = HeaderName::from_static("wb-timeout-ms");
-const SDK_TIMEOUT: HeaderName = HeaderName::from_static("x-stainless-timeout");
-const SDK_READ_TIMEOUT: HeaderName = HeaderName::from_static("x-stainless-read-timeout");
 
 /// The path table: exact paths, one method each.
 static PATHS: LazyLock<Router<(Method, &'static str, Operation)>> = LazyLock::new(|| {
@@ -126,7 +120,7 @@ impl Service<Arrival<Arc<Snapshot>, Bytes>> for Dispatch {
 type Whole = Arrival<Arc<Snapshot>, Bytes>;
 
 /// A call with its route.
-type Flying = Answering<BoxFuture<Result<Reply, CallError>>, Landing>;
+type Flying = Touching<BoxFuture<Result<Reply, CallError>>, Landing>;
 
 fn ask(arrival: &Whole, caller: &LiveCaller, operation: Operation) -> Result<Flying, CallError> {
     let snapshot = &arrival.pinned;
@@ -137,9 +131,10 @@ fn ask(arrival: &Whole, caller: &LiveCaller, operation: Operation) -> Result<Fly
     })?;
     let ready = snapshot.llm(&route.id).ok_or(CallError::Internal)?;
     let carried = carry(operation, &arrival.body, facts.stream, route)?;
-    let longest = route.timeouts.total.min(patience(&arrival.head.headers, facts.stream));
+    let asked = Asked::of(&arrival.head.headers);
+    let longest = route.timeouts.total.min(asked.patience(facts.stream));
     arrival.trail.lock().stream = facts.stream;
-    let call = Call { carried, ..call(arrival, caller, operation, Facts::Llm(facts), longest) };
+    let call = Call { carried, ..call(arrival, caller, operation, Facts::Llm(facts), (longest, asked.cache)) };
     Ok(fly(ready, call, None))
 }
 
@@ -152,14 +147,15 @@ fn assess(arrival: &Whole, caller: &LiveCaller) -> Result<Flying, CallError> {
     })?;
     let ready = snapshot.risk().ok_or(CallError::Internal)?;
     let facts = Arc::new(RiskFacts { assessment, route: Arc::clone(route) });
-    let call = call(arrival, caller, Operation::RiskAssess, Facts::Risk(Arc::clone(&facts)), route.hard_limit);
+    let limits = (route.hard_limit, CacheWish::Default);
+    let call = call(arrival, caller, Operation::RiskAssess, Facts::Risk(Arc::clone(&facts)), limits);
     Ok(fly(ready, call, Some((facts, Arc::clone(snapshot)))))
 }
 
 fn fly(route: &ReadyRoute, call: Call, assessed: Option<(Arc<RiskFacts>, Arc<Snapshot>)>) -> Flying {
     call.context.trail.lock().route = Some(Arc::clone(&route.names));
     let landing = Landing { in_flight: route.names.metrics.in_flight.hold(), assessed };
-    Answering::new(route.service.ask(call), landing)
+    Touching::new(route.service.ask(call), landing)
 }
 
 /// What becomes of a route's answer: it counts as in flight until its body ends, and a decision becomes bytes.
@@ -168,17 +164,15 @@ pub struct Landing {
     assessed: Option<(Arc<RiskFacts>, Arc<Snapshot>)>,
 }
 
-impl Act<Result<Reply, CallError>> for Landing {
-    type Output = Result<Reply, CallError>;
-
-    fn act(self, answer: Result<Reply, CallError>) -> Self::Output {
-        let mut reply = answer?;
-        if let Some((facts, snapshot)) = self.assessed {
-            spell_out(&mut reply, &facts, &snapshot)?;
-        }
+impl Touch<Result<Reply, CallError>> for Landing {
+    fn touch(self, answer: &mut Result<Reply, CallError>) {
+        let Ok(reply) = answer else { return };
+        let spelt = self.assessed.map_or(Ok(()), |(facts, snapshot)| spell_out(reply, &facts, &snapshot));
         let in_flight = self.in_flight;
         reply.body.on_end(move |_| drop(in_flight));
-        Ok(reply)
+        if let Err(error) = spelt {
+            *answer = Err(error);
+        }
     }
 }
 
@@ -197,37 +191,70 @@ fn spell_out(reply: &mut Reply, facts: &RiskFacts, snapshot: &Snapshot) -> Resul
     Ok(())
 }
 
-fn call(arrival: &Whole, caller: &LiveCaller, operation: Operation, facts: Facts, longest: Duration) -> Call {
+fn call(
+    arrival: &Whole,
+    caller: &LiveCaller,
+    operation: Operation,
+    facts: Facts,
+    (longest, cache): (Duration, CacheWish),
+) -> Call {
     let context = CallContext {
         id: arrival.id.clone(),
         caller: Arc::clone(&caller.caller),
         arrived: arrival.arrived,
         trail: arrival.trail.clone(),
-        cache: cache_wish(&arrival.head.headers),
+        cache,
         forwarded: forwarded(operation, &arrival.head.headers),
     };
     let deadline = Deadline::after(arrival.arrived, longest);
     Call { operation, body: arrival.body.clone(), facts, carried: None, context: Arc::new(context), deadline }
 }
 
-fn cache_wish(headers: &HeaderMap) -> CacheWish {
-    match headers.get(&WISH).map(HeaderValue::as_bytes) {
-        Some(b"no-cache") => CacheWish::NoCache,
-        Some(b"no-store") => CacheWish::NoStore,
-        Some(b"only-if-cached") => CacheWish::OnlyIfCached,
-        _ => CacheWish::Default,
+/// What the caller asks of us in headers, found in one pass over them.
+#[derive(Default)]
+struct Asked {
+    cache: CacheWish,
+    /// Our own header, in seconds.
+    ours: Option<f64>,
+    sdk: Option<f64>,
+    sdk_read: Option<f64>,
+}
+
+impl Asked {
+    fn of(headers: &HeaderMap) -> Self {
+        let mut asked = Self::default();
+        for (name, value) in headers {
+            match name.as_str() {
+                "wb-cache" => asked.cache = cache_wish(value),
+                "wb-timeout-ms" => asked.ours = number(value).map(|ms| ms / 1e3),
+                "x-stainless-timeout" => asked.sdk = number(value),
+                "x-stainless-read-timeout" => asked.sdk_read = number(value),
+                _ => {}
+            }
+        }
+        asked
+    }
+
+    /// How long the caller said it would wait. The SDKs' own timers end with the headers of a stream, so for streams only
+    /// our own header counts.
+    fn patience(&self, stream: bool) -> Duration {
+        let sdk = self.sdk.or(self.sdk_read).filter(|_| !stream);
+        let seconds = self.ours.or(sdk);
+        seconds.map_or(Duration::MAX, |seconds| Duration::from_secs_f64(seconds.min(86_400.0)))
     }
 }
 
-/// How long the caller said it would wait. The SDKs' own timers end with the headers of a stream, so for streams only
-/// our own header counts.
-fn patience(headers: &HeaderMap, stream: bool) -> Duration {
-    let number =
-        |name: &HeaderName| headers.get(name)?.to_str().ok()?.parse::<f64>().ok().filter(|n| n.is_finite() && *n > 0.0);
-    let ours = number(&PATIENCE_MS).map(|ms| ms / 1e3);
-    let sdk = || number(&SDK_TIMEOUT).or_else(|| number(&SDK_READ_TIMEOUT));
-    let seconds = ours.or_else(|| if stream { None } else { sdk() });
-    seconds.map_or(Duration::MAX, |seconds| Duration::from_secs_f64(seconds.min(86_400.0)))
+fn number(value: &HeaderValue) -> Option<f64> {
+    value.to_str().ok()?.parse::<f64>().ok().filter(|n| n.is_finite() && *n > 0.0)
+}
+
+fn cache_wish(value: &HeaderValue) -> CacheWish {
+    match value.as_bytes() {
+        b"no-cache" => CacheWish::NoCache,
+        b"no-store" => CacheWish::NoStore,
+        b"only-if-cached" => CacheWish::OnlyIfCached,
+        _ => CacheWish::Default,
+    }
 }
 
 fn list_models(arrival: &Whole, caller: &LiveCaller) -> Reply {
@@ -280,12 +307,12 @@ mod tests {
             fields.iter().map(|&(name, value)| (name.parse().unwrap(), value.parse().unwrap())).collect()
         };
         let sdk = headers(&[("x-stainless-timeout", "60")]);
-        assert_eq!(patience(&sdk, false), Duration::from_secs(60));
-        assert_eq!(patience(&sdk, true), Duration::MAX);
+        assert_eq!(Asked::of(&sdk).patience(false), Duration::from_secs(60));
+        assert_eq!(Asked::of(&sdk).patience(true), Duration::MAX);
         let both = headers(&[("x-stainless-timeout", "60"), ("wb-timeout-ms", "1500")]);
-        assert_eq!(patience(&both, true), Duration::from_millis(1500));
+        assert_eq!(Asked::of(&both).patience(true), Duration::from_millis(1500));
         for bad in ["0", "-1", "NaN", "soon"] {
-            assert_eq!(patience(&headers(&[("wb-timeout-ms", bad)]), false), Duration::MAX, "{bad}");
+            assert_eq!(Asked::of(&headers(&[("wb-timeout-ms", bad)])).patience(false), Duration::MAX, "{bad}");
         }
     }
 }

@@ -3,7 +3,7 @@
 //! There is one [`Live`] and one writer (`reload`). A request loads it once and keeps what it got; an old snapshot goes
 //! with its last request. What must survive a reload is taken over from the previous snapshot by identity.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
@@ -63,9 +63,9 @@ pub struct ReadyRoute {
 /// What a snapshot is made of.
 pub(super) struct Parts {
     pub(super) table: RoutingTable,
-    pub(super) callers: HashMap<[u8; 32], Arc<LiveCaller>>,
+    pub(super) callers: BTreeMap<[u8; 32], Arc<LiveCaller>>,
     pub(super) fleet: Fleet,
-    pub(super) llm: HashMap<RouteId, ReadyRoute>,
+    pub(super) llm: BTreeMap<RouteId, ReadyRoute>,
     pub(super) risk: Option<ReadyRoute>,
 }
 
@@ -74,9 +74,9 @@ pub struct Snapshot {
     table: Arc<RoutingTable>,
     version: HeaderValue,
     loaded_at: u64,
-    callers: HashMap<[u8; 32], Arc<LiveCaller>>,
+    callers: BTreeMap<[u8; 32], Arc<LiveCaller>>,
     fleet: Fleet,
-    llm: HashMap<RouteId, ReadyRoute>,
+    llm: BTreeMap<RouteId, ReadyRoute>,
     risk: Option<ReadyRoute>,
     _alive: Held,
 }
@@ -103,7 +103,7 @@ impl Snapshot {
     }
 
     /// Callers by the digest of their key.
-    pub(super) fn callers(&self) -> &HashMap<[u8; 32], Arc<LiveCaller>> {
+    pub(super) fn callers(&self) -> &BTreeMap<[u8; 32], Arc<LiveCaller>> {
         &self.callers
     }
 

@@ -9,7 +9,7 @@ use crate::domain::outcome::FailureClass;
 use crate::flight::error::AttemptError;
 use crate::flight::reply::Reply;
 use crate::layer::always_ready;
-use crate::layer::answering::{Act, Answering, Gated};
+use crate::layer::answering::{Gated, Touch, Touching};
 use crate::upstream::attempt::Attempt;
 use crate::upstream::limiter;
 
@@ -47,7 +47,7 @@ where
 {
     type Response = Reply;
     type Error = AttemptError;
-    type Future = Gated<Answering<S::Future, Occupy>, AttemptError>;
+    type Future = Gated<Touching<S::Future, Occupy>, AttemptError>;
 
     always_ready!();
 
@@ -56,7 +56,7 @@ where
             let full = AttemptError::local(FailureClass::Full, None, "the provider's bulkhead is full");
             return Gated::shut(full);
         };
-        Gated::open(Answering::new(self.inner.call(attempt), Occupy { _place: place }))
+        Gated::open(Touching::new(self.inner.call(attempt), Occupy { _place: place }))
     }
 }
 
@@ -65,16 +65,13 @@ pub struct Occupy {
     _place: limiter::Place,
 }
 
-impl Act<Result<Reply, AttemptError>> for Occupy {
-    type Output = Result<Reply, AttemptError>;
-
-    fn act(self, answer: Result<Reply, AttemptError>) -> Self::Output {
-        answer.map(|mut reply| {
-            if reply.body.is_stream() {
-                reply.body.on_end(move |_| drop(self));
-            }
-            reply
-        })
+impl Touch<Result<Reply, AttemptError>> for Occupy {
+    fn touch(self, answer: &mut Result<Reply, AttemptError>) {
+        if let Ok(reply) = answer
+            && reply.body.is_stream()
+        {
+            reply.body.on_end(move |_| drop(self));
+        }
     }
 }
 

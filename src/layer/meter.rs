@@ -11,7 +11,7 @@ use crate::flight::error::AttemptError;
 use crate::flight::reply::Reply;
 use crate::flight::trail::{CostNote, Trail};
 use crate::layer::always_ready;
-use crate::layer::answering::{Act, Answering};
+use crate::layer::answering::{Touch, Touching};
 use crate::telemetry::handles::UpstreamMetrics;
 use crate::telemetry::metrics::Metrics;
 use crate::upstream::attempt::Attempt;
@@ -75,13 +75,13 @@ where
 {
     type Response = Reply;
     type Error = AttemptError;
-    type Future = Answering<S::Future, Bill>;
+    type Future = Touching<S::Future, Bill>;
 
     always_ready!();
 
     fn call(&mut self, attempt: Attempt) -> Self::Future {
         let bill = Bill { trail: attempt.call.context.trail.clone(), params: Arc::clone(&self.params) };
-        Answering::new(self.inner.call(attempt), bill)
+        Touching::new(self.inner.call(attempt), bill)
     }
 }
 
@@ -97,11 +97,9 @@ impl Bill {
     }
 }
 
-impl Act<Result<Reply, AttemptError>> for Bill {
-    type Output = Result<Reply, AttemptError>;
-
-    fn act(self, answer: Result<Reply, AttemptError>) -> Self::Output {
-        let mut reply = answer?;
+impl Touch<Result<Reply, AttemptError>> for Bill {
+    fn touch(self, answer: &mut Result<Reply, AttemptError>) {
+        let Ok(reply) = answer else { return };
         if let Some(decision) = &reply.decision {
             self.params.settle(&self.trail, Usage::default(), decided(decision));
         } else if reply.body.is_stream() {
@@ -110,7 +108,6 @@ impl Act<Result<Reply, AttemptError>> for Bill {
         } else {
             self.settle(reply.usage.get());
         }
-        Ok(reply)
     }
 }
 

@@ -1,6 +1,7 @@
 //! Metrics and trail of one attempt, whatever becomes of it, also when nobody waits for it any more.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::time::Instant;
 use tower::{Layer, Service};
@@ -10,7 +11,7 @@ use crate::flight::error::AttemptError;
 use crate::flight::reply::Reply;
 use crate::flight::trail::{AttemptNote, Flying, Trail, UpstreamNames};
 use crate::layer::always_ready;
-use crate::layer::answering::{Act, Answering};
+use crate::layer::answering::{Touch, Touching};
 use crate::telemetry::handles::UpstreamMetrics;
 use crate::telemetry::labels::AttemptOutcome;
 use crate::upstream::attempt::Attempt;
@@ -52,7 +53,8 @@ pub struct Watch {
 }
 
 impl Watch {
-    fn note(&mut self, failure: Option<FailureClass>) {
+    /// How long it took until the answer showed.
+    fn note(&mut self, failure: Option<FailureClass>) -> Duration {
         self.seen = true;
         let duration = self.started.elapsed();
         let upstream = Arc::clone(&self.params.names);
@@ -65,22 +67,24 @@ impl Watch {
             None => self.params.metrics.observe_first_content(duration),
             // A refusal of our own was never sent, so it lasted no time that would say something of the provider.
             Some(class) if is_ours(class) => self.params.metrics.attempt(class),
-            Some(class) => self.count(AttemptOutcome::Failed(class)),
+            Some(class) => self.count(AttemptOutcome::Failed(class), duration),
         }
+        duration
     }
 
-    fn count(&self, outcome: AttemptOutcome) {
+    fn count(&self, outcome: AttemptOutcome, duration: Duration) {
         self.params.metrics.attempt(outcome);
-        self.params.metrics.observe_duration(self.started.elapsed());
+        self.params.metrics.observe_duration(duration);
     }
 
     fn finish(&self, end: End) {
-        self.count(match end {
+        let outcome = match end {
             End::Complete => AttemptOutcome::Ok,
             End::UpstreamFailed(class) => AttemptOutcome::Failed(class),
             End::DeadlinePassed => AttemptOutcome::Failed(FailureClass::DeadlinePassed),
             End::ClientGone | End::ShuttingDown => AttemptOutcome::Abandoned,
-        });
+        };
+        self.count(outcome, self.started.elapsed());
     }
 }
 
@@ -91,7 +95,7 @@ fn is_ours(class: FailureClass) -> bool {
 impl Drop for Watch {
     fn drop(&mut self) {
         if !self.seen {
-            self.count(AttemptOutcome::Abandoned);
+            self.count(AttemptOutcome::Abandoned, self.started.elapsed());
         }
     }
 }
@@ -102,38 +106,32 @@ where
 {
     type Response = Reply;
     type Error = AttemptError;
-    type Future = Answering<S::Future, Watch>;
+    type Future = Touching<S::Future, Watch>;
 
     always_ready!();
 
     fn call(&mut self, attempt: Attempt) -> Self::Future {
         let trail = attempt.call.context.trail.clone();
-        let started = Instant::now();
+        let started = attempt.begun;
         trail.lock().flying = Some(Flying { upstream: Arc::clone(&self.params.names), since: started });
         let watch = Watch { params: Arc::clone(&self.params), trail, started, seen: false };
-        Answering::new(self.inner.call(attempt), watch)
+        Touching::new(self.inner.call(attempt), watch)
     }
 }
 
-impl Act<Result<Reply, AttemptError>> for Watch {
-    type Output = Result<Reply, AttemptError>;
-
-    fn act(mut self, answer: Result<Reply, AttemptError>) -> Self::Output {
+impl Touch<Result<Reply, AttemptError>> for Watch {
+    fn touch(mut self, answer: &mut Result<Reply, AttemptError>) {
         match answer {
-            Ok(mut reply) => {
-                self.note(None);
+            Ok(reply) => {
+                let duration = self.note(None);
                 if reply.body.is_stream() {
                     reply.body.on_end(move |ended| self.finish(ended.end));
                 } else {
                     // A whole answer is here: what becomes of it on the way to the client is not the provider's.
-                    self.finish(End::Complete);
+                    self.count(AttemptOutcome::Ok, duration);
                 }
-                Ok(reply)
             }
-            Err(error) => {
-                self.note(Some(error.class));
-                Err(error)
-            }
+            Err(error) => drop(self.note(Some(error.class))),
         }
     }
 }

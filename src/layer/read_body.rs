@@ -64,17 +64,21 @@ where
 }
 
 fn check_head(head: &Parts, limit_bytes: usize) -> Result<(), CallError> {
-    if head.headers.get(CONTENT_ENCODING).is_some_and(|coding| !coding.as_bytes().eq_ignore_ascii_case(b"identity")) {
-        return Err(CallError::MediaType("send the body without content-encoding"));
+    // One pass: three look-ups would each hash a name.
+    for (name, value) in &head.headers {
+        let text = value.as_bytes();
+        if name == CONTENT_ENCODING && !text.eq_ignore_ascii_case(b"identity") {
+            return Err(CallError::MediaType("send the body without content-encoding"));
+        }
+        if name == CONTENT_TYPE && !is_json(text) {
+            return Err(CallError::MediaType("send content-type: application/json"));
+        }
+        let declared = || value.to_str().ok()?.parse::<u64>().ok();
+        if name == CONTENT_LENGTH && declared().is_some_and(|declared| declared > limit_bytes as u64) {
+            return Err(CallError::BodyTooLarge { limit_bytes });
+        }
     }
-    if head.headers.get(CONTENT_TYPE).is_some_and(|kind| !is_json(kind.as_bytes())) {
-        return Err(CallError::MediaType("send content-type: application/json"));
-    }
-    let declared = head.headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
-    match declared {
-        Some(declared) if declared > limit_bytes as u64 => Err(CallError::BodyTooLarge { limit_bytes }),
-        _ => Ok(()),
-    }
+    Ok(())
 }
 
 fn is_json(kind: &[u8]) -> bool {

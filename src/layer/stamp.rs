@@ -16,7 +16,7 @@ use crate::flight::arrival::{Arrival, Pinned};
 use crate::flight::reply::ReplyBody;
 use crate::flight::trail::{CacheNote, CostNote, Story, Trail};
 use crate::layer::always_ready;
-use crate::layer::answering::{Act, Answering};
+use crate::layer::answering::{Touch, Touching};
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const ANTHROPIC_REQUEST_ID: HeaderName = HeaderName::from_static("request-id");
@@ -58,7 +58,7 @@ where
 {
     type Response = Response<ReplyBody>;
     type Error = Infallible;
-    type Future = Answering<S::Future, Ink>;
+    type Future = Touching<S::Future, Ink>;
 
     always_ready!();
 
@@ -71,7 +71,7 @@ where
             // The Anthropic SDKs look for it under another name.
             second_name: (arrival.head.uri.path().starts_with("/v1/messages")).then_some(ANTHROPIC_REQUEST_ID),
         };
-        Answering::new(self.0.call(arrival), ink)
+        Touching::new(self.0.call(arrival), ink)
     }
 }
 
@@ -84,11 +84,9 @@ pub struct Ink {
     second_name: Option<HeaderName>,
 }
 
-impl Act<Result<Response<ReplyBody>, Infallible>> for Ink {
-    type Output = Result<Response<ReplyBody>, Infallible>;
-
-    fn act(self, answer: Result<Response<ReplyBody>, Infallible>) -> Self::Output {
-        let mut response = answer?;
+impl Touch<Result<Response<ReplyBody>, Infallible>> for Ink {
+    fn touch(self, answer: &mut Result<Response<ReplyBody>, Infallible>) {
+        let Ok(response) = answer else { return };
         let headers = response.headers_mut();
         let id = HeaderValue::from_str(self.id.as_str()).unwrap_or(HeaderValue::from_static(""));
         if let Some(name) = self.second_name {
@@ -99,7 +97,6 @@ impl Act<Result<Response<ReplyBody>, Infallible>> for Ink {
         headers.entry(CACHE_CONTROL).or_insert(HeaderValue::from_static("private, no-store"));
         stamp(headers, &self.trail, self.arrived);
         response.body_mut().name_call(self.id);
-        Ok(response)
     }
 }
 
@@ -124,22 +121,22 @@ fn stamp(headers: &mut HeaderMap, trail: &Trail, arrived: Instant) {
         headers.insert(LEFT_OUT, left_out.clone());
     }
     if let Some(room) = story.room {
-        headers.insert(RATE_LIMIT, HeaderValue::from(room.limit));
-        headers.insert(RATE_REMAINING, HeaderValue::from(room.remaining));
+        headers.insert(RATE_LIMIT, number(room.limit.into()));
+        headers.insert(RATE_REMAINING, number(room.remaining.into()));
         headers.insert(RATE_RESET, text(|line| write!(line, "{}ms", room.reset.as_millis())));
     }
-    headers.insert(ATTEMPTS, HeaderValue::from(sent_attempts(&story)));
+    headers.insert(ATTEMPTS, number(sent_attempts(&story)));
     headers.insert(CACHE, HeaderValue::from_static(story.cache.label()));
     if let CacheNote::Hit { age_seconds } = story.cache {
-        headers.insert(AGE, HeaderValue::from(age_seconds));
+        headers.insert(AGE, number(age_seconds));
     }
     match story.cost {
         CostNote::Nothing => {}
         CostNote::Unknown => drop(headers.insert(COST, HeaderValue::from_static("unknown"))),
-        CostNote::Known(cost) => drop(headers.insert(COST, text(|line| write!(line, "{cost}")))),
+        CostNote::Known(cost) => drop(headers.insert(COST, text(|line| line.write_str(cost.text().as_str())))),
     }
     let overhead_us = u64::try_from(overhead.as_micros()).unwrap_or(u64::MAX);
-    headers.insert(OVERHEAD, HeaderValue::from(overhead_us));
+    headers.insert(OVERHEAD, number(overhead_us));
     let upstream_us = u64::try_from(upstream_time.as_micros()).unwrap_or(u64::MAX);
     let timing = text(|line| {
         line.write_str("wb;dur=")?;
@@ -151,10 +148,19 @@ fn stamp(headers: &mut HeaderMap, trail: &Trail, arrived: Instant) {
 }
 
 /// Attempts a provider may have seen; our own refusals are not among them.
-fn sent_attempts(story: &Story) -> usize {
+fn sent_attempts(story: &Story) -> u64 {
     let local = |failure: FailureClass| failure.blame() == Blame::Local && failure != FailureClass::Unauthorised;
     let ended = story.attempts.iter().filter(|attempt| !attempt.failure.is_some_and(local)).count();
-    ended + usize::from(story.flying.is_some())
+    ended as u64 + u64::from(story.flying.is_some())
+}
+
+/// A count. The usual ones are written already.
+fn number(value: u64) -> HeaderValue {
+    const USUAL: [&str; 4] = ["0", "1", "2", "3"];
+    match usize::try_from(value).ok().and_then(|value| USUAL.get(value)) {
+        Some(usual) => HeaderValue::from_static(usual),
+        None => text(|line| line.write_str(itoa::Buffer::new().format(value))),
+    }
 }
 
 /// A header value of at most 96 bytes, written on the stack and copied once.

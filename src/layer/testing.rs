@@ -41,7 +41,7 @@ impl Pinned for Snapshot {
 pub(crate) fn arrival(method: Method) -> Arrival<Snapshot, ()> {
     let request = Request::builder().method(method).uri("/v1/chat/completions").header("x-stainless-retry-count", "2");
     Arrival {
-        head: request.body(()).unwrap().into_parts().0,
+        head: Box::new(request.body(()).unwrap().into_parts().0),
         body: (),
         id: RequestId::parse("req_test").unwrap(),
         arrived: Instant::now(),

@@ -27,7 +27,7 @@ use crate::upstream::exchange::{ReadError, read_whole};
 use crate::upstream::form::{Form, wrote_nothing};
 use crate::upstream::live::LiveUpstream;
 use crate::upstream::meaning::{classify, embedded, without_secret};
-use crate::upstream::pool::UpstreamBody;
+use crate::upstream::pool::{Outgoing, UpstreamBody};
 use crate::upstream::retry_after;
 use crate::upstream::stream::{Reading, Retold, UsageEvent, prime};
 use crate::wire::json_edit::{self, UsageRequest};
@@ -95,8 +95,8 @@ pub fn prepare(spoken: &Spoken<'_>, upstream: &LiveUpstream) -> Result<Bytes, At
 }
 
 /// The request to the provider: our headers, its credential, nothing of the caller's but the body and what its form needs.
-pub fn request(body: Bytes, spoken: &Spoken<'_>, call: &Call, upstream: &LiveUpstream) -> Request<Full<Bytes>> {
-    let mut request = Request::new(Full::new(body));
+pub fn request(body: Bytes, spoken: &Spoken<'_>, call: &Call, upstream: &LiveUpstream) -> Outgoing {
+    let mut request = Box::new(Request::new(Full::new(body)));
     *request.method_mut() = Method::POST;
     *request.uri_mut() = upstream.uri(spoken.operation).cloned().unwrap_or_default();
     *request.headers_mut() = upstream.provider.headers.clone();

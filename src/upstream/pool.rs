@@ -38,6 +38,9 @@ const MOST_LINGERING_FRAMES: usize = 8;
 /// Largest response head.
 const HEAD_BYTES: usize = 64 * 1024;
 
+/// A request on its way out. Boxed, because it is large and passes through many hands.
+pub type Outgoing = Box<Request<Full<Bytes>>>;
+
 /// All connections to one origin.
 pub struct Pool {
     origin: Origin,
@@ -87,13 +90,13 @@ impl Pool {
     /// Dropping the future closes the connection it was using.
     pub async fn exchange(
         self: &Arc<Self>,
-        mut request: Request<Full<Bytes>>,
+        mut request: Outgoing,
         connect: Duration,
     ) -> Result<Response<UpstreamBody>, ExchangeError> {
         for _ in 0..MOST_STALE {
             let Some(sender) = self.take_idle().await else { break };
             match self.over(sender, request, true).await {
-                Err((error, Some(unsent))) if error.is_unsent() => request = *unsent,
+                Err((error, Some(unsent))) if error.is_unsent() => request = unsent,
                 Err((error, _)) => return Err(error),
                 Ok(response) => return Ok(response),
             }
@@ -108,7 +111,7 @@ impl Pool {
     /// As [`Pool::exchange`].
     pub async fn exchange_fresh(
         self: &Arc<Self>,
-        request: Request<Full<Bytes>>,
+        request: Outgoing,
         connect: Duration,
     ) -> Result<Response<UpstreamBody>, ExchangeError> {
         let sender = self.connect(connect).await.map_err(ExchangeError::Connect)?;
@@ -118,10 +121,10 @@ impl Pool {
     async fn over(
         self: &Arc<Self>,
         mut sender: SendRequest<Full<Bytes>>,
-        request: Request<Full<Bytes>>,
+        request: Outgoing,
         reused: bool,
-    ) -> Result<Response<UpstreamBody>, (ExchangeError, Option<Box<Request<Full<Bytes>>>>)> {
-        match sender.try_send_request(request).await {
+    ) -> Result<Response<UpstreamBody>, (ExchangeError, Option<Outgoing>)> {
+        match sender.try_send_request(*request).await {
             Ok(response) => {
                 let lease = Lease { sender, pool: Arc::clone(self) };
                 let mut response = response.map(|body| UpstreamBody { body, lease: Some(lease) });
@@ -164,12 +167,12 @@ impl Pool {
 
     fn put_back(&self, sender: SendRequest<Full<Bytes>>) {
         let Some(mut shelf) = self.shelf() else { return };
+        let now = Instant::now();
         // The oldest lie at the bottom: let go of what nobody will take again.
-        let stale =
-            shelf.iter().take_while(|idle| idle.since.elapsed() >= IDLE_LIMIT || idle.sender.is_closed()).count();
+        let stale = shelf.iter().take_while(|idle| now - idle.since >= IDLE_LIMIT || idle.sender.is_closed()).count();
         shelf.drain(..stale);
         if shelf.len() < MOST_IDLE && !sender.is_closed() {
-            shelf.push(Idle { sender, since: Instant::now() });
+            shelf.push(Idle { sender, since: now });
         }
     }
 

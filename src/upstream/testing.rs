@@ -250,8 +250,17 @@ pub(crate) fn risk_call_of(caller: usize, out_trade_no: &str, amount: &str) -> C
 
 /// A first attempt with ten seconds to its first content and five of patience within the body.
 pub(crate) fn attempt(call: Call) -> Attempt {
-    let limit = Instant::now() + Duration::from_secs(10);
-    Attempt { call, number: 1, limit, fair: limit, connect: Duration::from_secs(1), idle: Duration::from_secs(5) }
+    let begun = Instant::now();
+    let limit = begun + Duration::from_secs(10);
+    Attempt {
+        call,
+        number: 1,
+        begun,
+        limit,
+        fair: limit,
+        connect: Duration::from_secs(1),
+        idle: Duration::from_secs(5),
+    }
 }
 
 fn reply(body: ReplyBody, complete: bool) -> Reply {

@@ -143,6 +143,7 @@ impl<'p> Flight<'p> {
         let attempt = Attempt {
             call: self.call.clone(),
             number: self.made + 1,
+            begun: now,
             limit: now + self.share(left, others),
             fair: now + self.params.first_content,
             connect: self.params.connect.min(left),

@@ -29,13 +29,13 @@ use crate::sign::hmac::sha256_hex;
 use crate::upstream::attempt::Attempt;
 use crate::upstream::exchange::{ReadError, exchange, read_whole};
 use crate::upstream::live::{LiveProvider, LiveUpstream, credential};
-use crate::upstream::pool::UpstreamBody;
+use crate::upstream::pool::{Outgoing, UpstreamBody};
 use crate::upstream::retry_after;
 use crate::upstream::token::Fetched;
 use crate::wire::alipay::di as wire;
 
 /// An assessment is asked for once.
-const NEVER_AGAIN: Option<fn() -> Request<Full<Bytes>>> = None;
+const NEVER_AGAIN: Option<fn() -> Outgoing> = None;
 
 /// Largest answer read.
 const ANSWER_BYTES: usize = 64 * 1024;
@@ -114,12 +114,7 @@ async fn read_answer(response: Response<UpstreamBody>, attempt: &Attempt) -> Res
 }
 
 /// A signed POST and the nonce it used.
-fn signed(
-    provider: &LiveProvider,
-    path: &str,
-    body: Bytes,
-    token: &[u8],
-) -> Result<(Request<Full<Bytes>>, String), AttemptError> {
+fn signed(provider: &LiveProvider, path: &str, body: Bytes, token: &[u8]) -> Result<(Outgoing, String), AttemptError> {
     let local = |detail| AttemptError::new(FailureClass::Unauthorised, Sent::No, detail);
     let Auth::DiHmac { key_id, secret } = &provider.provider.auth else {
         return Err(local("the provider has no signing key"));
@@ -141,7 +136,7 @@ fn signed(
     let mut headers = provider.headers.clone();
     headers.insert(HeaderName::from_static(di::REQUEST_HEADER), header(&signature.header_value())?);
     headers.insert(HeaderName::from_static(di::CONTENT_HEADER), header(&sha256_hex(&body))?);
-    let mut request = Request::new(Full::new(body));
+    let mut request = Box::new(Request::new(Full::new(body)));
     *request.method_mut() = Method::POST;
     *request.uri_mut() = path.parse().map_err(|_| local("the provider's path is not one"))?;
     *request.headers_mut() = headers;

@@ -22,9 +22,9 @@ fn pool_over(dial: Arc<dyn Dial>) -> Arc<Pool> {
     Arc::new(Pool::new(origin, dial))
 }
 
-fn request() -> Request<Full<Bytes>> {
+fn request() -> Box<Request<Full<Bytes>>> {
     let builder = Request::builder().method("POST").uri("/ask").header("host", "provider.example");
-    builder.body(Full::from("question")).unwrap()
+    Box::new(builder.body(Full::from("question")).unwrap())
 }
 
 /// A real server that answers with the number of the connection it was asked on.
