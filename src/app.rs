@@ -19,6 +19,7 @@ use crate::admin::{Admin, AdminService};
 use crate::config::error::ConfigError;
 use crate::domain::clock;
 use crate::domain::secret::Secret;
+use crate::flight::quota::Calendar;
 use crate::gateway::build::build;
 use crate::gateway::reload::{LastReload, Origin, Reloader, Reloads};
 use crate::gateway::snapshot::{Live, Shared};
@@ -181,6 +182,7 @@ fn shared(
         store: Store::new(CACHE_BYTES, pepper, &metrics),
         ledger: Ledger::default(),
         gate: Arc::new(Gate::default()),
+        calendar: Calendar::now(),
         drained: shutdown.signal().ending(),
         metrics,
         log,

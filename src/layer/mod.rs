@@ -28,6 +28,7 @@ pub mod idempotency;
 pub mod meter;
 pub mod observe;
 pub mod pace;
+pub mod quota;
 pub mod read_body;
 pub mod record;
 pub mod rescue;
