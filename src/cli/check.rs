@@ -75,7 +75,7 @@ fn budgets(table: &RoutingTable, caller: &Caller) -> Option<String> {
         [] => String::new(),
         routes => format!("; without a price in its currency, so {meaning}: {}", routes.join(", ")),
     };
-    (!amounts.is_empty()).then(|| format!("  budget of {:<18} {}{blind}\n", caller.id, amounts.join(" and ")))
+    (!amounts.is_empty()).then(|| format!("  budget of {:<18} {}{blind}\n", caller.id.as_str(), amounts.join(" and ")))
 }
 
 /// True if the budgets can count every candidate of the route.

@@ -8,7 +8,7 @@ use super::table::{Budget, Unpriced};
 /// Its budgets, at most one for each currency and period.
 pub(super) fn budgets(raw: &RawCaller, report: &Report<'_>) -> Vec<Budget> {
     let mut budgets: Vec<Budget> = Vec::new();
-    for budget in &raw.budgets {
+    for budget in raw.budgets.iter().flatten() {
         let (amount, per) = (budget.amount.value, budget.per.value);
         let same = |known: &&Budget| known.per == per && known.amount.currency == amount.currency;
         if budgets.iter().any(|known| same(&known)) {
@@ -24,7 +24,7 @@ pub(super) fn budgets(raw: &RawCaller, report: &Report<'_>) -> Vec<Budget> {
 /// What becomes of calls that no budget can count.
 pub(super) fn unpriced(raw: &RawCaller, report: &Report<'_>) -> Unpriced {
     let Some(choice) = &raw.unpriced else { return Unpriced::default() };
-    if raw.budgets.is_empty() {
+    if raw.budgets.is_none() {
         let mistake = choice.mistake(Code::Conflict, "the caller has no budget that a price could be missing for");
         report.add(mistake.hint("add budget = { amount = \"50.00 USD\", per = \"day\" }, or remove it"));
     }

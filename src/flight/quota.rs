@@ -74,7 +74,7 @@ pub struct Wish<'a> {
     pub caller: &'a Caller,
     /// The estimate; zero for what uses no tokens.
     pub size: Size,
-    /// What it may cost at most, by currency; empty for what is counted and never refused.
+    /// What it may cost at most, by currency.
     pub costs: &'a [Cost],
 }
 
@@ -163,6 +163,8 @@ impl Quota {
     /// Makes room for the caller's budgets. What was spent stays.
     pub fn adopt(&self, caller: &Caller, metrics: &Metrics) {
         let mut state = self.state();
+        // So that what is never refused is seen to be.
+        drop(metrics.caller(&caller.id));
         // Those that are gone limit nothing any more, and their series say so.
         state.purses.iter().for_each(|purse| purse.show_limit(0));
         for budget in &caller.budgets {
@@ -216,6 +218,16 @@ impl Quota {
     pub fn turn(&self) {
         let now = self.calendar.moment();
         self.state().turn(now.unix_ms);
+    }
+
+    /// A claim to nothing, for what is paid and never refused.
+    pub fn tally(self: &Arc<Self>, caller: &Caller) -> Arc<Claim> {
+        let state = self.state();
+        let places = caller.budgets.iter().filter_map(|budget| state.find(budget));
+        let shares = places.map(|place| Share { place, micro: 0 }).collect();
+        drop(state);
+        let held = Mutex::new(Held { shares, taken: None, used: 0 });
+        Arc::new(Claim { quota: Arc::clone(self), size: Size::default(), per_minute: None, held })
     }
 
     /// What is left of the tokens.

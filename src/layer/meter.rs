@@ -10,6 +10,7 @@ use tower::{Layer, Service};
 
 use crate::config::table::Model;
 use crate::domain::decision::Decision;
+use crate::domain::operation::Operation;
 use crate::domain::outcome::{End, FailureClass, Sent};
 use crate::domain::usage::Usage;
 use crate::flight::error::AttemptError;
@@ -167,7 +168,9 @@ where
     always_ready!();
 
     fn call(&mut self, attempt: Attempt) -> Self::Future {
-        let bill = Bill { trail: attempt.call.context.trail.clone(), params: Arc::clone(&self.params), open: true };
+        let silent = attempt.call.operation == Operation::Embeddings;
+        let bill =
+            Bill { silent, trail: attempt.call.context.trail.clone(), params: Arc::clone(&self.params), open: true };
         Touching::new(self.inner.call(attempt), bill)
     }
 }
@@ -177,11 +180,15 @@ pub struct Bill {
     trail: Trail,
     params: Arc<Params>,
     open: bool,
+    /// Its answer is data: there are no completion tokens to be reported.
+    silent: bool,
 }
 
 impl Bill {
     fn settle(&mut self, usage: Usage, seen: Seen) {
         self.open = false;
+        let none_written = usage.input_tokens.filter(|_| self.silent).map(|_| 0);
+        let usage = Usage { output_tokens: usage.output_tokens.or(none_written), ..usage };
         self.params.settle(&self.trail, usage, seen);
     }
 }

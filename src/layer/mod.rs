@@ -36,6 +36,7 @@ pub mod seam;
 pub mod soft_deadline;
 pub mod stamp;
 pub mod strict;
+pub mod tally;
 #[cfg(test)]
 pub(crate) mod testing;
 pub mod throttle;

@@ -2,7 +2,7 @@
 //!
 //! Here a call's size and price are estimated and its claim is opened and closed; what an attempt cost is paid by
 //! [`meter`](super::meter), which sees it, into the same claim; the sums are [`flight::quota`](crate::flight::quota)'s.
-//! Risk calls are paid from the same budgets and never refused: a payment does not wait for somebody's chat.
+//! Decisions are paid from the same budgets in [`tally`](super::tally).
 
 use std::sync::Arc;
 
@@ -32,23 +32,11 @@ const MOST_ANSWERS: u64 = 128;
 
 /// Plain values for [`QuotaLayer`].
 #[derive(Clone)]
-pub struct Params(Option<Arc<Holding>>);
-
-struct Holding {
-    route: Arc<LlmRoute>,
-    metrics: Arc<Metrics>,
-}
-
-impl Params {
-    /// Holds the estimate back, or refuses.
-    pub fn holding(route: &Arc<LlmRoute>, metrics: &Arc<Metrics>) -> Self {
-        Self(Some(Arc::new(Holding { route: Arc::clone(route), metrics: Arc::clone(metrics) })))
-    }
-
-    /// Counts what calls cost, and refuses none.
-    pub fn counting() -> Self {
-        Self(None)
-    }
+pub struct Params {
+    /// Who may be asked, and at what price.
+    pub route: Arc<LlmRoute>,
+    /// Counts refusals.
+    pub metrics: Arc<Metrics>,
 }
 
 /// Makes [`Quotas`].
@@ -59,14 +47,14 @@ pub struct QuotaLayer(pub Params);
 #[derive(Clone)]
 pub struct Quotas<S> {
     inner: S,
-    params: Params,
+    params: Arc<Params>,
 }
 
 impl<S> Layer<S> for QuotaLayer {
     type Service = Quotas<S>;
 
     fn layer(&self, inner: S) -> Quotas<S> {
-        Quotas { inner, params: self.0.clone() }
+        Quotas { inner, params: Arc::new(self.0.clone()) }
     }
 }
 
@@ -95,25 +83,14 @@ impl Params {
             return Ok(None);
         }
         let trail = &call.context.trail;
-        let claim = match &self.0 {
-            Some(holding) => holding.claim(quota, call)?,
-            None => count(quota, call)?,
-        };
+        let claim = self.claim(quota, call)?;
         let mut story = trail.lock();
         story.tokens = claim.room().or(story.tokens);
         story.claim = Some(Arc::clone(&claim));
         drop(story);
         Ok(Some(Open { claim, trail: trail.clone() }))
     }
-}
 
-fn count(quota: &Arc<Quota>, call: &Call) -> Result<Arc<Claim>, CallError> {
-    let wish = Wish { caller: &call.context.caller, size: Size::default(), costs: &[] };
-    // Nothing is asked for, so nothing can be refused.
-    quota.claim(&wish).map_err(|_| CallError::Internal)
-}
-
-impl Holding {
     fn claim(&self, quota: &Arc<Quota>, call: &Call) -> Result<Arc<Claim>, CallError> {
         let caller = &call.context.caller;
         let size = size(call);

@@ -207,6 +207,9 @@ limits = {{ in_flight = {in_flight} }}
 id = "fast"
 name = "{id}-fast-1"
 price = {{ input_per_million_tokens = "1.00 USD", output_per_million_tokens = "2.00 USD", source = "https://{id}.example/p", checked = "2026-11-22" }}
+[[model]]
+id = "unpriced"
+name = "{id}-unpriced-1"
 "#
     )
 }

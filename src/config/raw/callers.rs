@@ -24,7 +24,8 @@ pub(in crate::config) struct RawCaller {
     pub(in crate::config) requests_per_minute: Option<Field<u32>>,
     pub(in crate::config) in_flight: Option<Field<u32>>,
     pub(in crate::config) tokens_per_minute: Option<Field<u32>>,
-    pub(in crate::config) budgets: Vec<RawBudget>,
+    /// `None` if there is no such key.
+    pub(in crate::config) budgets: Option<Vec<RawBudget>>,
     pub(in crate::config) unpriced: Option<Field<Unpriced>>,
 }
 
@@ -47,14 +48,14 @@ impl RawCaller {
             requests_per_minute: limit("requests_per_minute"),
             in_flight: limit("in_flight"),
             tokens_per_minute: limits.as_ref().and_then(|table| tokens(&table.get("tokens_per_minute")?)),
-            budgets: table.get("budget").map(|value| budgets(&value)).unwrap_or_default(),
+            budgets: table.get("budget").map(|value| budgets(&value)),
             unpriced: table.get("unpriced").and_then(|value| unpriced(&value)),
         }
     }
 }
 
 fn tokens(value: &Value<'_>) -> Option<Field<u32>> {
-    let tokens = value.whole::<u32>(1..=MOST_TOKENS)?;
+    let tokens = value.whole::<u32>(0..=MOST_TOKENS)?;
     if tokens.value < LEAST_TOKENS {
         let message = format!("fewer than {LEAST_TOKENS} tokens a minute");
         let hint =

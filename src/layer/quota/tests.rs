@@ -53,7 +53,7 @@ impl Fixture {
         call: Call,
         mut answer: impl FnMut(&Call) -> Result<Reply, CallError>,
     ) -> Result<Reply, CallError> {
-        let params = Params::holding(&table().llm_routes()["summary"], &self.metrics);
+        let params = params(&self.metrics);
         let service = service_fn(move |call: Call| std::future::ready(answer(&call)));
         QuotaLayer(params).layer(service).oneshot(call).await
     }
@@ -66,6 +66,10 @@ impl Fixture {
         let sums = self.quota.spending(&self.caller)[0].sums;
         (sums.spent, sums.reserved)
     }
+}
+
+fn params(metrics: &Arc<Metrics>) -> Params {
+    Params { route: Arc::clone(&table().llm_routes()["summary"]), metrics: Arc::clone(metrics) }
 }
 
 fn claim_of(call: &Call) -> Arc<Claim> {
@@ -134,7 +138,7 @@ async fn a_call_nobody_answered_gives_everything_back() {
     assert_eq!((fixture.remaining(), fixture.sums()), (6_000, (0, 0)));
 
     // A bug below unwinds through here, a client that leaves drops what it was waiting for: both let go of the claim.
-    let params = Params::holding(&table().llm_routes()["summary"], &fixture.metrics);
+    let params = params(&fixture.metrics);
     let never = service_fn(|_: Call| std::future::pending::<Result<Reply, CallError>>());
     let waiting = QuotaLayer(params).layer(never).oneshot(fixture.call(CHAT));
     let waited = tokio::time::timeout(std::time::Duration::from_millis(1), waiting).await;
@@ -181,7 +185,7 @@ async fn what_only_counts_never_refuses() {
             claim_of(&call).pay(Payment::Counted(usd(20_000)), 0);
             std::future::ready(Ok::<_, CallError>(whole("hi")))
         });
-        assert!(QuotaLayer(Params::counting()).layer(service).oneshot(fixture.call(CHAT)).await.is_ok());
+        assert!(crate::layer::tally::TallyLayer.layer(service).oneshot(fixture.call(CHAT)).await.is_ok());
     }
     assert_eq!((fixture.sums(), fixture.remaining()), ((60_000, 0), 6_000));
 }
