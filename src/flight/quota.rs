@@ -182,6 +182,11 @@ impl Quota {
         state.turn(now.unix_ms);
     }
 
+    /// Says in the metrics that nothing is limited any more.
+    pub fn retire(&self) {
+        self.state().purses.iter().for_each(|purse| purse.show_limit(0));
+    }
+
     /// Holds the estimate back, or nothing of it.
     ///
     /// # Errors

@@ -1,6 +1,6 @@
 //! Makes a configuration runnable: live state taken over by identity, one built stack per route.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 use http::HeaderValue;
@@ -51,7 +51,12 @@ fn callers(table: &RoutingTable, previous: Option<&Snapshot>, shared: &Shared) -
         let quota = caller.has_quota().then(|| quota(caller, before.and_then(|live| live.quota.as_ref()), shared));
         (caller.key_digest, Arc::new(LiveCaller { caller: Arc::clone(caller), allowance, quota }))
     };
-    table.callers().iter().map(revive).collect()
+    let callers: HashMap<_, Arc<LiveCaller>> = table.callers().iter().map(revive).collect();
+    let goes_on: HashSet<_> =
+        callers.values().filter(|live| live.quota.is_some()).map(|live| &live.caller.id).collect();
+    let gone = known.values().filter(|live| !goes_on.contains(&live.caller.id));
+    gone.filter_map(|live| live.quota.as_ref()).for_each(|quota| quota.retire());
+    callers
 }
 
 fn quota(caller: &Caller, before: Option<&Arc<Quota>>, shared: &Shared) -> Arc<Quota> {

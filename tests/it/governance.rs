@@ -15,7 +15,7 @@ use weighbridge::flight::arrival::LiveCaller;
 use weighbridge::gateway::build::build;
 
 use crate::harness::*;
-use crate::process::{Client as Wire, Sandbox, Site};
+use crate::process::{Client as Wire, PATIENCE, Sandbox, Site};
 
 /// The shop with these further keys.
 fn plan(keys: &str) -> Plan {
@@ -396,31 +396,41 @@ async fn an_embedding_has_no_words_and_costs_its_prompt() {
 
 const BACKOFFICE: &str = "wb-demo-backoffice-0123456789abcdef";
 
+/// The repository's routes; the caller `backoffice` has this budget and a model with a price.
+fn site_with(budget: &str) -> Site {
+    let site = Site::new();
+    set_budget(&site, budget);
+    site
+}
+
+fn set_budget(site: &Site, budget: &str) {
+    let routes = std::fs::read_to_string(crate::process::repository().join("routes.toml")).unwrap();
+    let line = "limits = { requests_per_minute = 600, in_flight = 20 }";
+    let limits = "limits = { requests_per_minute = 600, in_flight = 20, tokens_per_minute = 50_000 }";
+    assert!(routes.contains(line));
+    let routes = routes.replace(line, &format!("{limits}\nbudget = {budget}"));
+    site.write(
+        "routes.toml",
+        &routes.replace("allow = [\"summary\",", "allow = [\"openai/gpt-5.6-luna\", \"summary\","),
+    );
+}
+
+fn backoffice(sandbox: &Sandbox) -> Value {
+    let status = sandbox.status();
+    status["callers"].as_array().unwrap().iter().find(|caller| caller["id"] == "backoffice").unwrap().clone()
+}
+
+fn ask(sandbox: &Sandbox) -> crate::process::Answer {
+    Wire::to(sandbox.data).chat(BACKOFFICE, "openai/gpt-5.6-luna", &json!({})).unwrap()
+}
+
 #[test]
 fn spending_is_on_the_status_page_and_in_the_metrics_and_outlives_a_reload() {
-    let site = Site::new();
-    let routes = std::fs::read_to_string(site.path("routes.toml")).unwrap();
-    let with = |budget: &str| {
-        let limits = "limits = { requests_per_minute = 600, in_flight = 20, tokens_per_minute = 50_000 }";
-        let start = routes.find("id = \"backoffice\"").unwrap();
-        let (before, after) = routes.split_at(start);
-        let line = after.lines().find(|line| line.starts_with("limits = ")).unwrap();
-        let without_budget: String =
-            after.lines().filter(|line| !line.starts_with("budget = ")).map(|line| format!("{line}\n")).collect();
-        let after = without_budget.replacen(line, &format!("{limits}\nbudget = {budget}"), 1);
-        let after = after.replacen("allow = [\"summary\"", "allow = [\"openai/gpt-5.6-luna\", \"summary\"", 1);
-        format!("{before}{after}")
-    };
-    site.write("routes.toml", &with("{ amount = \"5.00 USD\", per = \"day\" }"));
+    let site = site_with("{ amount = \"5.00 USD\", per = \"day\" }");
     let sandbox = Sandbox::start(&site, &[]);
-    let mut client = Wire::to(sandbox.data);
-    let answer = client.chat(BACKOFFICE, "openai/gpt-5.6-luna", &json!({})).unwrap();
+    let answer = ask(&sandbox);
     assert_eq!(answer.status, 200, "{}", answer.body);
-    let caller = || {
-        let status = sandbox.status();
-        status["callers"].as_array().unwrap().iter().find(|caller| caller["id"] == "backoffice").unwrap().clone()
-    };
-    let shown = caller();
+    let shown = backoffice(&sandbox);
     let budget = &shown["budgets"][0];
     assert_eq!((&budget["per"], &budget["currency"], &budget["limit"]), (&json!("day"), &json!("USD"), &json!("5.00")));
     assert_eq!(format!("{} USD", budget["spent"].as_str().unwrap()), answer.header("wb-cost").unwrap());
@@ -431,11 +441,40 @@ fn spending_is_on_the_status_page_and_in_the_metrics_and_outlives_a_reload() {
     assert!(sandbox.metric(&format!("weighbridge_budget_spent_micro{labels}")) > 0.0);
     assert_eq!(sandbox.metric(&format!("weighbridge_budget_limit_micro{labels}")), 5_000_000.0);
 
-    site.write("routes.toml", &with("{ amount = \"0.01 USD\", per = \"day\" }"));
+    set_budget(&site, "{ amount = \"0.01 USD\", per = \"day\" }");
     assert_eq!(sandbox.reload().status, 200);
-    assert_eq!(
-        (&caller()["budgets"][0]["spent"], &caller()["budgets"][0]["limit"]),
-        (&budget["spent"], &json!("0.01"))
-    );
+    let after = &backoffice(&sandbox)["budgets"][0];
+    assert_eq!((&after["spent"], &after["limit"]), (&budget["spent"], &json!("0.01")));
     assert_eq!(sandbox.metric(&format!("weighbridge_budget_limit_micro{labels}")), 10_000.0);
+}
+
+#[test]
+fn spending_outlives_a_restart_and_a_broken_file_stops_nothing() {
+    let site = site_with("[{ amount = \"5.00 USD\", per = \"month\" }]");
+    let spent = |sandbox: &Sandbox| backoffice(sandbox)["budgets"][0]["spent"].as_str().unwrap().to_owned();
+    let sandbox = Sandbox::start(&site, &["--data-dir", "kept/here"]);
+    assert_eq!(ask(&sandbox).status, 200);
+    let before = spent(&sandbox);
+    assert_ne!(before, "0.00");
+    sandbox.signal("TERM");
+    assert!(sandbox.ended(PATIENCE).0.success());
+    let file = std::fs::read_to_string(site.path("kept/here/spending.json")).unwrap();
+    assert!(file.contains("\"backoffice\"") && !file.contains(BACKOFFICE), "{file}");
+
+    let sandbox = Sandbox::start(&site, &["--data-dir", "kept/here"]);
+    assert_eq!(spent(&sandbox), before);
+    sandbox.signal("TERM");
+    drop(sandbox.ended(PATIENCE));
+
+    site.write("kept/here/spending.json", "{ CANARY");
+    let sandbox = Sandbox::start(&site, &["--data-dir", "kept/here"]);
+    assert_eq!((spent(&sandbox).as_str(), ask(&sandbox).status), ("0.00", 200));
+    assert!(site.path("kept/here/spending.json.broken").exists());
+    sandbox.signal("TERM");
+    let (_, log) = sandbox.ended(PATIENCE);
+    assert!(log.contains("cannot be read") && !log.contains("CANARY"), "{log}");
+
+    let sandbox = Sandbox::start(&site, &[]);
+    assert_eq!(spent(&sandbox), "0.00", "a sandbox keeps nothing unless told where");
+    assert!(!site.path("data").exists());
 }

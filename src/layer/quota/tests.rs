@@ -12,6 +12,7 @@ use crate::domain::period::Period;
 use crate::flight::call::CallContext;
 use crate::flight::error::AttemptError;
 use crate::flight::quota::{Calendar, Payment};
+use crate::layer::catch_panic::CatchPanicLayer;
 use crate::upstream::testing::{events, llm_call, streamed, table, whole};
 
 fn usd(micro: i64) -> Cost {
@@ -138,12 +139,23 @@ async fn a_call_nobody_answered_gives_everything_back() {
     assert_eq!((fixture.remaining(), fixture.sums()), (6_000, (0, 0)));
 
     // A bug below unwinds through here, a client that leaves drops what it was waiting for: both let go of the claim.
-    let params = params(&fixture.metrics);
     let never = service_fn(|_: Call| std::future::pending::<Result<Reply, CallError>>());
-    let waiting = QuotaLayer(params).layer(never).oneshot(fixture.call(CHAT));
+    let waiting = QuotaLayer(params(&fixture.metrics)).layer(never).oneshot(fixture.call(CHAT));
     let waited = tokio::time::timeout(std::time::Duration::from_millis(1), waiting).await;
     assert!(waited.is_err());
     assert_eq!((fixture.remaining(), fixture.sums()), (6_000, (0, 0)));
+
+    for late in [false, true] {
+        let broken = service_fn(move |_: Call| {
+            assert!(late, "a bug at once");
+            async { panic!("a bug in the middle") }
+        });
+        let quota = QuotaLayer(params(&fixture.metrics)).layer(broken);
+        let caught = CatchPanicLayer { metrics: Arc::clone(&fixture.metrics) }.layer(quota);
+        let answer: Result<Reply, CallError> = caught.oneshot(fixture.call(CHAT)).await;
+        assert!(matches!(answer, Err(CallError::Internal)));
+        assert_eq!((fixture.remaining(), fixture.sums()), (6_000, (0, 0)));
+    }
 }
 
 #[tokio::test(start_paused = true)]
