@@ -277,9 +277,9 @@ impl<'t> Value<'t> {
         self.strings().map(|strings| self.field(strings))
     }
 
-    /// True if the value is a table.
-    pub(super) fn is_table(&self) -> bool {
-        self.content.is_table()
+    /// True if the value is a list.
+    pub(super) fn is_list(&self) -> bool {
+        self.content.is_array()
     }
 
     /// The tables of a `[[list]]`, the mistaken elements left out.

@@ -80,8 +80,11 @@ pub enum CallError {
         /// When it has room again.
         retry_after: Duration,
     },
-    /// The caller's money is spent.
-    #[error("the budget of this key for the {} is used up, a new one begins at {}", per.label(), clock::rfc3339(*ends))]
+    /// The caller's money does not suffice.
+    #[error(
+        "what is left of this key's budget for the {} is less than this call may cost; a new one begins at {}",
+        per.label(), clock::rfc3339(*ends)
+    )]
     OverBudget {
         /// Which budget.
         per: Period,

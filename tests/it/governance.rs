@@ -284,7 +284,11 @@ async fn days_and_months_begin_again_at_midnight_utc() {
     sleep(Duration::from_secs(61)).await;
     world.chat(&body).await.assert_served("alpha", 1);
     let refused = world.chat(&body).await;
-    assert!(refused.text().contains("for the day is used up, a new one begins at 2026-12-02"), "{}", refused.text());
+    assert!(
+        refused.text().contains("for the day is less than this call may cost; a new one begins at 2026-12-02"),
+        "{}",
+        refused.text()
+    );
     for _ in 0..20 {
         sleep(Duration::from_secs(86_400)).await;
         if world.chat(&body).await.status == 429 {
@@ -292,7 +296,11 @@ async fn days_and_months_begin_again_at_midnight_utc() {
         }
     }
     let refused = world.chat(&body).await;
-    assert!(refused.text().contains("for the month is used up, a new one begins at 2027-01-01"), "{}", refused.text());
+    assert!(
+        refused.text().contains("for the month is less than this call may cost; a new one begins at 2027-01-01"),
+        "{}",
+        refused.text()
+    );
     world.assert_idle();
 }
 

@@ -68,7 +68,7 @@ fn tokens(value: &Value<'_>) -> Option<Field<u32>> {
 
 /// One table, or a list of them.
 fn budgets(value: &Value<'_>) -> Vec<RawBudget> {
-    if value.is_table() {
+    if !value.is_list() {
         return value.table().and_then(|table| budget(&table)).into_iter().collect();
     }
     let tables = value.tables();
