@@ -17,7 +17,7 @@ use crate::flight::quota::{Claim, Quota, Refusal, Size, Wish};
 use crate::flight::reply::Reply;
 use crate::flight::trail::Trail;
 use crate::layer::always_ready;
-use crate::layer::answering::{Act, Answering, Gated};
+use crate::layer::answering::{Gated, Touch, Touching};
 use crate::telemetry::labels::QuotaReason;
 use crate::telemetry::metrics::Metrics;
 use crate::wire::openai::peek_ceiling;
@@ -64,14 +64,14 @@ where
 {
     type Response = Reply;
     type Error = CallError;
-    type Future = Gated<Answering<S::Future, Settling>, CallError>;
+    type Future = Gated<Touching<S::Future, Settling>, CallError>;
 
     always_ready!();
 
     fn call(&mut self, call: Call) -> Self::Future {
         match call.context.quota.as_ref().map(|quota| self.params.open(quota, &call)).transpose() {
             Err(error) => Gated::shut(error),
-            Ok(open) => Gated::open(Answering::new(self.inner.call(call), Settling(open.flatten()))),
+            Ok(open) => Gated::open(Touching::new(self.inner.call(call), Settling(open.flatten()))),
         }
     }
 }
@@ -174,17 +174,14 @@ impl Drop for Open {
     }
 }
 
-impl Act<Result<Reply, CallError>> for Settling {
-    type Output = Result<Reply, CallError>;
-
-    fn act(self, answer: Result<Reply, CallError>) -> Self::Output {
-        let Some(open) = self.0 else { return answer };
-        answer.map(|mut reply| {
-            if reply.body.is_stream() {
-                reply.body.on_end(move |_| drop(open));
-            }
-            reply
-        })
+impl Touch<Result<Reply, CallError>> for Settling {
+    fn touch(self, answer: &mut Result<Reply, CallError>) {
+        let Some(open) = self.0 else { return };
+        if let Ok(reply) = answer
+            && reply.body.is_stream()
+        {
+            reply.body.on_end(move |_| drop(open));
+        }
     }
 }
 
