@@ -51,7 +51,7 @@ fn callers(table: &RoutingTable, previous: Option<&Snapshot>, shared: &Shared) -
         let quota = caller.has_quota().then(|| quota(caller, before.and_then(|live| live.quota.as_ref()), shared));
         (caller.key_digest, Arc::new(LiveCaller { caller: Arc::clone(caller), allowance, quota }))
     };
-    let callers: HashMap<_, Arc<LiveCaller>> = table.callers().iter().map(revive).collect();
+    let callers: BTreeMap<_, Arc<LiveCaller>> = table.callers().iter().map(revive).collect();
     let goes_on: HashSet<_> =
         callers.values().filter(|live| live.quota.is_some()).map(|live| &live.caller.id).collect();
     let gone = known.values().filter(|live| !goes_on.contains(&live.caller.id));
