@@ -9,7 +9,10 @@ use crate::admin::Admin;
 use crate::config::error::ConfigError;
 use crate::config::table::Candidate;
 use crate::domain::clock;
-use crate::domain::id::{CallerId, ProviderId, UpstreamId};
+use crate::domain::id::{ProviderId, UpstreamId};
+use crate::domain::money::Cost;
+use crate::flight::arrival::LiveCaller;
+use crate::flight::quota::Spending;
 use crate::gateway::snapshot::{ReadyRoute, Snapshot};
 
 /// The whole page.
@@ -51,6 +54,36 @@ struct ProviderStatus {
 struct CallerStatus {
     id: String,
     in_flight: u32,
+    /// Absent without a token limit.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tokens: Option<TokenStatus>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    budgets: Vec<BudgetStatus>,
+    /// Attempts that no budget could count, since the start; absent without a budget.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    unpriced: Option<u64>,
+}
+
+#[derive(Serialize)]
+struct TokenStatus {
+    limit: u32,
+    remaining: u32,
+    reset_ms: u64,
+}
+
+/// Amounts are decimal strings in major units.
+#[derive(Serialize)]
+struct BudgetStatus {
+    per: &'static str,
+    currency: &'static str,
+    limit: String,
+    spent: String,
+    /// The part of `spent` that no provider counted.
+    estimated: String,
+    /// For calls in flight.
+    reserved: String,
+    /// RFC 3339.
+    resets_at: String,
 }
 
 #[derive(Serialize)]
@@ -116,8 +149,38 @@ fn providers(snapshot: &Snapshot) -> Vec<ProviderStatus> {
 }
 
 fn callers(snapshot: &Snapshot) -> Vec<CallerStatus> {
-    let describe = |(id, in_flight): (CallerId, u32)| CallerStatus { id: id.to_string(), in_flight };
-    let mut callers: Vec<_> = snapshot.callers_in_flight().map(describe).collect();
+    let mut callers: Vec<_> = snapshot.live_callers().map(|live| caller(live)).collect();
     callers.sort_by(|a, b| a.id.cmp(&b.id));
     callers
+}
+
+fn caller(live: &LiveCaller) -> CallerStatus {
+    let limit = live.quota.as_ref().zip(live.caller.tokens_per_minute);
+    let tokens = limit.map(|(quota, per_minute)| {
+        let room = quota.room(per_minute);
+        let reset_ms = u64::try_from(room.reset.as_millis()).unwrap_or(u64::MAX);
+        TokenStatus { limit: room.limit, remaining: room.remaining, reset_ms }
+    });
+    let money = live.quota.as_ref().filter(|_| !live.caller.budgets.is_empty());
+    CallerStatus {
+        id: live.caller.id.to_string(),
+        in_flight: live.allowance.in_flight(),
+        tokens,
+        budgets: money.map(|quota| quota.spending(&live.caller).iter().map(budget).collect()).unwrap_or_default(),
+        unpriced: money.map(|quota| quota.unpriced()),
+    }
+}
+
+fn budget(spending: &Spending) -> BudgetStatus {
+    let limit = spending.budget.amount;
+    let amount = |micro| Cost { micro, ..limit }.amount();
+    BudgetStatus {
+        per: spending.budget.per.label(),
+        currency: limit.currency.code(),
+        limit: limit.amount(),
+        spent: amount(spending.sums.spent),
+        estimated: amount(spending.sums.estimated),
+        reserved: amount(spending.sums.reserved),
+        resets_at: clock::rfc3339(spending.resets_at),
+    }
 }

@@ -11,7 +11,8 @@ use super::secrets::Environment;
 use super::{Paths, complain, say};
 use crate::config::SecretPolicy;
 use crate::config::error::{Style, render_all};
-use crate::config::table::{Candidate, RoutingTable};
+use crate::config::table::{Caller, Candidate, RoutingTable, Unpriced};
+use crate::domain::id::RouteId;
 use crate::gateway::reload::{Origin, Overlays};
 
 #[derive(Args)]
@@ -55,7 +56,36 @@ fn describe(table: &RoutingTable) -> String {
     let llm = table.llm_routes().values().map(|route| line(route.id.as_str(), &route.candidates));
     let risk = table.risk_route().map(|route| line(route.id.as_str(), &route.candidates));
     let routes: Vec<_> = llm.chain(risk).collect();
-    format!("{}\nok, version {}, {} callers", routes.join("\n"), table.version(), table.callers().len())
+    let budgets: Vec<_> = table.callers().iter().filter_map(|caller| budgets(table, caller)).collect();
+    let callers = table.callers().len();
+    format!("{}\n{}ok, version {}, {callers} callers", routes.join("\n"), budgets.concat(), table.version())
+}
+
+/// A caller's budgets, and the routes on which they cannot count everything.
+fn budgets(table: &RoutingTable, caller: &Caller) -> Option<String> {
+    let amounts: Vec<_> =
+        caller.budgets.iter().map(|budget| format!("{} a {}", budget.amount, budget.per.label())).collect();
+    let blind: Vec<_> =
+        caller.allow.iter().filter(|route| !counts(table, caller, route)).map(RouteId::as_str).collect();
+    let meaning = match caller.unpriced {
+        Unpriced::Allow => "not counted, and let through",
+        Unpriced::Refuse => "refused",
+    };
+    let blind = match &*blind {
+        [] => String::new(),
+        routes => format!("; without a price in its currency, so {meaning}: {}", routes.join(", ")),
+    };
+    (!amounts.is_empty()).then(|| format!("  budget of {:<18} {}{blind}\n", caller.id.as_str(), amounts.join(" and ")))
+}
+
+/// True if the budgets can count every candidate of the route.
+fn counts(table: &RoutingTable, caller: &Caller, route: &RouteId) -> bool {
+    let counted = |currency| caller.budgets.iter().any(|budget| budget.amount.currency == currency);
+    let Some(llm) = table.llm_routes().get(route) else { return true };
+    llm.candidates.iter().all(|candidate| {
+        let price = candidate.model.as_ref().and_then(|model| model.price);
+        price.is_some_and(|price| counted(price.input_per_million.currency))
+    })
 }
 
 /// A route and its candidates in order.

@@ -150,6 +150,9 @@ fn changed_caller(old: &Caller, new: &Caller) -> Vec<&'static str> {
         ("allow", old.allow == new.allow),
         ("limits.requests_per_minute", old.requests_per_minute == new.requests_per_minute),
         ("limits.in_flight", old.in_flight == new.in_flight),
+        ("limits.tokens_per_minute", old.tokens_per_minute == new.tokens_per_minute),
+        ("budget", old.budgets == new.budgets),
+        ("unpriced", old.unpriced == new.unpriced),
     ])
 }
 

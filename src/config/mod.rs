@@ -17,6 +17,7 @@ pub mod table;
 pub mod units;
 
 mod address;
+mod callers;
 mod catalog;
 mod checks;
 mod descriptor;

@@ -7,10 +7,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::callers;
 use super::catalog::{Catalog, Pick};
 use super::checks;
 use super::error::Code;
-use super::raw::routes::{RawCaller, RawLimits, RawRisk, RawRoute, RawRoutes, RawTimeouts};
+use super::raw::callers::RawCaller;
+use super::raw::routes::{RawLimits, RawRisk, RawRoute, RawRoutes, RawTimeouts};
 use super::read::suggest;
 use super::report::{Field, Mistake, Report};
 use super::table::{CachePolicy, Caller, Limits, OnExhausted};
@@ -194,6 +196,9 @@ fn plan_caller(raw: &RawCaller, allowing: &mut Allowing<'_>) -> Option<Arc<Calle
         allow: allow?,
         requests_per_minute: raw.requests_per_minute.as_ref().map(|limit| limit.value),
         in_flight: raw.in_flight.as_ref().map(|limit| limit.value),
+        tokens_per_minute: raw.tokens_per_minute.as_ref().map(|limit| limit.value),
+        budgets: callers::budgets(raw, report),
+        unpriced: callers::unpriced(raw, report),
     }))
 }
 

@@ -13,6 +13,7 @@ use crate::domain::id::{CallerId, ProviderId, RouteId, TenantId, UpstreamId};
 use crate::domain::money::{Cost, Money, TokenPrice};
 use crate::domain::operation::Operation;
 use crate::domain::outcome::FailureClass;
+use crate::domain::period::Period;
 use crate::domain::policy::{Bands, VendorAction};
 use crate::domain::secret::Secret;
 
@@ -125,9 +126,39 @@ pub struct Caller {
     pub requests_per_minute: Option<u32>,
     /// Requests in flight, `None` for no limit.
     pub in_flight: Option<u32>,
+    /// Tokens a minute, `None` for no limit.
+    pub tokens_per_minute: Option<u32>,
+    /// What its calls may cost; all of them hold. At most one for each currency and period.
+    pub budgets: Vec<Budget>,
+    /// What becomes of calls that no budget can count.
+    pub unpriced: Unpriced,
+}
+
+/// What calls may cost before the window ends.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Budget {
+    /// More than zero.
+    pub amount: Cost,
+    /// When it begins again.
+    pub per: Period,
+}
+
+/// What becomes of calls whose price is unknown, or known in no currency of the caller's budgets.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub enum Unpriced {
+    /// They run, and are counted as unpriced.
+    #[default]
+    Allow,
+    /// They are refused before they cost anything.
+    Refuse,
 }
 
 impl Caller {
+    /// True if tokens or money are counted for it.
+    pub fn has_quota(&self) -> bool {
+        self.tokens_per_minute.is_some() || !self.budgets.is_empty()
+    }
+
     /// True if the caller may use the route.
     pub fn may_use(&self, route: &str) -> bool {
         self.allow.iter().any(|allowed| allowed.as_str() == route)

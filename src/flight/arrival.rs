@@ -12,6 +12,7 @@ use crate::config::table::{Caller, ConfigVersion, Limits};
 use crate::domain::id::RequestId;
 use crate::domain::operation::Operation;
 use crate::flight::allowance::Allowance;
+use crate::flight::quota::Quota;
 use crate::flight::trail::Trail;
 
 /// One request with the configuration pinned to it. `P` is the pinned snapshot, `B` the body: a stream, later bytes.
@@ -50,6 +51,8 @@ pub struct LiveCaller {
     pub caller: Arc<Caller>,
     /// What it has used.
     pub allowance: Arc<Allowance>,
+    /// What it has used of its tokens and budgets; `None` if it has neither limit.
+    pub quota: Option<Arc<Quota>>,
 }
 
 /// What the ingress layers ask of a pinned snapshot, so that they need not know how it is composed.

@@ -12,6 +12,7 @@ use crate::domain::id::RequestId;
 use crate::domain::operation::Operation;
 use crate::flight::carried::Carried;
 use crate::flight::facts::LlmFacts;
+use crate::flight::quota::Quota;
 use crate::flight::trail::Trail;
 use crate::wire::risk::Assessment;
 
@@ -38,6 +39,8 @@ pub struct CallContext {
     pub id: RequestId,
     /// Who asked.
     pub caller: Arc<Caller>,
+    /// What the caller has used of its tokens and budgets; `None` if it has neither limit.
+    pub quota: Option<Arc<Quota>>,
     /// When its first byte was seen.
     pub arrived: Instant,
     /// What happened to it.

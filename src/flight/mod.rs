@@ -3,10 +3,13 @@
 
 pub mod allowance;
 pub mod arrival;
+pub mod bucket;
 pub mod call;
 pub mod carried;
 pub mod ending;
 pub mod error;
 pub mod facts;
+pub mod purse;
+pub mod quota;
 pub mod reply;
 pub mod trail;

@@ -67,6 +67,8 @@ pub struct Ended {
     pub end: End,
     /// Body bytes handed to the connection.
     pub bytes: u64,
+    /// Events of a stream among them, or 1 for a whole body.
+    pub frames: u64,
 }
 
 type EndHook = Box<dyn FnOnce(&Ended) + Send>;
@@ -160,7 +162,7 @@ impl Inside {
     fn finish(&mut self, end: End) {
         self.content = Content::Over;
         self.interrupts.clear();
-        let ended = Ended { end, bytes: self.bytes };
+        let ended = Ended { end, bytes: self.bytes, frames: self.frames };
         for hook in std::mem::take(&mut self.hooks) {
             hook(&ended);
         }

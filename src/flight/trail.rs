@@ -16,6 +16,8 @@ use crate::domain::operation::Operation;
 use crate::domain::outcome::FailureClass;
 use crate::domain::usage::Usage;
 use crate::flight::allowance::Room;
+use crate::flight::bucket::TokenRoom;
+use crate::flight::quota::Claim;
 use crate::telemetry::handles::RouteMetrics;
 
 /// A shared, append-only story of one call. Cloning shares it.
@@ -132,6 +134,10 @@ pub struct Story {
     pub cache: CacheNote,
     /// What is left of the caller's rate limit, if it has one.
     pub room: Option<Room>,
+    /// What is left of the caller's tokens, if they are limited.
+    pub tokens: Option<TokenRoom>,
+    /// Who pays for attempts, if the caller has a token limit or a budget.
+    pub claim: Option<Arc<Claim>>,
     /// Tokens, as reported.
     pub usage: Usage,
     /// Money.

@@ -1,6 +1,6 @@
 //! Makes a configuration runnable: live state taken over by identity, one built stack per route.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 use http::HeaderValue;
@@ -10,6 +10,7 @@ use crate::config::table::{Caller, RoutingTable};
 use crate::domain::id::RouteId;
 use crate::flight::allowance::Allowance;
 use crate::flight::arrival::LiveCaller;
+use crate::flight::quota::Quota;
 use crate::flight::trail::RouteNames;
 use crate::gateway::snapshot::{Parts, ReadyRoute, Shared, Snapshot};
 use crate::gateway::stack;
@@ -28,7 +29,7 @@ pub fn build(table: RoutingTable, previous: Option<&Snapshot>, shared: &Shared) 
         let names = names(&route.id, &shared.metrics);
         ReadyRoute { names, service: stack::risk(route, lanes(&route.candidates), shared) }
     });
-    let (llm, callers) = (llm.collect(), callers(&table, previous));
+    let (llm, callers) = (llm.collect(), callers(&table, previous, shared));
     Snapshot::assemble(Parts { table, callers, fleet, llm, risk }, shared.metrics.snapshots_alive.hold())
 }
 
@@ -37,15 +38,29 @@ fn names(id: &RouteId, metrics: &Metrics) -> Arc<RouteNames> {
     Arc::new(RouteNames { id: id.clone(), header, metrics: metrics.route(id) })
 }
 
-fn callers(table: &RoutingTable, previous: Option<&Snapshot>) -> BTreeMap<[u8; 32], Arc<LiveCaller>> {
+fn callers(table: &RoutingTable, previous: Option<&Snapshot>, shared: &Shared) -> BTreeMap<[u8; 32], Arc<LiveCaller>> {
     let known: HashMap<_, _> = previous
         .into_iter()
         .flat_map(|snapshot| snapshot.callers().values())
-        .map(|live| (live.caller.id.clone(), Arc::clone(&live.allowance)))
+        .map(|live| (live.caller.id.clone(), Arc::clone(live)))
         .collect();
     let revive = |caller: &Arc<Caller>| {
-        let allowance = known.get(&caller.id).map_or_else(|| Arc::new(Allowance::new(Instant::now())), Arc::clone);
-        (caller.key_digest, Arc::new(LiveCaller { caller: Arc::clone(caller), allowance }))
+        let before = known.get(&caller.id);
+        let allowance =
+            before.map_or_else(|| Arc::new(Allowance::new(Instant::now())), |live| Arc::clone(&live.allowance));
+        let quota = caller.has_quota().then(|| quota(caller, before.and_then(|live| live.quota.as_ref()), shared));
+        (caller.key_digest, Arc::new(LiveCaller { caller: Arc::clone(caller), allowance, quota }))
     };
-    table.callers().iter().map(revive).collect()
+    let callers: BTreeMap<_, Arc<LiveCaller>> = table.callers().iter().map(revive).collect();
+    let goes_on: HashSet<_> =
+        callers.values().filter(|live| live.quota.is_some()).map(|live| &live.caller.id).collect();
+    let gone = known.values().filter(|live| !goes_on.contains(&live.caller.id));
+    gone.filter_map(|live| live.quota.as_ref()).for_each(|quota| quota.retire());
+    callers
+}
+
+fn quota(caller: &Caller, before: Option<&Arc<Quota>>, shared: &Shared) -> Arc<Quota> {
+    let quota = before.map_or_else(|| Arc::new(Quota::new(shared.calendar)), Arc::clone);
+    quota.adopt(caller, &shared.metrics);
+    quota
 }

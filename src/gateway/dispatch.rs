@@ -201,6 +201,7 @@ fn call(
     let context = CallContext {
         id: arrival.id.clone(),
         caller: Arc::clone(&caller.caller),
+        quota: caller.quota.clone(),
         arrived: arrival.arrived,
         trail: arrival.trail.clone(),
         cache,

@@ -16,6 +16,7 @@ use crate::domain::id::{CallerId, ProviderId, RouteId, UpstreamId};
 use crate::flight::arrival::{LiveCaller, Pinned};
 use crate::flight::call::Call;
 use crate::flight::error::CallError;
+use crate::flight::quota::Calendar;
 use crate::flight::reply::Reply;
 use crate::flight::trail::RouteNames;
 use crate::layer::admission::Gate;
@@ -48,6 +49,8 @@ pub struct Shared {
     pub ledger: Ledger,
     /// Process-wide admission.
     pub gate: Arc<Gate>,
+    /// What day it is, for budgets.
+    pub calendar: Calendar,
     /// Turns true when streams must end.
     pub drained: watch::Receiver<bool>,
 }
@@ -125,6 +128,16 @@ impl Snapshot {
     /// Every provider in use, live.
     pub fn providers(&self) -> &BTreeMap<ProviderId, Arc<LiveProvider>> {
         &self.fleet.providers
+    }
+
+    /// Everyone who may call, live.
+    pub fn live_callers(&self) -> impl Iterator<Item = &Arc<LiveCaller>> {
+        self.callers.values()
+    }
+
+    /// Begins the windows of budgets that are due, for those who only read.
+    pub fn turn_budgets(&self) {
+        self.callers.values().filter_map(|live| live.quota.as_ref()).for_each(|quota| quota.turn());
     }
 
     /// Callers and how many requests each has in flight.

@@ -31,6 +31,7 @@ use crate::layer::idempotency::{self, IdempotencyLayer};
 use crate::layer::meter::{self, MeterLayer};
 use crate::layer::observe::{self, ObserveLayer};
 use crate::layer::pace::{self, PaceLayer};
+use crate::layer::quota::{self, QuotaLayer};
 use crate::layer::read_body::ReadBodyLayer;
 use crate::layer::record::{self, RecordLayer};
 use crate::layer::rescue::RescueLayer;
@@ -38,6 +39,7 @@ use crate::layer::seam::Seam;
 use crate::layer::soft_deadline::{self, SoftDeadlineLayer};
 use crate::layer::stamp::StampLayer;
 use crate::layer::strict::StrictLayer;
+use crate::layer::tally::TallyLayer;
 use crate::layer::throttle::ThrottleLayer;
 use crate::layer::timeout::TimeoutLayer;
 use crate::layer::trip::{self, TripLayer};
@@ -97,6 +99,8 @@ pub fn risk(route: &Arc<RiskRoute>, lanes: Arc<[Lane]>, shared: &Shared) -> Rout
         .layer(SoftDeadlineLayer(soft_deadline::Params { deadline: route.deadline, metrics: Arc::clone(metrics) }))
         // Inside Fallback, so that a fallback is never kept as a verdict; below the timer, so that late ones are.
         .layer(IdempotencyLayer(idempotency::Params { ledger: shared.ledger.clone(), metrics: Arc::clone(metrics) }))
+        // Inside Idempotency, so that a decision is paid once; it counts and never refuses a payment.
+        .layer(TallyLayer)
         // Asks candidates; an at-most-once operation moves on only when nothing was sent.
         .service(Failover::new(failover::Params {
             lanes,
@@ -122,6 +126,8 @@ pub fn llm(route: &Arc<LlmRoute>, lanes: Arc<[Lane]>, shared: &Shared) -> RouteS
         .layer(DeadlineLayer)
         // Complete answers again, for the same tenant and the same bytes.
         .layer(CacheLayer(cache))
+        // The caller's tokens and money, held back and settled; inside Cache, because a stored answer costs nothing.
+        .layer(QuotaLayer(quota::Params { route: Arc::clone(route), metrics: Arc::clone(&shared.metrics) }))
         // Asks candidates until one shows content; after that there is no way back.
         .service(Failover::new(failover::Params {
             lanes,

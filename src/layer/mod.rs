@@ -28,6 +28,7 @@ pub mod idempotency;
 pub mod meter;
 pub mod observe;
 pub mod pace;
+pub mod quota;
 pub mod read_body;
 pub mod record;
 pub mod rescue;
@@ -35,6 +36,7 @@ pub mod seam;
 pub mod soft_deadline;
 pub mod stamp;
 pub mod strict;
+pub mod tally;
 #[cfg(test)]
 pub(crate) mod testing;
 pub mod throttle;

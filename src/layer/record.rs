@@ -89,7 +89,7 @@ impl<P: Pinned> Touch<Result<Response<ReplyBody>, Infallible>> for Entry<P> {
         self.answered(response);
         if self.is_head {
             // hyper sends no body and lets go of it unasked, which is not the client going away.
-            self.write(&Ended { end: End::Complete, bytes: 0 });
+            self.write(&Ended { end: End::Complete, bytes: 0, frames: 0 });
         } else {
             response.body_mut().on_end(move |ended| self.write(ended));
         }
@@ -174,7 +174,7 @@ impl<P: Pinned> Entry<P> {
 impl<P: Pinned> Drop for Entry<P> {
     fn drop(&mut self) {
         if !self.written {
-            self.write(&Ended { end: End::ClientGone, bytes: 0 });
+            self.write(&Ended { end: End::ClientGone, bytes: 0, frames: 0 });
         }
     }
 }

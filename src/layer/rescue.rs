@@ -195,6 +195,15 @@ fn tell(error: &CallError) -> Told {
             let (status, code) = (StatusCode::TOO_MANY_REQUESTS, Some("rate_limit_exceeded"));
             Told::new(status, "rate_limit_error", code, error.to_string()).retry(Some(*retry_after))
         }
+        // No retry-after: SDKs would obey it, or take a long one for "at once", and nothing comes back within a wait.
+        CallError::OverBudget { .. } => {
+            let (status, kind) = (StatusCode::TOO_MANY_REQUESTS, "insufficient_quota");
+            Told::new(status, kind, Some(kind), error.to_string()).final_word()
+        }
+        CallError::Unpriced { .. } => Told {
+            param: Some("model".to_owned()),
+            ..Told::new(StatusCode::FORBIDDEN, "permission_error", Some("price_unknown"), error.to_string())
+        },
         CallError::BodyTooLarge { .. } => invalid(StatusCode::PAYLOAD_TOO_LARGE, None, error.to_string()),
         CallError::BodyIncomplete => invalid(StatusCode::REQUEST_TIMEOUT, None, error.to_string()).final_word(),
         CallError::MediaType(what) => invalid(StatusCode::UNSUPPORTED_MEDIA_TYPE, None, (*what).to_owned()),

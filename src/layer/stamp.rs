@@ -33,6 +33,9 @@ const OVERHEAD: HeaderName = HeaderName::from_static("wb-overhead-us");
 const RATE_LIMIT: HeaderName = HeaderName::from_static("x-ratelimit-limit-requests");
 const RATE_REMAINING: HeaderName = HeaderName::from_static("x-ratelimit-remaining-requests");
 const RATE_RESET: HeaderName = HeaderName::from_static("x-ratelimit-reset-requests");
+const TOKEN_LIMIT: HeaderName = HeaderName::from_static("x-ratelimit-limit-tokens");
+const TOKENS_REMAINING: HeaderName = HeaderName::from_static("x-ratelimit-remaining-tokens");
+const TOKEN_RESET: HeaderName = HeaderName::from_static("x-ratelimit-reset-tokens");
 const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
 
 /// Makes [`Stamp`].
@@ -124,6 +127,11 @@ fn stamp(headers: &mut HeaderMap, trail: &Trail, arrived: Instant) {
         headers.insert(RATE_LIMIT, number(room.limit.into()));
         headers.insert(RATE_REMAINING, number(room.remaining.into()));
         headers.insert(RATE_RESET, text(|line| write!(line, "{}ms", room.reset.as_millis())));
+    }
+    if let Some(room) = story.tokens {
+        headers.insert(TOKEN_LIMIT, number(room.limit.into()));
+        headers.insert(TOKENS_REMAINING, number(room.remaining.into()));
+        headers.insert(TOKEN_RESET, text(|line| write!(line, "{}ms", room.reset.as_millis())));
     }
     headers.insert(ATTEMPTS, number(sent_attempts(&story)));
     headers.insert(CACHE, HeaderValue::from_static(story.cache.label()));

@@ -56,5 +56,5 @@ pub(crate) fn arrival(method: Method) -> Arrival<Snapshot, ()> {
 /// A caller with these limits.
 pub(crate) fn caller(requests_per_minute: Option<u32>, in_flight: Option<u32>) -> Arc<LiveCaller> {
     let caller = Caller { requests_per_minute, in_flight, ..(*table().callers()[0]).clone() };
-    Arc::new(LiveCaller { caller: Arc::new(caller), allowance: Arc::new(Allowance::new(Instant::now())) })
+    Arc::new(LiveCaller { caller: Arc::new(caller), allowance: Arc::new(Allowance::new(Instant::now())), quota: None })
 }

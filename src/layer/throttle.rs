@@ -63,6 +63,10 @@ fn take(caller: &LiveCaller, trail: &Trail) -> Result<InFlight, CallError> {
         let late = |retry_after| CallError::Throttled { what: "requests per minute", retry_after };
         spent.map_err(late)?;
     }
+    if let Some((quota, per_minute)) = caller.quota.as_ref().zip(caller.caller.tokens_per_minute) {
+        // They are taken once the call is known and no stored answer serves it; until then this is what there is.
+        trail.lock().tokens = Some(quota.room(per_minute));
+    }
     Ok(place)
 }
 

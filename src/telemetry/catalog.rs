@@ -213,7 +213,15 @@ catalog! {
     COST: Counter, MicroUnits, "weighbridge_cost_micro_total" ["provider", "model", "currency"]
         "What calls cost, in millionths of the currency's major unit.";
     UNPRICED: Counter, Count, "weighbridge_unpriced_requests_total" []
-        "Calls whose cost is unknown: no price in the descriptor, or no usage from the provider.";
+        "Calls whose cost is unknown (no price in the descriptor, or no usage from the provider) or that no budget counts.";
+    QUOTA_REFUSED: Counter, Count, "weighbridge_quota_refused_total" ["caller", "reason"]
+        "Calls refused because the caller's tokens or money were used up, or their price unknown.";
+    BUDGET_LIMIT: Gauge, MicroUnits, "weighbridge_budget_limit_micro" ["caller", "per", "currency"]
+        "A caller's budget, in millionths of the currency's major unit; 0 once it is configured no more.";
+    BUDGET_SPENT: Gauge, MicroUnits, "weighbridge_budget_spent_micro" ["caller", "per", "currency"]
+        "What of the budget is spent in the day or month that runs now.";
+    BUDGET_RESERVED: Gauge, MicroUnits, "weighbridge_budget_reserved_micro" ["caller", "per", "currency"]
+        "What of the budget is held back for calls in flight.";
     CONFIG_INFO: Gauge, Count, "weighbridge_config_info" ["hash"]
         "1 for the configuration in use.";
     CONFIG_RELOADS: Counter, Count, "weighbridge_config_reloads_total" ["result"]

@@ -9,7 +9,7 @@ use std::time::Duration;
 use super::catalog::{self, Row};
 use super::cells::{Counter, Gauge, Histogram, Level};
 use super::families::Families;
-use super::labels::{AttemptOutcome, ConnectionEnd, ConnectionRefusal, RequestOutcome, StreamEnd};
+use super::labels::{AttemptOutcome, ConnectionEnd, ConnectionRefusal, QuotaReason, RequestOutcome, StreamEnd};
 use crate::domain::currency::Currency;
 use crate::domain::money::Cost;
 use crate::domain::outcome::FailureClass;
@@ -52,6 +52,22 @@ pub struct UpstreamMetrics {
     failed: Vec<Counter>,
     genai: Option<GenAi>,
     costs: Costs,
+}
+
+/// One budget of one caller, in micro-units of its currency. By default the levels are shown nowhere.
+#[derive(Clone, Default)]
+pub struct BudgetLevels {
+    /// What it may be.
+    pub limit: Level,
+    /// What is spent in the window that runs now.
+    pub spent: Level,
+    /// What is held back for calls in flight.
+    pub reserved: Level,
+}
+
+/// What one caller is refused.
+pub struct CallerMetrics {
+    refused: Vec<Counter>,
 }
 
 /// What one provider counts over all its models.
@@ -190,6 +206,27 @@ impl UpstreamMetrics {
         if let Ok(micro) = u64::try_from(cost.micro) {
             self.costs.add(cost.currency, micro);
         }
+    }
+}
+
+impl BudgetLevels {
+    pub(super) fn new(f: &Families, names: [&str; 3]) -> Self {
+        Self {
+            limit: f.level(&catalog::BUDGET_LIMIT, &names),
+            spent: f.level(&catalog::BUDGET_SPENT, &names),
+            reserved: f.level(&catalog::BUDGET_RESERVED, &names),
+        }
+    }
+}
+
+impl CallerMetrics {
+    pub(super) fn new(f: &Families, caller: &str) -> Self {
+        Self { refused: set(f, &catalog::QUOTA_REFUSED, &[caller], &QuotaReason::labels()) }
+    }
+
+    /// Counts a call that the caller's own means did not suffice for.
+    pub fn refused(&self, reason: QuotaReason) {
+        self.refused.get(reason as usize).inspect(|counter| counter.inc());
     }
 }
 

@@ -33,6 +33,18 @@ macro_rules! closed_set {
 }
 
 closed_set! {
+    /// Why a caller's own means did not suffice.
+    QuotaReason {
+        /// The tokens of the minute.
+        Tokens = "tokens_per_minute",
+        /// The money of the day or the month.
+        Budget = "budget",
+        /// What it would cost is not known.
+        PriceUnknown = "price_unknown",
+    }
+}
+
+closed_set! {
     /// How a call ended for its caller.
     RequestOutcome {
         /// A complete answer.

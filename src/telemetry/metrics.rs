@@ -14,12 +14,16 @@ use std::thread;
 use super::catalog;
 use super::cells::{Counter, Gauge, Histogram, Level};
 use super::families::Families;
-use super::handles::{ConnectionMetrics, ProviderMetrics, RouteMetrics, UpstreamMetrics, pairs, set};
+use super::handles::{
+    BudgetLevels, CallerMetrics, ConnectionMetrics, ProviderMetrics, RouteMetrics, UpstreamMetrics, pairs, set,
+};
 use super::labels::{Cache, CacheEvent, ReloadResult, ShedReason};
+use crate::domain::currency::Currency;
 use crate::domain::decision::{Action, DecisionSource, FallbackReason, Score};
-use crate::domain::id::{ProviderId, RouteId, UpstreamId};
+use crate::domain::id::{CallerId, ProviderId, RouteId, UpstreamId};
 use crate::domain::operation::TrafficClass;
 use crate::domain::outcome::FailureClass;
+use crate::domain::period::Period;
 
 /// Most distinct routes, and most distinct upstreams, that get series of their own.
 pub const MOST_NAMES: usize = 1_024;
@@ -47,6 +51,8 @@ pub struct Metrics {
     routes: Bounded<RouteId, RouteMetrics>,
     upstreams: Bounded<(ProviderId, Box<str>), UpstreamMetrics>,
     providers: Bounded<ProviderId, ProviderMetrics>,
+    callers: Bounded<CallerId, CallerMetrics>,
+    budgets: Bounded<(CallerId, Period, Currency), BudgetLevels>,
     failovers: Bounded<(UpstreamId, UpstreamId, FailureClass), Counter>,
     risk_scores: Bounded<Box<str>, Histogram>,
     decisions: HashMap<Box<str>, Vec<Counter>>,
@@ -90,6 +96,8 @@ impl Metrics {
             routes: Bounded::new(MOST_NAMES),
             upstreams: Bounded::new(MOST_NAMES),
             providers: Bounded::new(MOST_NAMES),
+            callers: Bounded::new(MOST_NAMES),
+            budgets: Bounded::new(MOST_NAMES),
             failovers: Bounded::new(MOST_PAIRS),
             risk_scores: Bounded::new(MOST_VERSIONS),
             families,
@@ -115,6 +123,22 @@ impl Metrics {
         self.providers.get(id.clone(), |overflow| {
             ProviderMetrics::new(&self.families, if overflow { OTHER } else { id.as_str() })
         })
+    }
+
+    /// The handles of a caller whose tokens or money are counted; the same ones each time.
+    pub fn caller(&self, id: &CallerId) -> Arc<CallerMetrics> {
+        self.callers
+            .get(id.clone(), |overflow| CallerMetrics::new(&self.families, if overflow { OTHER } else { id.as_str() }))
+    }
+
+    /// The levels of a caller's budget; the same ones each time. Beyond the bound they are shown nowhere: the sums of
+    /// several callers in one level would be nobody's.
+    pub fn budget(&self, caller: &CallerId, per: Period, currency: Currency) -> BudgetLevels {
+        let levels = self.budgets.get((caller.clone(), per, currency), |overflow| {
+            let names = [caller.as_str(), per.label(), currency.code()];
+            if overflow { BudgetLevels::default() } else { BudgetLevels::new(&self.families, names) }
+        });
+        BudgetLevels::clone(&levels)
     }
 
     /// Counts a call's move from one upstream to another. Takes a short lock: failovers are not the common case.

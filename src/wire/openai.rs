@@ -5,12 +5,14 @@
 //! providers differ and a field of an odd type must not cost the client its answer. Editing is in [`super::json_edit`].
 
 mod answer;
+mod ceiling;
 pub(super) mod failure;
 pub(super) mod lenient;
 pub(super) mod reply;
 pub(super) mod request;
 
 pub use answer::{ErrorBody, error_body, error_event, model_object, models_list};
+pub use ceiling::{Ceiling, peek_ceiling};
 pub use failure::{EmbeddedError, parse_error};
 pub use reply::{ChunkFacts, ReplyFacts, peek_chunk, peek_reply};
 pub use request::{DecodeError, RequestFacts, peek_request};

@@ -17,6 +17,7 @@ use weighbridge::config::table::{BaseUrl, Protocol, RoutingTable};
 use weighbridge::config::{CompileOptions, SecretPolicy, Secrets, SourceFile, Sources, compile, render_all};
 use weighbridge::domain::id::ProviderId;
 use weighbridge::domain::secret::{Secret, SecretSource};
+use weighbridge::flight::quota::Calendar;
 use weighbridge::gateway::build::build;
 use weighbridge::gateway::snapshot::{Live, Shared};
 use weighbridge::gateway::stack;
@@ -133,6 +134,8 @@ pub struct Plan {
     pub provider_in_flight: u32,
     /// What `alpha` offers; the others have chat alone.
     pub alpha_offers: &'static str,
+    /// What the clock says at the start, milliseconds since 1970; it goes on with the paused one.
+    pub starts: u64,
 }
 
 impl Default for Plan {
@@ -144,6 +147,8 @@ impl Default for Plan {
             limits: ConnectionLimits::default(),
             provider_in_flight: 200,
             alpha_offers: r#""chat.completions""#,
+            // 2026-11-30T23:59:00Z: a minute before a day and a month turn.
+            starts: 1_796_083_140_000,
         }
     }
 }
@@ -202,6 +207,9 @@ limits = {{ in_flight = {in_flight} }}
 id = "fast"
 name = "{id}-fast-1"
 price = {{ input_per_million_tokens = "1.00 USD", output_per_million_tokens = "2.00 USD", source = "https://{id}.example/p", checked = "2026-11-22" }}
+[[model]]
+id = "unpriced"
+name = "{id}-unpriced-1"
 "#
     )
 }
@@ -261,6 +269,7 @@ impl World {
             store: Store::new(64 << 20, [7; 32], &metrics),
             ledger: Ledger::default(),
             gate: Arc::new(Gate::default()),
+            calendar: Calendar::at(plan.starts),
             drained: shutdown.signal().ending(),
             log: AccessLog::new(LogFormat::Json, writer.lines()),
             dial: Arc::clone(&net) as Arc<dyn Dial>,

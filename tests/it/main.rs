@@ -20,6 +20,7 @@ mod auth;
 mod cache;
 mod cli;
 mod failover;
+mod governance;
 mod harness;
 mod limits;
 mod llm;

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::callers::RawCaller;
 use crate::config::error::Code;
 use crate::config::read::{ANY_LIMIT, Table, Value, suggest};
 use crate::config::report::Field;
@@ -41,16 +42,6 @@ pub(in crate::config) struct RawLimits {
     pub(in crate::config) connections: Option<Field<usize>>,
     pub(in crate::config) in_flight: Option<Field<usize>>,
     pub(in crate::config) in_flight_bytes: Option<Field<usize>>,
-}
-
-#[derive(Debug)]
-pub(in crate::config) struct RawCaller {
-    pub(in crate::config) id: Option<Field<String>>,
-    pub(in crate::config) tenant: Option<Field<String>>,
-    pub(in crate::config) key_digest: Option<Field<String>>,
-    pub(in crate::config) allow: Option<Field<Vec<Field<String>>>>,
-    pub(in crate::config) requests_per_minute: Option<Field<u32>>,
-    pub(in crate::config) in_flight: Option<Field<u32>>,
 }
 
 #[derive(Debug)]
@@ -110,7 +101,10 @@ impl RawRoutes {
         let models = root.get("model").and_then(|value| value.table());
         Self {
             limits: root.get("limits").and_then(|value| limits(&value)),
-            callers: root.get("caller").map(|value| value.tables().iter().map(caller).collect()).unwrap_or_default(),
+            callers: root
+                .get("caller")
+                .map(|value| value.tables().iter().map(RawCaller::read).collect())
+                .unwrap_or_default(),
             models: models.map(|table| table.entries().filter_map(|entry| route(&entry)).collect()).unwrap_or_default(),
             risk: root.get("risk").and_then(|value| risk(&value)),
         }
@@ -159,21 +153,6 @@ fn limits(value: &Value<'_>) -> Option<RawLimits> {
         in_flight: count("in_flight", 1..=1_000_000),
         in_flight_bytes: size("in_flight_bytes", MIB..=1024 * GIB),
     })
-}
-
-fn caller(table: &Table<'_>) -> RawCaller {
-    let table = table.clone().only(&["id", "tenant", "key_digest", "allow", "limits"], &["budget", "signature"]);
-    let limits = table.get("limits").and_then(|value| value.table());
-    let limits = limits.map(|table| table.only(&["requests_per_minute", "in_flight"], &["tokens_per_minute"]));
-    let limit = |name: &str| limits.as_ref().and_then(|table| table.get(name)?.whole(1..=100_000_000));
-    RawCaller {
-        id: table.required("id").and_then(|value| value.name("-_.")),
-        tenant: table.get("tenant").and_then(|value| value.name("-_.")),
-        key_digest: table.required("key_digest").and_then(|value| value.string()),
-        allow: table.required("allow").and_then(|value| strings(&value)),
-        requests_per_minute: limit("requests_per_minute"),
-        in_flight: limit("in_flight"),
-    }
 }
 
 fn route((name, value): &(Field<String>, Value<'_>)) -> Option<RawRoute> {
@@ -291,15 +270,11 @@ fn on_exhausted(value: &Value<'_>) -> Option<Field<OnExhausted>> {
 
 /// The route's candidates, each of which may be asked once per call.
 fn candidates(value: &Value<'_>) -> Option<Field<Vec<Field<String>>>> {
-    let candidates = strings(value)?;
+    let candidates = value.string_list()?;
     if candidates.value.len() > MOST_CANDIDATES {
         return value.bad(format!("more than {MOST_CANDIDATES} candidates"));
     }
     Some(candidates)
-}
-
-fn strings(value: &Value<'_>) -> Option<Field<Vec<Field<String>>>> {
-    Some(Field { value: value.strings()?, at: value.at, key: value.key.clone() })
 }
 
 fn place(table: &Table<'_>) -> Field<()> {

@@ -19,6 +19,8 @@ fn everything() -> Arc<Metrics> {
     metrics.failover(&UpstreamId::new("p/m"), &UpstreamId::new("q/m"), FailureClass::Overloaded);
     metrics.risk_score(Some("v1"), Score::ONE);
     metrics.config_in_use("abcdef012345", 1_700_000_000);
+    metrics.caller(&CallerId::new("c"));
+    metrics.budget(&CallerId::new("c"), Period::Day, Currency::parse("CNY").unwrap());
     metrics
 }
 
