@@ -23,7 +23,7 @@ use crate::domain::clock;
 use crate::domain::secret::Secret;
 use crate::flight::quota::Calendar;
 use crate::gateway::build::build;
-use crate::gateway::reload::{LastReload, Origin, Reloader, Reloads};
+use crate::gateway::reload::{LastReload, Origin, Reloader, Reloads, remark};
 use crate::gateway::snapshot::{Live, Shared};
 use crate::gateway::spending::Keeper;
 use crate::gateway::stack;
@@ -114,6 +114,7 @@ impl App {
         let guard = Guard::new(config.admin_listen, config.admin_token)?;
         let seen = config.origin.hash();
         let table = config.origin.load().map_err(StartError::Config)?;
+        remark(&table);
         let listen = |address, option| bind(address).map_err(|source| StartError::Listen { address, option, source });
         let data_listener = listen(config.listen, "--listen")?;
         let admin_listener = listen(config.admin_listen, "--admin-listen")?;

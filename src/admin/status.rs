@@ -32,6 +32,9 @@ pub struct Status {
 #[derive(Serialize)]
 struct RouteStatus {
     id: String,
+    /// How candidates are put in order; absent on the risk route, which goes by its list.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    order: Option<&'static str>,
     in_flight: i64,
     candidates: Vec<CandidateStatus>,
 }
@@ -40,6 +43,8 @@ struct RouteStatus {
 struct CandidateStatus {
     upstream: String,
     breaker: &'static str,
+    /// Whether it takes calls: `well`, `unwelcome` (it refuses our credential), `open`.
+    standing: &'static str,
     paused_for_ms: u64,
 }
 
@@ -100,9 +105,12 @@ pub fn status(admin: &Admin) -> Status {
     let snapshot = admin.live.load_full();
     let told = admin.last.get();
     let table = snapshot.table();
-    let llm = table.llm_routes().values().map(|route| (snapshot.llm(&route.id), &route.candidates));
-    let risk = table.risk_route().map(|route| (snapshot.risk(), &route.candidates));
-    let routes = llm.chain(risk).filter_map(|(ready, candidates)| Some(route(&snapshot, ready?, candidates)));
+    let llm = table.llm_routes().values().filter_map(|of| {
+        let order = Some(of.asking.order.label());
+        Some(RouteStatus { order, ..route(&snapshot, snapshot.llm(&of.id)?, &of.candidates) })
+    });
+    let risk = table.risk_route().and_then(|of| Some(route(&snapshot, snapshot.risk()?, &of.candidates)));
+    let routes = llm.chain(risk);
     Status {
         version: env!("CARGO_PKG_VERSION"),
         config_hash: table.version().to_string(),
@@ -127,6 +135,7 @@ fn route(snapshot: &Snapshot, ready: &ReadyRoute, candidates: &[Candidate]) -> R
         CandidateStatus {
             upstream: candidate.upstream.to_string(),
             breaker: live.map_or("unknown", |live| live.health.state(now).label()),
+            standing: live.map_or("unknown", |live| live.health.standing(now).label()),
             paused_for_ms: live
                 .and_then(|live| live.provider.pause.left(now))
                 .map_or(0, |left| u64::try_from(left.as_millis()).unwrap_or(u64::MAX)),
@@ -134,6 +143,7 @@ fn route(snapshot: &Snapshot, ready: &ReadyRoute, candidates: &[Candidate]) -> R
     };
     RouteStatus {
         id: ready.names.id.to_string(),
+        order: None,
         in_flight: ready.names.metrics.in_flight.value(),
         candidates: candidates.iter().map(candidate).collect(),
     }

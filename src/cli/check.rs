@@ -10,8 +10,10 @@ use clap::Args;
 use super::secrets::Environment;
 use super::{Paths, complain, say};
 use crate::config::SecretPolicy;
+use crate::config::asking::{Order, Sticky};
 use crate::config::error::{Style, render_all};
-use crate::config::table::{Caller, Candidate, RoutingTable, Unpriced};
+use crate::config::remarks::remarks;
+use crate::config::table::{Caller, Candidate, LlmRoute, RoutingTable, Unpriced};
 use crate::domain::id::RouteId;
 use crate::gateway::reload::{Origin, Overlays};
 
@@ -41,6 +43,9 @@ pub fn run(args: &CheckArgs) -> ExitCode {
     match origin.load() {
         Ok(table) => {
             say(&describe(&table));
+            for remark in remarks(&table) {
+                complain(&format!("worth a look: {remark}"));
+            }
             ExitCode::SUCCESS
         }
         Err(errors) => {
@@ -53,7 +58,7 @@ pub fn run(args: &CheckArgs) -> ExitCode {
 }
 
 fn describe(table: &RoutingTable) -> String {
-    let llm = table.llm_routes().values().map(|route| line(route.id.as_str(), &route.candidates));
+    let llm = table.llm_routes().values().map(|route| llm_line(route));
     let risk = table.risk_route().map(|route| line(route.id.as_str(), &route.candidates));
     let routes: Vec<_> = llm.chain(risk).collect();
     let budgets: Vec<_> = table.callers().iter().filter_map(|caller| budgets(table, caller)).collect();
@@ -86,6 +91,31 @@ fn counts(table: &RoutingTable, caller: &Caller, route: &RouteId) -> bool {
         let price = candidate.model.as_ref().and_then(|model| model.price);
         price.is_some_and(|price| counted(price.input_per_million.currency))
     })
+}
+
+/// An LLM route, and what it says of its order beside the list.
+pub(super) fn llm_line(route: &LlmRoute) -> String {
+    let asking = &route.asking;
+    let fallback = [
+        asking.fallback_on.too_long.then_some("context_length_exceeded"),
+        asking.fallback_on.content_policy.then_some("content_policy"),
+    ];
+    let fallback: Vec<_> = fallback.into_iter().flatten().collect();
+    let notes = [
+        (asking.order != Order::AsListed).then(|| format!("order {}", asking.order.label())),
+        (asking.order == Order::Weighted).then(|| format!("weights {}", joined(&asking.weights))),
+        asking.sticky.map(|Sticky::Conversation| "sticky by conversation".to_owned()),
+        (!fallback.is_empty()).then(|| format!("fallback on {}", fallback.join(", "))),
+        asking.hedge.map(|_| "hedged".to_owned()),
+        route.shadow.as_ref().map(|shadow| format!("shadow {}", shadow.candidate.upstream)),
+    ];
+    let notes: Vec<_> = notes.into_iter().flatten().collect();
+    let line = line(route.id.as_str(), &route.candidates);
+    if notes.is_empty() { line } else { format!("{line}  ({})", notes.join("; ")) }
+}
+
+fn joined(weights: &[u32]) -> String {
+    weights.iter().map(u32::to_string).collect::<Vec<_>>().join(":")
 }
 
 /// A route and its candidates in order.

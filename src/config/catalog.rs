@@ -12,6 +12,7 @@ use super::raw::provider::RawProvider;
 use super::read::{nearest, shown};
 use super::report::{Field, Mistake, Report};
 use super::table::Protocol;
+use crate::domain::currency::Currency;
 use crate::domain::operation::Operation;
 
 /// A candidate that exists.
@@ -115,6 +116,13 @@ impl Catalog {
         }
         let pick = |model: &str| Pick { provider: id.to_owned(), model: Some(model.to_owned()) };
         Ok(provider.models.iter().map(|model| pick(&model.id.value)).collect())
+    }
+
+    /// The currency a model is billed in, if its price is known.
+    pub(super) fn currency_of(&self, pick: &Pick) -> Option<Currency> {
+        let model = pick.model.as_ref()?;
+        let known = self.providers.get(&pick.provider)?.models.iter().find(|known| known.id.value == *model)?;
+        Some(known.price.as_ref()?.input.value.currency)
     }
 
     fn llm_provider(&self, candidate: &Field<String>, id: &str) -> Result<Option<&RawProvider>, Mistake> {

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
-use super::table::{Auth, Caller, Candidate, Limits, LlmRoute, Provider, RiskRoute, RoutingTable};
+use super::table::{Auth, Caller, Candidate, Limits, LlmRoute, Provider, RiskRoute, RoutingTable, Shadow};
 
 /// The differences between two tables, in the order limits, callers, providers, routes.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
@@ -195,6 +195,11 @@ fn same_candidates(old: &[Candidate], new: &[Candidate]) -> bool {
     old.iter().map(|candidate| &candidate.upstream).eq(new.iter().map(|candidate| &candidate.upstream))
 }
 
+fn same_shadow(old: Option<&Shadow>, new: Option<&Shadow>) -> bool {
+    let told = |shadow: &Shadow| (shadow.candidate.upstream.clone(), shadow.share, shadow.in_flight);
+    old.map(told) == new.map(told)
+}
+
 fn changed_route(old: &LlmRoute, new: &LlmRoute) -> Vec<&'static str> {
     differing([
         ("candidates", same_candidates(&old.candidates, &new.candidates)),
@@ -204,6 +209,12 @@ fn changed_route(old: &LlmRoute, new: &LlmRoute) -> Vec<&'static str> {
         ("timeouts.idle", old.timeouts.idle == new.timeouts.idle),
         ("max_attempts", old.max_attempts == new.max_attempts),
         ("cache", old.cache == new.cache),
+        ("order", old.asking.order == new.asking.order),
+        ("weights", old.candidates.len() != new.candidates.len() || old.asking.weights == new.asking.weights),
+        ("sticky", old.asking.sticky == new.asking.sticky),
+        ("fallback_on", old.asking.fallback_on == new.asking.fallback_on),
+        ("hedge", old.asking.hedge == new.asking.hedge),
+        ("shadow", same_shadow(old.shadow.as_ref(), new.shadow.as_ref())),
     ])
 }
 

@@ -11,6 +11,7 @@ use super::report::{At, Field, Mistake, Report};
 use super::source::SourceFile;
 
 pub(super) mod callers;
+pub(super) mod llm;
 pub(super) mod provider;
 pub(super) mod routes;
 

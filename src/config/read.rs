@@ -311,6 +311,11 @@ impl<'t> Value<'t> {
         self.content.is_str()
     }
 
+    /// True if the value is a table.
+    pub(super) fn is_table(&self) -> bool {
+        matches!(self.content, DeValue::Table(_))
+    }
+
     /// A mistake at this value.
     pub(super) fn mistake(&self, code: Code, message: impl Into<String>) -> Mistake {
         Mistake::new(self.at, &self.key, code, message)

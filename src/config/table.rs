@@ -7,6 +7,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::asking::Asking;
 use crate::domain::currency::Currency;
 use crate::domain::deadline::Timeouts;
 use crate::domain::id::{CallerId, ProviderId, RouteId, TenantId, UpstreamId};
@@ -178,8 +179,23 @@ pub struct LlmRoute {
     pub max_attempts: u32,
     /// Absent: answers are never reused.
     pub cache: Option<CachePolicy>,
+    /// Whose turn it is, and when it is another's.
+    pub asking: Asking,
+    /// Absent: nobody is asked but for the caller's sake.
+    pub shadow: Option<Shadow>,
     /// Changes whenever anything that shapes an answer changes; part of the cache key.
     pub fingerprint: [u8; 32],
+}
+
+/// A candidate that gets copies of calls, to see how it does; nobody is shown its answers.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Shadow {
+    /// Who gets them.
+    pub candidate: Candidate,
+    /// How many, in millionths of the route's calls.
+    pub share: u32,
+    /// Most at a time.
+    pub in_flight: u32,
 }
 
 /// How long an LLM answer may be reused.

@@ -133,6 +133,11 @@ pub struct TokenPrice {
 }
 
 impl TokenPrice {
+    /// What both are in.
+    pub fn currency(self) -> Currency {
+        self.input_per_million.currency
+    }
+
     /// What this many tokens cost, rounded up to the next micro-unit; `None` if it would not fit.
     pub fn cost(self, input_tokens: u64, output_tokens: u64) -> Option<Cost> {
         let part = |price: Cost, tokens: u64| i128::from(price.micro).checked_mul(i128::from(tokens));

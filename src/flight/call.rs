@@ -34,6 +34,7 @@ pub struct Call {
 }
 
 /// What does not change while a call is in flight.
+#[derive(Clone)]
 pub struct CallContext {
     /// Its identity.
     pub id: RequestId,
@@ -49,6 +50,8 @@ pub struct CallContext {
     pub cache: CacheWish,
     /// Headers of the caller's that providers of this form need; empty for most.
     pub forwarded: HeaderMap,
+    /// The number of its conversation, where the route keeps conversations together.
+    pub conversation: Option<u64>,
 }
 
 /// `wb-cache`: the caller's word on the answer cache.

@@ -9,6 +9,9 @@ pub struct LlmFacts {
     pub include_usage: bool,
     /// The caller sent `stream_options`, which not every provider takes.
     pub has_stream_options: bool,
+    /// It refers to something its provider keeps, or adds to it, so that a second one at the same time would not be the
+    /// same call.
+    pub anchored: bool,
     /// Where in the body the model's name stands, between its quotes; `None` if it is spelled with escapes.
     pub model_at: Option<Span>,
 }

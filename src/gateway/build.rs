@@ -6,13 +6,13 @@ use std::sync::Arc;
 use http::HeaderValue;
 use tokio::time::Instant;
 
-use crate::config::table::{Caller, RoutingTable};
+use crate::config::table::{Caller, LlmRoute, RoutingTable};
 use crate::domain::id::RouteId;
 use crate::flight::allowance::Allowance;
 use crate::flight::arrival::LiveCaller;
 use crate::flight::quota::Quota;
 use crate::flight::trail::RouteNames;
-use crate::gateway::snapshot::{Parts, ReadyRoute, Shared, Snapshot};
+use crate::gateway::snapshot::{Kept, Parts, ReadyRoute, Shared, Snapshot};
 use crate::gateway::stack;
 use crate::telemetry::metrics::Metrics;
 use crate::upstream::live::Fleet;
@@ -20,17 +20,28 @@ use crate::upstream::live::Fleet;
 /// Makes `table` runnable, taking over live state from `previous`.
 pub fn build(table: RoutingTable, previous: Option<&Snapshot>, shared: &Shared) -> Snapshot {
     let fleet = Fleet::build(&table, previous.map_or(&Fleet::default(), Snapshot::fleet), &shared.dial);
-    let lanes = |candidates: &[_]| stack::lanes(candidates, &fleet, shared);
     let llm = table.llm_routes().values().map(|route| {
         let names = names(&route.id, &shared.metrics);
-        (route.id.clone(), ReadyRoute { names, service: stack::llm(route, lanes(&route.candidates), shared) })
+        let kept = kept(route, previous);
+        let service = stack::llm(route, &kept, &fleet, shared);
+        (route.id.clone(), ReadyRoute { names, service, kept })
     });
     let risk = table.risk_route().map(|route| {
         let names = names(&route.id, &shared.metrics);
-        ReadyRoute { names, service: stack::risk(route, lanes(&route.candidates), shared) }
+        ReadyRoute { names, service: stack::risk(route, &fleet, shared), kept: Kept::default() }
     });
     let (llm, callers) = (llm.collect(), callers(&table, previous, shared));
     Snapshot::assemble(Parts { table, callers, fleet, llm, risk }, shared.metrics.snapshots_alive.hold())
+}
+
+/// What the route remembers, taken over from the route of the same name.
+fn kept(route: &LlmRoute, previous: Option<&Snapshot>) -> Kept {
+    let before = previous.and_then(|snapshot| snapshot.llm(&route.id)).map(|ready| ready.kept.clone());
+    let before = before.unwrap_or_default();
+    Kept {
+        tempo: route.asking.hedge.map(|_| before.tempo.unwrap_or_default()),
+        copies: route.shadow.as_ref().map(|_| before.copies.unwrap_or_default()),
+    }
 }
 
 fn names(id: &RouteId, metrics: &Metrics) -> Arc<RouteNames> {

@@ -16,7 +16,7 @@ use crate::flight::arrival::{Arrival, LiveCaller};
 use crate::flight::call::{CacheWish, Call, CallContext, Facts, RiskFacts};
 use crate::flight::error::CallError;
 use crate::flight::reply::{Reply, ReplyBody, UsageSlot};
-use crate::gateway::decode::{Decoded, carry, decode, forwarded};
+use crate::gateway::decode::{Decoded, carry, conversation, decode, forwarded};
 use crate::gateway::snapshot::{ReadyRoute, Snapshot};
 use crate::layer::answering::{Gated, Touch, Touching};
 use crate::layer::{BoxFuture, always_ready};
@@ -134,7 +134,12 @@ fn ask(arrival: &Whole, caller: &LiveCaller, operation: Operation) -> Result<Fly
     let asked = Asked::of(&arrival.head.headers);
     let longest = route.timeouts.total.min(asked.patience(facts.stream));
     arrival.trail.lock().stream = facts.stream;
-    let call = Call { carried, ..call(arrival, caller, operation, Facts::Llm(facts), (longest, asked.cache)) };
+    let mut call = Call { carried, ..call(arrival, caller, operation, Facts::Llm(facts), (longest, asked.cache)) };
+    if route.asking.sticky.is_some()
+        && let Some(context) = Arc::get_mut(&mut call.context)
+    {
+        context.conversation = conversation((&arrival.head.headers, &arrival.body), &caller.caller.tenant);
+    }
     Ok(fly(ready, call, None))
 }
 
@@ -206,6 +211,7 @@ fn call(
         trail: arrival.trail.clone(),
         cache,
         forwarded: forwarded(operation, &arrival.head.headers),
+        conversation: None,
     };
     let deadline = Deadline::after(arrival.arrived, longest);
     Call { operation, body: arrival.body.clone(), facts, carried: None, context: Arc::new(context), deadline }

@@ -21,8 +21,10 @@ use crate::flight::reply::Reply;
 use crate::flight::trail::RouteNames;
 use crate::layer::admission::Gate;
 use crate::layer::cache::Store;
+use crate::layer::failover::tempo::Tempo;
 use crate::layer::idempotency::Ledger;
 use crate::layer::seam::Seam;
+use crate::layer::shadow::Copies;
 use crate::telemetry::access::AccessLog;
 use crate::telemetry::cells::Held;
 use crate::telemetry::metrics::Metrics;
@@ -61,6 +63,17 @@ pub struct ReadyRoute {
     pub names: Arc<RouteNames>,
     /// Its stack.
     pub service: RouteService,
+    /// What of it outlives a reload.
+    pub kept: Kept,
+}
+
+/// What a route remembers, made only where it is needed.
+#[derive(Clone, Default)]
+pub struct Kept {
+    /// How long its calls take, where it hedges.
+    pub tempo: Option<Arc<Tempo>>,
+    /// Copies of its calls on their way, where it has a shadow.
+    pub copies: Option<Arc<Copies>>,
 }
 
 /// What a snapshot is made of.

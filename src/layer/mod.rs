@@ -33,6 +33,7 @@ pub mod read_body;
 pub mod record;
 pub mod rescue;
 pub mod seam;
+pub mod shadow;
 pub mod soft_deadline;
 pub mod stamp;
 pub mod strict;

@@ -139,7 +139,8 @@ impl<P: Pinned> Entry<P> {
                 metrics.stream(ended.end);
             }
         }
-        let flying = story.flying.iter().map(|flying| note(&flying.upstream, AttemptOutcome::Abandoned));
+        let flying = story.flying.iter().chain(&story.beside);
+        let flying = flying.map(|flying| note(&flying.upstream, AttemptOutcome::Abandoned));
         let attempts: Vec<_> = story.attempts.iter().map(attempt).chain(flying).collect();
         let record = AccessRecord { duration, attempts: &attempts, ..self.describe(&story, outcome, ended) };
         self.params.log.access(&record);
@@ -180,7 +181,7 @@ impl<P: Pinned> Drop for Entry<P> {
 }
 
 fn attempt(note: &trail::AttemptNote) -> AttemptNote<'_> {
-    self::note(&note.upstream, note.failure.map_or(AttemptOutcome::Ok, AttemptOutcome::Failed))
+    self::note(&note.upstream, note.outcome)
 }
 
 fn note(upstream: &UpstreamNames, outcome: AttemptOutcome) -> AttemptNote<'_> {

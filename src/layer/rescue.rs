@@ -274,7 +274,9 @@ fn exhausted(last: &AttemptError, retry_after: Option<Duration>) -> Told {
 
 /// The provider's own status and words: the caller's request is at fault and only the provider can say how.
 fn refused(last: &AttemptError) -> Told {
-    let status = last.status.and_then(|status| StatusCode::from_u16(status).ok()).unwrap_or(StatusCode::BAD_REQUEST);
+    // Refused content may come as a 403, which here would read as a word about the caller's key.
+    let status = last.status.filter(|status| !matches!(status, 200 | 401..=403));
+    let status = status.and_then(|status| StatusCode::from_u16(status).ok()).unwrap_or(StatusCode::BAD_REQUEST);
     let said = last.said.as_deref();
     let message = said.map(|said| said.message.clone()).filter(|message| !message.is_empty());
     let message = message.unwrap_or_else(|| "the provider refused the request".to_owned());

@@ -17,6 +17,7 @@ use crate::flight::reply::ReplyBody;
 use crate::flight::trail::{CacheNote, CostNote, Story, Trail};
 use crate::layer::always_ready;
 use crate::layer::answering::{Touch, Touching};
+use crate::telemetry::labels::AttemptOutcome;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const ANTHROPIC_REQUEST_ID: HeaderName = HeaderName::from_static("request-id");
@@ -157,9 +158,12 @@ fn stamp(headers: &mut HeaderMap, trail: &Trail, arrived: Instant) {
 
 /// Attempts a provider may have seen; our own refusals are not among them.
 fn sent_attempts(story: &Story) -> u64 {
-    let local = |failure: FailureClass| failure.blame() == Blame::Local && failure != FailureClass::Unauthorised;
-    let ended = story.attempts.iter().filter(|attempt| !attempt.failure.is_some_and(local)).count();
-    ended as u64 + u64::from(story.flying.is_some())
+    let local = |outcome: AttemptOutcome| match outcome {
+        AttemptOutcome::Failed(class) => class.blame() == Blame::Local && class != FailureClass::Unauthorised,
+        AttemptOutcome::Ok | AttemptOutcome::Abandoned | AttemptOutcome::Outpaced => false,
+    };
+    let ended = story.attempts.iter().filter(|attempt| !local(attempt.outcome)).count();
+    (ended + story.flying.iter().chain(&story.beside).count()) as u64
 }
 
 /// A count. The usual ones are written already.

@@ -73,6 +73,11 @@ impl Ticket {
             FailureClass::QuotaExhausted => self.trip(error.retry_after.unwrap_or(QUOTA_COOL_DOWN)),
             // Told apart from the table: a rate limit pauses the quota group instead (`pace`).
             FailureClass::RateLimited => self.learn(Lesson::Nothing),
+            // It is up, so the breaker stays closed; who refuses us each time is asked after the others.
+            FailureClass::Unauthorised => {
+                self.learn(Lesson::Nothing);
+                self.params.health.refused_credential(Instant::now());
+            }
             class => self.learn(match class.blame() {
                 Blame::Provider => Lesson::Failure,
                 Blame::Caller => Lesson::Success,

@@ -273,7 +273,7 @@ impl<'a> Line<'a> {
         let start = self.out.len();
         for (index, attempt) in attempts.iter().enumerate() {
             let label = match attempt.outcome {
-                AttemptOutcome::Failed(class) => class.label(),
+                AttemptOutcome::Failed(_) | AttemptOutcome::Outpaced => attempt.outcome.reason(),
                 AttemptOutcome::Ok | AttemptOutcome::Abandoned => attempt.outcome.label(),
             };
             if self.out.len() - start + attempt.upstream.len() + label.len() + 2 > LONGEST_FIELD {

@@ -131,6 +131,46 @@ closed_set! {
 }
 
 closed_set! {
+    /// What became of a second attempt beside a slow first one.
+    HedgeOutcome {
+        /// It served.
+        Won = "won",
+        /// The first one served after all.
+        Lost = "lost",
+        /// Neither did.
+        Failed = "failed",
+        /// It was refused by our own limits, and the first one was waited for.
+        Refused = "refused",
+        /// It was not started, because the route's allowance was used up.
+        Capped = "capped",
+    }
+}
+
+closed_set! {
+    /// Why money was spent on answers nobody was shown.
+    ExtraCost {
+        /// An attempt that another one outpaced; estimated.
+        Hedge = "hedge",
+        /// A copy of a call for a candidate on trial; as the provider counted.
+        Shadow = "shadow",
+    }
+}
+
+closed_set! {
+    /// Why a call was not copied to a route's shadow.
+    ShadowDrop {
+        /// As many as allowed are on their way.
+        Full = "full",
+        /// Its body is too large to be held for that.
+        Large = "large",
+        /// The shadow's breaker is open, or its quota group paused.
+        Unwell = "unwell",
+        /// The shadow has not this operation, or the call refers to what its provider keeps.
+        Unable = "unable",
+    }
+}
+
+closed_set! {
     /// How a reload went.
     ReloadResult {
         /// The new configuration is in use.
@@ -185,8 +225,10 @@ pub enum AttemptOutcome {
     Ok,
     /// It failed.
     Failed(FailureClass),
-    /// Nobody wanted it any more: the client left, or another attempt was faster.
+    /// Nobody wanted it any more: the client left.
     Abandoned,
+    /// Another attempt of the same call showed its content first.
+    Outpaced,
 }
 
 impl AttemptOutcome {
@@ -195,7 +237,7 @@ impl AttemptOutcome {
         match self {
             Self::Ok => "ok",
             Self::Failed(_) => "failed",
-            Self::Abandoned => "abandoned",
+            Self::Abandoned | Self::Outpaced => "abandoned",
         }
     }
 
@@ -203,6 +245,7 @@ impl AttemptOutcome {
     pub fn reason(self) -> &'static str {
         match self {
             Self::Failed(class) => class.label(),
+            Self::Outpaced => "outpaced",
             Self::Ok | Self::Abandoned => "none",
         }
     }

@@ -6,6 +6,7 @@ pub mod breaker;
 pub mod dial;
 mod exchange;
 mod form;
+pub mod latency;
 pub mod limiter;
 pub mod live;
 mod meaning;

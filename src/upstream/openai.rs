@@ -30,6 +30,7 @@ use crate::upstream::meaning::{classify, embedded, without_secret};
 use crate::upstream::pool::{Outgoing, UpstreamBody};
 use crate::upstream::retry_after;
 use crate::upstream::stream::{Reading, Retold, UsageEvent, prime};
+use crate::wire::filtered::is_filtered;
 use crate::wire::json_edit::{self, UsageRequest};
 use crate::wire::openai::parse_error;
 
@@ -134,7 +135,7 @@ pub async fn read(
         return understand(response, spoken, attempt, upstream).await.map_err(hide);
     };
     let reply = understand(response, spoken, attempt, upstream).await.map_err(hide)?;
-    attempt.call.context.trail.lock().left_out.clone_from(&carried.left_out);
+    attempt.call.context.trail.lock().heard_left_out(&upstream.names, carried.left_out.clone());
     bring_back(reply, carried, &frame(attempt, upstream))
 }
 
@@ -159,7 +160,7 @@ async fn understand(
 ) -> Result<Reply, AttemptError> {
     let (head, body) = response.into_parts();
     let sifted = sift(&head.headers);
-    attempt.call.context.trail.lock().upstream_request_id = sifted.their_id;
+    attempt.call.context.trail.lock().heard_id(&upstream.names, sifted.their_id);
     if head.status != StatusCode::OK {
         let patience = attempt.idle.min(ERROR_PATIENCE);
         let body = Box::pin(read_whole(body, ERROR_BYTES, patience)).await.unwrap_or_default();
@@ -170,7 +171,7 @@ async fn understand(
     }
     match (spoken.facts.stream, sifted.is_stream) {
         (true, true) => Box::pin(stream(sifted.passed, body, (spoken, attempt, upstream))).await,
-        (false, false) => whole(sifted.passed, body, spoken, attempt).await,
+        (false, false) => whole(sifted.passed, body, (spoken, attempt, upstream)).await,
         (true, false) => {
             // Some aggregators answer a stream request with a plain error object and status 200.
             let body = Box::pin(read_whole(body, ERROR_BYTES, attempt.idle)).await.unwrap_or_default();
@@ -187,8 +188,7 @@ async fn understand(
 async fn whole(
     headers: HeaderMap,
     body: UpstreamBody,
-    spoken: &Spoken<'_>,
-    attempt: &Attempt,
+    (spoken, attempt, upstream): (&Spoken<'_>, &Attempt, &LiveUpstream),
 ) -> Result<Reply, AttemptError> {
     let bytes = read_whole(body, ANSWER_BYTES, attempt.idle).await.map_err(ReadError::into_attempt_error)?;
     if bytes.is_empty() {
@@ -201,6 +201,9 @@ async fn whole(
     let said = facts.content || facts.cut || facts.finished && wrote_nothing(facts.usage);
     if !said {
         return Err(AttemptError::new(FailureClass::NoContent, Sent::Yes, "the answer has no content"));
+    }
+    if facts.cut && !facts.content && is_filtered(&bytes) {
+        attempt.call.context.trail.lock().heard_filter(&upstream.names);
     }
     let usage = UsageSlot::default();
     usage.set(facts.usage.unwrap_or_else(Usage::default));
@@ -217,6 +220,9 @@ async fn stream(
     let usage = UsageSlot::default();
     let reading = Reading { form: spoken.form(), usage_event, idle: attempt.idle };
     let primed = prime(body, usage.clone(), reading).await?;
+    if primed.is_filtered() {
+        attempt.call.context.trail.lock().heard_filter(&upstream.names);
+    }
     let events: EventStream = match spoken.carried {
         Some(carried) => {
             let teller = carried.back.stream(&frame(attempt, upstream));

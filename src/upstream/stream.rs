@@ -21,6 +21,7 @@ use crate::flight::reply::UsageSlot;
 use crate::upstream::form::{Form, wrote_nothing};
 use crate::upstream::meaning::embedded;
 use crate::upstream::pool::UpstreamBody;
+use crate::wire::filtered::is_filtered;
 use crate::wire::json_edit::{self, NullUsage};
 use crate::wire::messages::Tokens;
 use crate::wire::openai::peek_chunk;
@@ -56,6 +57,8 @@ struct Ear {
     tokens: Tokens,
     /// It said that it is finished.
     finished: bool,
+    /// All it said is that a filter stopped it.
+    filtered: bool,
 }
 
 /// A stream that may be relayed: it starts with what was held back, and its content has begun.
@@ -80,7 +83,7 @@ pub struct Primed {
 /// # Cancel safety
 /// Dropping the future closes the upstream connection.
 pub async fn prime(mut body: UpstreamBody, usage: UsageSlot, reading: Reading) -> Result<Primed, AttemptError> {
-    let mut ear = Ear { reading, usage, tokens: Tokens::default(), finished: false };
+    let mut ear = Ear { reading, usage, tokens: Tokens::default(), finished: false, filtered: false };
     let mut decoder = Decoder::new(Limits::default());
     let mut held = VecDeque::new();
     let mut held_bytes = 0;
@@ -129,6 +132,7 @@ impl Ear {
             self.usage.set(usage);
         }
         self.finished |= heard.finished;
+        self.filtered |= heard.cut && !heard.content && event.data().is_some_and(|data| is_filtered(&data));
         match heard.error {
             Some(error) => Err(embedded(error)),
             None if heard.content || heard.cut => Ok(true),
@@ -171,6 +175,11 @@ fn mentions(haystack: &[u8], needle: &[u8]) -> bool {
 }
 
 impl Primed {
+    /// True if it begins, and so ends, with a filter's word.
+    pub fn is_filtered(&self) -> bool {
+        self.ear.filtered
+    }
+
     fn poll_upstream(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Event>, FailureClass>> {
         loop {
             match self.decoder.next() {

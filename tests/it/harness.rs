@@ -136,6 +136,8 @@ pub struct Plan {
     pub alpha_offers: &'static str,
     /// What the clock says at the start, milliseconds since 1970; it goes on with the paused one.
     pub starts: u64,
+    /// What becomes of an LLM provider's file, by its id.
+    pub edit: fn(&str, String) -> String,
 }
 
 impl Default for Plan {
@@ -149,6 +151,7 @@ impl Default for Plan {
             alpha_offers: r#""chat.completions""#,
             // 2026-11-30T23:59:00Z: a minute before a day and a month turn.
             starts: 1_796_083_140_000,
+            edit: |_, file| file,
         }
     }
 }
@@ -194,7 +197,7 @@ fn llm_file(id: &str, plan: &Plan) -> String {
     let in_flight = plan.provider_in_flight;
     let offers = if id == "alpha" { plan.alpha_offers } else { r#""chat.completions""# };
     let key = id.to_ascii_uppercase();
-    format!(
+    let file = format!(
         r#"
 id = "{id}"
 protocol = "openai"
@@ -211,7 +214,8 @@ price = {{ input_per_million_tokens = "1.00 USD", output_per_million_tokens = "2
 id = "unpriced"
 name = "{id}-unpriced-1"
 "#
-    )
+    );
+    (plan.edit)(id, file)
 }
 
 const ALIPAY_FILE: &str = r#"

@@ -126,6 +126,7 @@ const ONLY: &[Only] = &[
             ("src/sandbox/", "stands for other programs"),
             ("src/cli/sandbox.rs", "gives the simulators a thread of their own"),
             ("src/layer/coalesce.rs", "the leader outlives the client that started it"),
+            ("src/layer/shadow.rs", "a copy of a call is waited for by nobody; bounded in number and time"),
             ("src/layer/soft_deadline.rs", "a late verdict is awaited after the answer left"),
             ("src/layer/idempotency.rs", "the one call outlives the client that started it"),
             ("src/upstream/pool.rs", "drives connections"),
