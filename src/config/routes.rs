@@ -11,6 +11,7 @@ use super::callers;
 use super::catalog::{Catalog, Pick};
 use super::checks;
 use super::error::Code;
+use super::raw::cache::RawCache;
 use super::raw::callers::RawCaller;
 use super::raw::routes::{RawLimits, RawRisk, RawRoute, RawRoutes, RawTimeouts};
 use super::read::suggest;
@@ -220,7 +221,7 @@ fn plan_route(raw: &RawRoute, catalog: &Catalog, report: &Report<'_>) -> Planned
         picks: picks(raw.candidates.as_ref(), pick, report),
         timeouts: plan_timeouts(&raw.timeouts, report),
         max_attempts: raw.max_attempts.as_ref().map_or(DEFAULT_ATTEMPTS, |attempts| attempts.value),
-        cache: raw.cache_ttl.as_ref().map(|ttl| CachePolicy { ttl: ttl.value }),
+        cache: raw.cache.as_ref().map(RawCache::policy),
     }
 }
 

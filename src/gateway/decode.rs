@@ -41,6 +41,7 @@ pub(super) fn decode(operation: Operation, body: &[u8], depth: usize) -> Result<
             facts: LlmFacts {
                 stream: facts.stream,
                 include_usage: facts.include_usage,
+                keeps_usage: false,
                 has_stream_options: facts.has_stream_options,
                 model_at: facts.model_at(body).map(span),
             },
@@ -118,7 +119,13 @@ fn carry_message(body: &[u8], stream: bool) -> Result<Carried, CallError> {
 
 /// Streams that are carried always ask for the token counts, which the caller's form has in its events.
 fn carried_facts(stream: bool, model_at: Option<std::ops::Range<usize>>) -> LlmFacts {
-    LlmFacts { stream, include_usage: stream, has_stream_options: stream, model_at: model_at.map(span) }
+    LlmFacts {
+        stream,
+        include_usage: stream,
+        keeps_usage: false,
+        has_stream_options: stream,
+        model_at: model_at.map(span),
+    }
 }
 
 fn named(words: &[&'static str]) -> Option<HeaderValue> {

@@ -22,6 +22,7 @@ use crate::flight::trail::RouteNames;
 use crate::layer::admission::Gate;
 use crate::layer::cache::Store;
 use crate::layer::idempotency::Ledger;
+use crate::layer::idempotency_key::Answers;
 use crate::layer::seam::Seam;
 use crate::telemetry::access::AccessLog;
 use crate::telemetry::cells::Held;
@@ -45,6 +46,8 @@ pub struct Shared {
     pub dial: Arc<dyn Dial>,
     /// Cached answers; keys hold the route's fingerprint, so a changed route simply misses.
     pub store: Store,
+    /// Answers given under an idempotency key, and those on their way.
+    pub answers: Answers,
     /// Decisions made and in the making.
     pub ledger: Ledger,
     /// Process-wide admission.

@@ -28,6 +28,7 @@ use crate::layer::drain::{self, DrainLayer};
 use crate::layer::failover::{self, AttemptService, Failover, Lane};
 use crate::layer::fallback::{self, FallbackLayer};
 use crate::layer::idempotency::{self, IdempotencyLayer};
+use crate::layer::idempotency_key::{self, IdempotencyKeyLayer};
 use crate::layer::meter::{self, MeterLayer};
 use crate::layer::observe::{self, ObserveLayer};
 use crate::layer::pace::{self, PaceLayer};
@@ -117,14 +118,19 @@ pub fn risk(route: &Arc<RiskRoute>, lanes: Arc<[Lane]>, shared: &Shared) -> Rout
 pub fn llm(route: &Arc<LlmRoute>, lanes: Arc<[Lane]>, shared: &Shared) -> RouteService {
     let cache = cache::Params {
         store: shared.store.clone(),
-        ttl: route.cache.map(|cache| cache.ttl),
+        policy: route.cache,
         fingerprint: route.fingerprint,
         metrics: Arc::clone(&shared.metrics),
     };
     let stack = ServiceBuilder::new()
         // Outermost: a stream ends with its call's total time; until there is a reply, Failover keeps the same deadline.
         .layer(DeadlineLayer)
-        // Complete answers again, for the same tenant and the same bytes.
+        // The same key, the same answer; outside Cache, so that it holds on routes without one.
+        .layer(IdempotencyKeyLayer(idempotency_key::Params {
+            answers: shared.answers.clone(),
+            metrics: Arc::clone(&shared.metrics),
+        }))
+        // Complete answers again, for the same tenant and the same question; equal questions in flight are asked once.
         .layer(CacheLayer(cache))
         // The caller's tokens and money, held back and settled; inside Cache, because a stored answer costs nothing.
         .layer(QuotaLayer(quota::Params { route: Arc::clone(route), metrics: Arc::clone(&shared.metrics) }))

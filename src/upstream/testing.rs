@@ -195,6 +195,7 @@ fn context(table: &RoutingTable, caller: usize) -> CallContext {
         trail: Trail::default(),
         cache: CacheWish::Default,
         forwarded: HeaderMap::new(),
+        idempotency_key: None,
     }
 }
 
@@ -210,6 +211,7 @@ pub(crate) fn llm_call_of(caller: usize, body: impl Into<Bytes>, cache: CacheWis
     let facts = LlmFacts {
         stream: facts.stream,
         include_usage: facts.include_usage,
+        keeps_usage: false,
         has_stream_options: facts.has_stream_options,
         model_at: facts.model_at(&body).map(|at| crate::flight::facts::Span { start: at.start, end: at.end }),
     };

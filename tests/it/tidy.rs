@@ -125,7 +125,7 @@ const ONLY: &[Only] = &[
             ("src/admin/", "one task a connection"),
             ("src/sandbox/", "stands for other programs"),
             ("src/cli/sandbox.rs", "gives the simulators a thread of their own"),
-            ("src/layer/coalesce.rs", "the leader outlives the client that started it"),
+            ("src/layer/join.rs", "the call that leads outlives the client that started it"),
             ("src/layer/soft_deadline.rs", "a late verdict is awaited after the answer left"),
             ("src/layer/idempotency.rs", "the one call outlives the client that started it"),
             ("src/upstream/pool.rs", "drives connections"),

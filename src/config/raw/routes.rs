@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::cache::RawCache;
 use super::callers::RawCaller;
 use crate::config::error::Code;
 use crate::config::read::{ANY_LIMIT, Table, Value, suggest};
@@ -16,7 +17,6 @@ const PLANNED: [&str; 2] = ["jurisdiction", "test"];
 const MIB: usize = 1 << 20;
 const GIB: usize = 1 << 30;
 const MOST_CANDIDATES: usize = 32;
-const LONGEST_TTL: Duration = Duration::from_secs(30 * 86_400);
 
 /// One file: `routes.toml` itself or an overlay.
 #[derive(Default, Debug)]
@@ -50,7 +50,7 @@ pub(in crate::config) struct RawRoute {
     pub(in crate::config) candidates: Option<Field<Vec<Field<String>>>>,
     pub(in crate::config) timeouts: RawTimeouts,
     pub(in crate::config) max_attempts: Option<Field<u32>>,
-    pub(in crate::config) cache_ttl: Option<Field<Duration>>,
+    pub(in crate::config) cache: Option<RawCache>,
 }
 
 #[derive(Default, Debug)]
@@ -166,7 +166,7 @@ fn route((name, value): &(Field<String>, Value<'_>)) -> Option<RawRoute> {
         candidates: table.required("candidates").and_then(|value| candidates(&value)),
         timeouts: table.get("timeouts").and_then(|value| timeouts(&value)).unwrap_or_default(),
         max_attempts: table.get("max_attempts").and_then(|value| value.whole(1..=5)),
-        cache_ttl: table.get("cache").and_then(|value| cache_ttl(&value)),
+        cache: table.get("cache").and_then(|value| RawCache::read(&value)),
     })
 }
 
@@ -195,11 +195,6 @@ fn timeouts(value: &Value<'_>) -> Option<RawTimeouts> {
         first_content: time("first_content"),
         idle: time("idle"),
     })
-}
-
-fn cache_ttl(value: &Value<'_>) -> Option<Field<Duration>> {
-    let table = value.table()?.only(&["ttl"], &["stale_if_error"]);
-    table.required("ttl")?.duration(Duration::from_secs(1)..=LONGEST_TTL)
 }
 
 fn risk(value: &Value<'_>) -> Option<RawRisk> {
