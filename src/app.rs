@@ -30,6 +30,7 @@ use crate::gateway::stack;
 use crate::layer::admission::Gate;
 use crate::layer::cache::Store;
 use crate::layer::idempotency::Ledger;
+use crate::layer::idempotency_key::Answers;
 use crate::server::limits::ConnectionLimits;
 use crate::server::shutdown::Shutdown;
 use crate::server::{DrainReport, Server, ServerConfig, bind};
@@ -39,6 +40,8 @@ use crate::upstream::dial::{Dial, TcpDial};
 
 /// Bytes of cached answers.
 const CACHE_BYTES: u64 = 64 * 1024 * 1024;
+/// Bytes of answers kept for repeated idempotency keys.
+const ANSWER_BYTES: u64 = 64 * 1024 * 1024;
 
 /// What a start needs.
 pub struct AppConfig {
@@ -210,6 +213,7 @@ fn shared(
     getrandom::fill(&mut pepper).map_err(|error| StartError::System(io::Error::other(error)))?;
     Ok(Shared {
         store: Store::new(CACHE_BYTES, pepper, &metrics),
+        answers: Answers::new(ANSWER_BYTES),
         ledger: Ledger::default(),
         gate: Arc::new(Gate::default()),
         calendar: Calendar::now(),

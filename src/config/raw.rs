@@ -10,6 +10,7 @@ use super::read::Table;
 use super::report::{At, Field, Mistake, Report};
 use super::source::SourceFile;
 
+pub(super) mod cache;
 pub(super) mod callers;
 pub(super) mod llm;
 pub(super) mod provider;

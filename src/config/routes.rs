@@ -13,6 +13,7 @@ use super::catalog::{Catalog, Pick};
 use super::checks;
 use super::error::Code;
 use super::llm::{self, Beside, PlannedShadow};
+use super::raw::cache::RawCache;
 use super::raw::callers::RawCaller;
 use super::raw::llm::{RawRoute, RawTimeouts};
 use super::raw::routes::{RawLimits, RawRisk, RawRoutes};
@@ -231,7 +232,7 @@ fn plan_route(raw: &RawRoute, catalog: &Catalog, report: &Report<'_>) -> Planned
     PlannedRoute {
         asking: llm::asking(raw, &beside, report),
         shadow: raw.shadow.as_ref().and_then(|shadow| llm::shadow(shadow, catalog, report)),
-        cache: raw.cache_ttl.as_ref().map(|ttl| CachePolicy { ttl: ttl.value }),
+        cache: raw.cache.as_ref().map(RawCache::policy),
         picks,
         timeouts,
         max_attempts,

@@ -203,6 +203,20 @@ pub struct Shadow {
 pub struct CachePolicy {
     /// Life of an entry, before jitter.
     pub ttl: Duration,
+    /// How much longer an entry may stand in when every candidate fails; zero if it may not.
+    pub stale_if_error: Duration,
+    /// What becomes of answers that were cut by their token limit.
+    pub cut_by_length: CutAnswers,
+}
+
+/// What a cache does with answers that were cut by their token limit.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum CutAnswers {
+    /// They pass by and are asked for again.
+    #[default]
+    Pass,
+    /// They are stored like complete ones.
+    Store,
 }
 
 /// The risk route.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::HeaderMap;
+use http::{HeaderMap, HeaderValue};
 use tokio::time::Instant;
 
 use crate::config::table::{Caller, RiskRoute};
@@ -48,6 +48,8 @@ pub struct CallContext {
     pub trail: Trail,
     /// What the caller wants of the answer cache.
     pub cache: CacheWish,
+    /// `idempotency-key` of a call to a model: the same key and body get the same answer.
+    pub idempotency_key: Option<HeaderValue>,
     /// Headers of the caller's that providers of this form need; empty for most.
     pub forwarded: HeaderMap,
     /// The number of its conversation, where the route keeps conversations together.

@@ -135,6 +135,9 @@ pub enum CallError {
     /// The id was used with another body.
     #[error("out_trade_no was used before with another body")]
     Conflict,
+    /// The idempotency key was used with another body.
+    #[error("this idempotency-key was used before with another request; use a new key for a new request")]
+    KeyReused,
     /// `only-if-cached` and nothing is.
     #[error("nothing stored for this request")]
     NotCached,
@@ -179,6 +182,7 @@ impl CallError {
             Self::UnknownModel { .. } => "unknown_model",
             Self::NotOffered { .. } => "not_offered",
             Self::Conflict => "conflict",
+            Self::KeyReused => "idempotency_key_reused",
             Self::NotCached => "not_cached",
             Self::Exhausted { last, .. } => last.class.label(),
             Self::DeadlinePassed => "deadline_passed",

@@ -7,6 +7,8 @@ pub struct LlmFacts {
     pub stream: bool,
     /// The caller wants the usage event at the end of the stream.
     pub include_usage: bool,
+    /// Somebody in the proxy wants that event too, and takes it out for callers who did not ask.
+    pub keeps_usage: bool,
     /// The caller sent `stream_options`, which not every provider takes.
     pub has_stream_options: bool,
     /// It refers to something its provider keeps, or adds to it, so that a second one at the same time would not be the

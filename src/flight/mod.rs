@@ -12,4 +12,5 @@ pub mod facts;
 pub mod purse;
 pub mod quota;
 pub mod reply;
+pub mod shared_reply;
 pub mod trail;

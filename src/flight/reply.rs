@@ -7,7 +7,7 @@
 use std::convert::Infallible;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use futures_util::Stream;
@@ -156,9 +156,39 @@ impl ReplyBody {
             Content::Events(_) | Content::Closing | Content::Over => None,
         }
     }
+
+    /// The next event of a stream that several share, or how it ended. Its hooks have run then; no error event is made,
+    /// because every reader gets its own.
+    pub fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<Result<Event, End>> {
+        let next = ready!(self.0.poll_next(cx));
+        match &next {
+            Ok(event) => self.0.count(event.raw()),
+            Err(end) => self.0.finish(*end),
+        }
+        Poll::Ready(next)
+    }
+
+    /// True once the terminal event is out: there is nothing to read any more, only to end.
+    pub fn has_told_all(&self) -> bool {
+        matches!(self.0.content, Content::Closing | Content::Over)
+    }
+
+    /// The bytes of a whole body that several share; for whoever made it, the body has ended with that.
+    pub fn take_whole(&mut self) -> Option<Bytes> {
+        let Content::Whole(bytes) = &mut self.0.content else { return None };
+        let bytes = std::mem::take(bytes);
+        self.0.count(&bytes);
+        self.0.finish(End::Complete);
+        Some(bytes)
+    }
 }
 
 impl Inside {
+    fn count(&mut self, bytes: &Bytes) {
+        self.bytes += bytes.len() as u64;
+        self.frames += 1;
+    }
+
     fn finish(&mut self, end: End) {
         self.content = Content::Over;
         self.interrupts.clear();
@@ -169,8 +199,7 @@ impl Inside {
     }
 
     fn hand_out(&mut self, bytes: Bytes) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        self.bytes += bytes.len() as u64;
-        self.frames += 1;
+        self.count(&bytes);
         Poll::Ready(Some(Ok(Frame::data(bytes))))
     }
 
@@ -183,18 +212,26 @@ impl Inside {
     }
 
     fn poll_events(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        let Content::Events(events) = &mut self.content else { return Poll::Ready(None) };
+        match ready!(self.poll_next(cx)) {
+            Ok(event) => self.hand_out(event.raw().clone()),
+            Err(end) => self.fail(end),
+        }
+    }
+
+    /// The next event, or how the stream ends.
+    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Result<Event, End>> {
+        let Content::Events(events) = &mut self.content else { return Poll::Ready(Err(End::Complete)) };
         match events.as_mut().poll_next(cx) {
             Poll::Ready(Some(Ok(event))) => {
                 if ending::is_last(self.dialect, &event) {
                     self.content = Content::Closing;
                 }
-                self.hand_out(event.raw().clone())
+                Poll::Ready(Ok(event))
             }
-            Poll::Ready(Some(Err(class))) => self.fail(End::UpstreamFailed(class)),
-            Poll::Ready(None) => self.fail(End::UpstreamFailed(FailureClass::StreamCut)),
+            Poll::Ready(Some(Err(class))) => Poll::Ready(Err(End::UpstreamFailed(class))),
+            Poll::Ready(None) => Poll::Ready(Err(End::UpstreamFailed(FailureClass::StreamCut))),
             Poll::Pending => match self.interrupted(cx) {
-                Some(end) => self.fail(end),
+                Some(end) => Poll::Ready(Err(end)),
                 None => Poll::Pending,
             },
         }
@@ -271,6 +308,9 @@ fn describe(end: End) -> ErrorBody<'static> {
             ("upstream_stalled", "the provider stopped sending before its answer was complete")
         }
         End::DeadlinePassed => ("deadline_exceeded", "the call's total time was up before the answer was complete"),
+        End::FellBehind => {
+            ("reader_too_slow", "others were told the same answer and this client fell too far behind; ask again")
+        }
         End::ShuttingDown => ("shutting_down", "the proxy is restarting and could not wait any longer; try again"),
         End::UpstreamFailed(_) | End::Complete | End::ClientGone => {
             ("upstream_error", "the provider reported an error before its answer was complete")

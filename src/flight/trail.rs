@@ -95,11 +95,30 @@ pub enum CacheNote {
     #[default]
     Bypass,
     /// Looked, found nothing.
-    Miss,
-    /// Answered from the cache, this old.
+    Miss {
+        /// The answer is stored now.
+        stored: bool,
+    },
+    /// Did not look, because the caller wanted a fresh answer.
+    Refresh {
+        /// The answer is stored now.
+        stored: bool,
+    },
+    /// Answered from the cache.
     Hit {
         /// Seconds since the answer was stored.
         age_seconds: u64,
+        /// Seconds it is still good for.
+        left_seconds: u64,
+    },
+    /// Told what another call like this one is being told.
+    Coalesced,
+    /// Answered from the cache with something too old, because every candidate failed.
+    StaleError {
+        /// Seconds since the answer was stored.
+        age_seconds: u64,
+        /// Seconds since it was good.
+        past_seconds: u64,
     },
 }
 
@@ -108,8 +127,18 @@ impl CacheNote {
     pub fn label(self) -> &'static str {
         match self {
             Self::Bypass => "bypass",
-            Self::Miss => "miss",
+            Self::Miss { .. } | Self::Refresh { .. } => "miss",
             Self::Hit { .. } => "hit",
+            Self::Coalesced => "coalesced",
+            Self::StaleError { .. } => "stale-error",
+        }
+    }
+
+    /// Seconds since the answer was stored, if it came from the cache.
+    pub fn age_seconds(self) -> Option<u64> {
+        match self {
+            Self::Hit { age_seconds, .. } | Self::StaleError { age_seconds, .. } => Some(age_seconds),
+            Self::Bypass | Self::Miss { .. } | Self::Refresh { .. } | Self::Coalesced => None,
         }
     }
 }

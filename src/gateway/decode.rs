@@ -48,6 +48,7 @@ pub(super) fn decode(operation: Operation, body: &[u8], depth: usize) -> Result<
             facts: LlmFacts {
                 stream: facts.stream,
                 include_usage: facts.include_usage,
+                keeps_usage: false,
                 has_stream_options: facts.has_stream_options,
                 anchored: false,
                 model_at: facts.model_at(body).map(span),
@@ -129,6 +130,7 @@ fn carried_facts(stream: bool, model_at: Option<std::ops::Range<usize>>) -> LlmF
     LlmFacts {
         stream,
         include_usage: stream,
+        keeps_usage: false,
         has_stream_options: stream,
         anchored: false,
         model_at: model_at.map(span),

@@ -28,6 +28,9 @@ use crate::wire::risk::{self, DecisionView, encode_decision};
 /// Who made the models, as `GET /v1/models` says it.
 const OWNER: &str = "weighbridge";
 
+/// Characters of an idempotency key.
+const LONGEST_KEY: usize = 255;
+
 /// The path table: exact paths, one method each.
 static PATHS: LazyLock<Router<(Method, &'static str, Operation)>> = LazyLock::new(|| {
     let mut router = Router::new();
@@ -131,10 +134,10 @@ fn ask(arrival: &Whole, caller: &LiveCaller, operation: Operation) -> Result<Fly
     })?;
     let ready = snapshot.llm(&route.id).ok_or(CallError::Internal)?;
     let carried = carry(operation, &arrival.body, facts.stream, route)?;
-    let asked = Asked::of(&arrival.head.headers);
+    let asked = Asked::of(&arrival.head.headers)?;
     let longest = route.timeouts.total.min(asked.patience(facts.stream));
     arrival.trail.lock().stream = facts.stream;
-    let mut call = Call { carried, ..call(arrival, caller, operation, Facts::Llm(facts), (longest, asked.cache)) };
+    let mut call = Call { carried, ..call(arrival, caller, operation, Facts::Llm(facts), (longest, asked)) };
     if route.asking.sticky.is_some()
         && let Some(context) = Arc::get_mut(&mut call.context)
     {
@@ -152,7 +155,7 @@ fn assess(arrival: &Whole, caller: &LiveCaller) -> Result<Flying, CallError> {
     })?;
     let ready = snapshot.risk().ok_or(CallError::Internal)?;
     let facts = Arc::new(RiskFacts { assessment, route: Arc::clone(route) });
-    let limits = (route.hard_limit, CacheWish::Default);
+    let limits = (route.hard_limit, Asked::default());
     let call = call(arrival, caller, Operation::RiskAssess, Facts::Risk(Arc::clone(&facts)), limits);
     Ok(fly(ready, call, Some((facts, Arc::clone(snapshot)))))
 }
@@ -201,7 +204,7 @@ fn call(
     caller: &LiveCaller,
     operation: Operation,
     facts: Facts,
-    (longest, cache): (Duration, CacheWish),
+    (longest, asked): (Duration, Asked),
 ) -> Call {
     let context = CallContext {
         id: arrival.id.clone(),
@@ -209,7 +212,8 @@ fn call(
         quota: caller.quota.clone(),
         arrived: arrival.arrived,
         trail: arrival.trail.clone(),
-        cache,
+        cache: asked.cache,
+        idempotency_key: asked.idempotency_key,
         forwarded: forwarded(operation, &arrival.head.headers),
         conversation: None,
     };
@@ -221,6 +225,7 @@ fn call(
 #[derive(Default)]
 struct Asked {
     cache: CacheWish,
+    idempotency_key: Option<HeaderValue>,
     /// Our own header, in seconds.
     ours: Option<f64>,
     sdk: Option<f64>,
@@ -228,18 +233,29 @@ struct Asked {
 }
 
 impl Asked {
-    fn of(headers: &HeaderMap) -> Self {
+    fn of(headers: &HeaderMap) -> Result<Self, CallError> {
         let mut asked = Self::default();
         for (name, value) in headers {
             match name.as_str() {
-                "wb-cache" => asked.cache = cache_wish(value),
+                "wb-cache" => asked.cache = cache_wish(value)?,
+                "idempotency-key" => asked.note_key(value)?,
                 "wb-timeout-ms" => asked.ours = number(value).map(|ms| ms / 1e3),
                 "x-stainless-timeout" => asked.sdk = number(value),
                 "x-stainless-read-timeout" => asked.sdk_read = number(value),
                 _ => {}
             }
         }
-        asked
+        Ok(asked)
+    }
+
+    fn note_key(&mut self, key: &HeaderValue) -> Result<(), CallError> {
+        let plain = (1..=LONGEST_KEY).contains(&key.len()) && key.as_bytes().iter().all(u8::is_ascii_graphic);
+        if !plain || self.idempotency_key.is_some() {
+            let what = "the header idempotency-key must come once, with 1 to 255 visible ASCII characters and no space";
+            return Err(bad_header("idempotency-key", what));
+        }
+        self.idempotency_key = Some(key.clone());
+        Ok(())
     }
 
     /// How long the caller said it would wait. The SDKs' own timers end with the headers of a stream, so for streams only
@@ -255,13 +271,21 @@ fn number(value: &HeaderValue) -> Option<f64> {
     value.to_str().ok()?.parse::<f64>().ok().filter(|n| n.is_finite() && *n > 0.0)
 }
 
-fn cache_wish(value: &HeaderValue) -> CacheWish {
+fn cache_wish(value: &HeaderValue) -> Result<CacheWish, CallError> {
     match value.as_bytes() {
-        b"no-cache" => CacheWish::NoCache,
-        b"no-store" => CacheWish::NoStore,
-        b"only-if-cached" => CacheWish::OnlyIfCached,
-        _ => CacheWish::Default,
+        b"default" => Ok(CacheWish::Default),
+        b"no-cache" => Ok(CacheWish::NoCache),
+        b"no-store" => Ok(CacheWish::NoStore),
+        b"only-if-cached" => Ok(CacheWish::OnlyIfCached),
+        _ => {
+            let what = "the header wb-cache must be default, no-cache, no-store or only-if-cached";
+            Err(bad_header("wb-cache", what))
+        }
     }
+}
+
+fn bad_header(name: &str, what: &str) -> CallError {
+    CallError::BadRequest { message: what.to_owned(), param: Some(name.to_owned()) }
 }
 
 fn list_models(arrival: &Whole, caller: &LiveCaller) -> Reply {
@@ -314,12 +338,12 @@ mod tests {
             fields.iter().map(|&(name, value)| (name.parse().unwrap(), value.parse().unwrap())).collect()
         };
         let sdk = headers(&[("x-stainless-timeout", "60")]);
-        assert_eq!(Asked::of(&sdk).patience(false), Duration::from_secs(60));
-        assert_eq!(Asked::of(&sdk).patience(true), Duration::MAX);
+        assert_eq!(Asked::of(&sdk).unwrap().patience(false), Duration::from_secs(60));
+        assert_eq!(Asked::of(&sdk).unwrap().patience(true), Duration::MAX);
         let both = headers(&[("x-stainless-timeout", "60"), ("wb-timeout-ms", "1500")]);
-        assert_eq!(Asked::of(&both).patience(true), Duration::from_millis(1500));
+        assert_eq!(Asked::of(&both).unwrap().patience(true), Duration::from_millis(1500));
         for bad in ["0", "-1", "NaN", "soon"] {
-            assert_eq!(Asked::of(&headers(&[("wb-timeout-ms", bad)])).patience(false), Duration::MAX, "{bad}");
+            assert_eq!(Asked::of(&headers(&[("wb-timeout-ms", bad)])).unwrap().patience(false), Duration::MAX, "{bad}");
         }
     }
 }

@@ -23,6 +23,7 @@ use crate::layer::admission::Gate;
 use crate::layer::cache::Store;
 use crate::layer::failover::tempo::Tempo;
 use crate::layer::idempotency::Ledger;
+use crate::layer::idempotency_key::Answers;
 use crate::layer::seam::Seam;
 use crate::layer::shadow::Copies;
 use crate::telemetry::access::AccessLog;
@@ -47,6 +48,8 @@ pub struct Shared {
     pub dial: Arc<dyn Dial>,
     /// Cached answers; keys hold the route's fingerprint, so a changed route simply misses.
     pub store: Store,
+    /// Answers given under an idempotency key, and those on their way.
+    pub answers: Answers,
     /// Decisions made and in the making.
     pub ledger: Ledger,
     /// Process-wide admission.

@@ -30,6 +30,7 @@ use crate::layer::failover::race::Hedge;
 use crate::layer::failover::{self, AttemptService, Failover, Lane};
 use crate::layer::fallback::{self, FallbackLayer};
 use crate::layer::idempotency::{self, IdempotencyLayer};
+use crate::layer::idempotency_key::{self, IdempotencyKeyLayer};
 use crate::layer::meter::{self, MeterLayer};
 use crate::layer::observe::{self, ObserveLayer};
 use crate::layer::pace::{self, PaceLayer};
@@ -123,7 +124,7 @@ pub fn risk(route: &Arc<RiskRoute>, fleet: &Fleet, shared: &Shared) -> RouteServ
 pub fn llm(route: &Arc<LlmRoute>, kept: &Kept, fleet: &Fleet, shared: &Shared) -> RouteService {
     let cache = cache::Params {
         store: shared.store.clone(),
-        ttl: route.cache.map(|cache| cache.ttl),
+        policy: route.cache,
         fingerprint: route.fingerprint,
         metrics: Arc::clone(&shared.metrics),
     };
@@ -132,7 +133,12 @@ pub fn llm(route: &Arc<LlmRoute>, kept: &Kept, fleet: &Fleet, shared: &Shared) -
     let stack = ServiceBuilder::new()
         // Outermost: a stream ends with its call's total time; until there is a reply, Failover keeps the same deadline.
         .layer(DeadlineLayer)
-        // Complete answers again, for the same tenant and the same bytes.
+        // The same key, the same answer; outside Cache, so that it holds on routes without one.
+        .layer(IdempotencyKeyLayer(idempotency_key::Params {
+            answers: shared.answers.clone(),
+            metrics: Arc::clone(&shared.metrics),
+        }))
+        // Complete answers again, for the same tenant and the same question; equal questions in flight are asked once.
         .layer(CacheLayer(cache))
         // The caller's tokens and money, held back and settled; inside Cache, because a stored answer costs nothing.
         .layer(QuotaLayer(quota::Params { route: Arc::clone(route), metrics: Arc::clone(&shared.metrics) }))

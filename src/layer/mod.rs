@@ -25,6 +25,8 @@ pub mod drain;
 pub mod failover;
 pub mod fallback;
 pub mod idempotency;
+pub mod idempotency_key;
+pub mod join;
 pub mod meter;
 pub mod observe;
 pub mod pace;

@@ -87,7 +87,7 @@ impl Watch {
             End::Complete => AttemptOutcome::Ok,
             End::UpstreamFailed(class) => AttemptOutcome::Failed(class),
             End::DeadlinePassed => AttemptOutcome::Failed(FailureClass::DeadlinePassed),
-            End::ClientGone | End::ShuttingDown => AttemptOutcome::Abandoned,
+            End::ClientGone | End::FellBehind | End::ShuttingDown => AttemptOutcome::Abandoned,
         };
         self.count(outcome, self.started.elapsed());
     }

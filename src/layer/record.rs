@@ -190,7 +190,7 @@ fn note(upstream: &UpstreamNames, outcome: AttemptOutcome) -> AttemptNote<'_> {
 
 fn outcome(head: Option<Head>, end: End, story: &Story) -> RequestOutcome {
     match (end, head) {
-        (End::ClientGone, _) | (_, None) => RequestOutcome::ClientGone,
+        (End::ClientGone | End::FellBehind, _) | (_, None) => RequestOutcome::ClientGone,
         (End::ShuttingDown, _) => RequestOutcome::ShuttingDown,
         (End::DeadlinePassed, _) => RequestOutcome::Timeout,
         (End::UpstreamFailed(_), _) => RequestOutcome::UpstreamError,

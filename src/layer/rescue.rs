@@ -220,6 +220,9 @@ fn tell(error: &CallError) -> Told {
             ..invalid(StatusCode::BAD_REQUEST, Some("unsupported_operation"), error.to_string())
         },
         CallError::Conflict => invalid(StatusCode::CONFLICT, None, error.to_string()).final_word(),
+        CallError::KeyReused => {
+            invalid(StatusCode::CONFLICT, Some("idempotency_key_reused"), error.to_string()).final_word()
+        }
         CallError::NotCached => {
             Told::new(StatusCode::GATEWAY_TIMEOUT, API, Some("not_cached"), error.to_string()).final_word()
         }

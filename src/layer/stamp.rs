@@ -28,6 +28,7 @@ const PROVIDER: HeaderName = HeaderName::from_static("wb-provider");
 const MODEL: HeaderName = HeaderName::from_static("wb-model");
 const ATTEMPTS: HeaderName = HeaderName::from_static("wb-attempts");
 const CACHE: HeaderName = HeaderName::from_static("wb-cache");
+const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
 const COST: HeaderName = HeaderName::from_static("wb-cost");
 const CONFIG: HeaderName = HeaderName::from_static("wb-config");
 const OVERHEAD: HeaderName = HeaderName::from_static("wb-overhead-us");
@@ -136,8 +137,8 @@ fn stamp(headers: &mut HeaderMap, trail: &Trail, arrived: Instant) {
     }
     headers.insert(ATTEMPTS, number(sent_attempts(&story)));
     headers.insert(CACHE, HeaderValue::from_static(story.cache.label()));
-    if let CacheNote::Hit { age_seconds } = story.cache {
-        headers.insert(AGE, number(age_seconds));
+    if story.cache != CacheNote::Bypass {
+        tell_cache(headers, story.cache);
     }
     match story.cost {
         CostNote::Nothing => {}
@@ -154,6 +155,26 @@ fn stamp(headers: &mut HeaderMap, trail: &Trail, arrived: Instant) {
         line.milliseconds(upstream_us)
     });
     headers.insert(SERVER_TIMING, timing);
+}
+
+/// What the cache did, in the words of RFC 9211 (<https://www.rfc-editor.org/rfc/rfc9211>, read Nov 2026).
+fn tell_cache(headers: &mut HeaderMap, note: CacheNote) {
+    if let Some(age) = note.age_seconds() {
+        headers.insert(AGE, number(age));
+    }
+    let status = text(|line| match note {
+        CacheNote::Bypass => line.write_str("weighbridge; fwd=bypass"),
+        CacheNote::Miss { stored } => write!(line, "weighbridge; fwd=miss{}", if stored { "; stored" } else { "" }),
+        CacheNote::Refresh { stored } => {
+            write!(line, "weighbridge; fwd=request{}", if stored { "; stored" } else { "" })
+        }
+        CacheNote::Hit { left_seconds, .. } => write!(line, "weighbridge; hit; ttl={left_seconds}"),
+        CacheNote::Coalesced => line.write_str("weighbridge; fwd=miss; collapsed"),
+        CacheNote::StaleError { past_seconds, .. } => {
+            write!(line, "weighbridge; fwd=stale; ttl=-{past_seconds}; detail=stale-if-error")
+        }
+    });
+    headers.insert(CACHE_STATUS, status);
 }
 
 /// Attempts a provider may have seen; our own refusals are not among them.

@@ -264,7 +264,7 @@ impl From<crate::domain::outcome::End> for StreamEnd {
             End::Complete => Self::Complete,
             End::UpstreamFailed(FailureClass::NoContent | FailureClass::HeadersTimeout) => Self::Idle,
             End::UpstreamFailed(FailureClass::StreamCut) => Self::Truncated,
-            End::UpstreamFailed(_) | End::DeadlinePassed | End::ShuttingDown => Self::Error,
+            End::UpstreamFailed(_) | End::DeadlinePassed | End::FellBehind | End::ShuttingDown => Self::Error,
             End::ClientGone => Self::ClientGone,
         }
     }
@@ -278,7 +278,7 @@ mod tests {
     #[test]
     fn a_streams_end_has_the_same_label_in_metrics_and_in_the_log() {
         let failed = FailureClass::ALL.map(End::UpstreamFailed);
-        let others = [End::Complete, End::DeadlinePassed, End::ClientGone, End::ShuttingDown];
+        let others = [End::Complete, End::DeadlinePassed, End::ClientGone, End::FellBehind, End::ShuttingDown];
         for end in failed.into_iter().chain(others) {
             assert_eq!(StreamEnd::from(end).label(), end.label(), "{end:?}");
         }

@@ -216,7 +216,8 @@ async fn stream(
     body: UpstreamBody,
     (spoken, attempt, upstream): (&Spoken<'_>, &Attempt, &LiveUpstream),
 ) -> Result<Reply, AttemptError> {
-    let usage_event = if spoken.facts.include_usage { UsageEvent::Forward } else { UsageEvent::Strip };
+    let wanted = spoken.facts.include_usage || spoken.facts.keeps_usage;
+    let usage_event = if wanted { UsageEvent::Forward } else { UsageEvent::Strip };
     let usage = UsageSlot::default();
     let reading = Reading { form: spoken.form(), usage_event, idle: attempt.idle };
     let primed = prime(body, usage.clone(), reading).await?;

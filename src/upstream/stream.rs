@@ -22,9 +22,8 @@ use crate::upstream::form::{Form, wrote_nothing};
 use crate::upstream::meaning::embedded;
 use crate::upstream::pool::UpstreamBody;
 use crate::wire::filtered::is_filtered;
-use crate::wire::json_edit::{self, NullUsage};
 use crate::wire::messages::Tokens;
-use crate::wire::openai::peek_chunk;
+use crate::wire::openai::without_usage;
 use crate::wire::sse::{Decoder, Event, Limits};
 
 /// Most bytes of lifecycle events held back while waiting for content.
@@ -145,20 +144,7 @@ impl Ear {
     /// The event as the client may see it; `None` if it may not.
     fn shape(&self, event: Event) -> Option<Event> {
         let ours = self.reading.usage_event == UsageEvent::Strip && self.reading.form == Form::Chat;
-        if !ours || !mentions(event.raw(), b"\"usage\"") {
-            return Some(event);
-        }
-        let data = event.data()?;
-        let facts = peek_chunk(&data);
-        if facts.usage_only {
-            return None;
-        }
-        if let Some(edited) = json_edit::rewrite_chunk(&data, None, NullUsage::Drop) {
-            Some(event.with_data(&edited))
-        } else {
-            drop(data);
-            Some(event)
-        }
+        if ours { without_usage(event) } else { Some(event) }
     }
 }
 

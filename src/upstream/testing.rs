@@ -196,6 +196,7 @@ fn context(table: &RoutingTable, caller: usize) -> CallContext {
         cache: CacheWish::Default,
         forwarded: HeaderMap::new(),
         conversation: None,
+        idempotency_key: None,
     }
 }
 
@@ -211,6 +212,7 @@ pub(crate) fn llm_call_of(caller: usize, body: impl Into<Bytes>, cache: CacheWis
     let facts = LlmFacts {
         stream: facts.stream,
         include_usage: facts.include_usage,
+        keeps_usage: false,
         has_stream_options: facts.has_stream_options,
         anchored: false,
         model_at: facts.model_at(&body).map(|at| crate::flight::facts::Span { start: at.start, end: at.end }),

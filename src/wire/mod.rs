@@ -7,6 +7,7 @@ pub mod json_read;
 pub mod messages;
 pub mod object;
 pub mod openai;
+pub mod replay;
 pub mod responses;
 pub mod risk;
 pub mod session;

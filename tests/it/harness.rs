@@ -24,6 +24,7 @@ use weighbridge::gateway::stack;
 use weighbridge::layer::admission::Gate;
 use weighbridge::layer::cache::Store;
 use weighbridge::layer::idempotency::Ledger;
+use weighbridge::layer::idempotency_key::Answers;
 use weighbridge::sandbox::aggregator::{self, Aggregator, AggregatorConfig};
 use weighbridge::sandbox::alipay::{Alipay, AlipayConfig};
 use weighbridge::sandbox::fault::{Fault, Faults};
@@ -271,6 +272,7 @@ impl World {
         let writer = LineWriter::start(written.clone(), metrics.log_dropped.clone()).unwrap();
         let shared = Shared {
             store: Store::new(64 << 20, [7; 32], &metrics),
+            answers: Answers::new(64 << 20),
             ledger: Ledger::default(),
             gate: Arc::new(Gate::default()),
             calendar: Calendar::at(plan.starts),

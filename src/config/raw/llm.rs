@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::cache::RawCache;
 use crate::config::asking::{HedgeAfter, Order, Sticky};
 use crate::config::error::Code;
 use crate::config::read::{ANY_LIMIT, Value};
@@ -9,7 +10,6 @@ use crate::config::report::Field;
 
 const MOST_CANDIDATES: usize = 32;
 const LARGEST_WEIGHT: u32 = 1000;
-const LONGEST_TTL: Duration = Duration::from_secs(30 * 86_400);
 
 #[derive(Debug)]
 pub(in crate::config) struct RawRoute {
@@ -22,7 +22,7 @@ pub(in crate::config) struct RawRoute {
     pub(in crate::config) shadow: Option<RawShadow>,
     pub(in crate::config) timeouts: RawTimeouts,
     pub(in crate::config) max_attempts: Option<Field<u32>>,
-    pub(in crate::config) cache_ttl: Option<Field<Duration>>,
+    pub(in crate::config) cache: Option<RawCache>,
 }
 
 /// `"provider/model"`, or `{ use = "provider/model", weight = 3 }`.
@@ -86,7 +86,7 @@ pub(super) fn route((name, value): &(Field<String>, Value<'_>)) -> Option<RawRou
         shadow: table.get("shadow").and_then(|value| shadow(&value)),
         timeouts: table.get("timeouts").and_then(|value| timeouts(&value)).unwrap_or_default(),
         max_attempts: table.get("max_attempts").and_then(|value| value.whole(1..=5)),
-        cache_ttl: table.get("cache").and_then(|value| cache_ttl(&value)),
+        cache: table.get("cache").and_then(|value| RawCache::read(&value)),
     })
 }
 
@@ -185,11 +185,6 @@ fn timeouts(value: &Value<'_>) -> Option<RawTimeouts> {
         first_content: time("first_content"),
         idle: time("idle"),
     })
-}
-
-fn cache_ttl(value: &Value<'_>) -> Option<Field<Duration>> {
-    let table = value.table()?.only(&["ttl"], &["stale_if_error"]);
-    table.required("ttl")?.duration(Duration::from_secs(1)..=LONGEST_TTL)
 }
 
 #[cfg(test)]

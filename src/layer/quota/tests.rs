@@ -44,6 +44,7 @@ impl Fixture {
             trail: call.context.trail.clone(),
             id: call.context.id.clone(),
             forwarded: call.context.forwarded.clone(),
+            idempotency_key: None,
             ..*call.context
         };
         Call { context: Arc::new(context), ..call }

@@ -51,7 +51,7 @@ async fn a_served_call_says_by_whom_at_what_cost_and_what_was_tried() {
         story.served = Some(Arc::clone(&names));
         story.cost =
             CostNote::Known(Cost::parse("0.02", crate::domain::currency::Currency::parse("CNY").unwrap()).unwrap());
-        story.cache = CacheNote::Hit { age_seconds: 7 };
+        story.cache = CacheNote::Hit { age_seconds: 7, left_seconds: 53 };
         let failed = AttemptOutcome::Failed;
         let outcomes = [FailureClass::Open, FailureClass::Connect, FailureClass::Unauthorised].map(failed);
         let mut since = Instant::now();
