@@ -294,3 +294,31 @@ async fn what_its_provider_keeps_is_not_asked_twice_at_the_same_time() {
     assert_eq!(world.seen("beta").len(), 0);
     assert_eq!(ask("").await.header("wb-provider"), "beta");
 }
+
+/// What the shop's first budget has spent, and the estimated part of it, in micro-units.
+fn spent(world: &World) -> (i64, i64) {
+    let snapshot = world.live.load();
+    let live = snapshot.live_callers().find(|live| live.caller.id.as_str() == "shop").unwrap();
+    let sums = live.quota.as_ref().unwrap().spending(&live.caller)[0].sums;
+    (sums.spent, sums.estimated)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_callers_budget_pays_for_both_and_never_for_a_shadow() {
+    let more = "hedge = { after = \"1s\", max_share = 1 }\nshadow = { use = \"gamma/fast\", percent = 100 }\n";
+    let mut plan = Plan::replacing(DUO, &format!("{DUO}{more}"));
+    let tenant = "tenant = \"shop-eu\"";
+    plan.routes =
+        plan.routes.replacen(tenant, &format!("{tenant}\nbudget = {{ amount = \"1.00 USD\", per = \"day\" }}"), 1);
+    let world = World::with(&plan);
+    world.chat(&chat("duo")).await.assert_served("alpha", 1);
+    sleep(Duration::from_secs(5)).await;
+    let (one, estimated) = spent(&world);
+    assert!(one > 0 && estimated == 0 && world.seen("gamma").len() == 1);
+    world.fault("alpha", "stall");
+    world.chat(&chat("duo")).await.assert_served("beta", 2);
+    let (both, estimated) = spent(&world);
+    assert_eq!(both, 2 * one + estimated);
+    assert!(estimated > 0, "what the loser may have cost");
+    assert_eq!(world.metric("weighbridge_unpriced_requests_total", &[]), 0.0);
+}
