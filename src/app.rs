@@ -5,8 +5,10 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{self, SyncSender};
 use std::thread;
 use std::time::Duration;
 
@@ -19,13 +21,16 @@ use crate::admin::{Admin, AdminService};
 use crate::config::error::ConfigError;
 use crate::domain::clock;
 use crate::domain::secret::Secret;
+use crate::flight::quota::Calendar;
 use crate::gateway::build::build;
-use crate::gateway::reload::{LastReload, Origin, Reloader, Reloads};
+use crate::gateway::reload::{LastReload, Origin, Reloader, Reloads, remark};
 use crate::gateway::snapshot::{Live, Shared};
+use crate::gateway::spending::Keeper;
 use crate::gateway::stack;
 use crate::layer::admission::Gate;
 use crate::layer::cache::Store;
 use crate::layer::idempotency::Ledger;
+use crate::layer::idempotency_key::Answers;
 use crate::server::limits::ConnectionLimits;
 use crate::server::shutdown::Shutdown;
 use crate::server::{DrainReport, Server, ServerConfig, bind};
@@ -35,6 +40,8 @@ use crate::upstream::dial::{Dial, TcpDial};
 
 /// Bytes of cached answers.
 const CACHE_BYTES: u64 = 64 * 1024 * 1024;
+/// Bytes of answers kept for repeated idempotency keys.
+const ANSWER_BYTES: u64 = 64 * 1024 * 1024;
 
 /// What a start needs.
 pub struct AppConfig {
@@ -48,6 +55,8 @@ pub struct AppConfig {
     pub admin_token: Option<Secret>,
     /// Runtimes, one per core.
     pub workers: usize,
+    /// Where what callers spent is kept over a restart; `None` for nowhere.
+    pub data_dir: Option<PathBuf>,
     /// Where access lines go.
     pub log: AccessLog,
     /// The one registry.
@@ -89,7 +98,14 @@ pub struct App {
     live: Live,
     reloads: Reloads,
     reloading: thread::JoinHandle<()>,
+    spending: Option<Spending>,
     draining: Arc<AtomicBool>,
+}
+
+/// The thread that keeps what callers spent; it ends when its sender is gone.
+struct Spending {
+    stop: SyncSender<()>,
+    thread: thread::JoinHandle<()>,
 }
 
 impl App {
@@ -101,6 +117,7 @@ impl App {
         let guard = Guard::new(config.admin_listen, config.admin_token)?;
         let seen = config.origin.hash();
         let table = config.origin.load().map_err(StartError::Config)?;
+        remark(&table);
         let listen = |address, option| bind(address).map_err(|source| StartError::Listen { address, option, source });
         let data_listener = listen(config.listen, "--listen")?;
         let admin_listener = listen(config.admin_listen, "--admin-listen")?;
@@ -109,6 +126,10 @@ impl App {
         let shared = Arc::new(shared(config.metrics, config.log, dial, &data_shutdown)?);
         shared.metrics.config_in_use(&table.version().to_string(), clock::unix_seconds());
         let live: Live = Arc::new(ArcSwap::from_pointee(build(table, None, &shared)));
+
+        // Before anybody can spend.
+        let spending = config.data_dir.as_deref().map(|folder| keep_spending(folder, &live)).transpose();
+        let spending = spending.map_err(StartError::System)?;
 
         let last = Arc::new(LastReload::default());
         let reloader = Reloader {
@@ -131,7 +152,7 @@ impl App {
             guard,
         };
         let admin = start_admin(admin_listener, admin)?;
-        Ok(Self { data, admin, live, reloads, reloading, draining })
+        Ok(Self { data, admin, live, reloads, reloading, spending, draining })
     }
 
     /// Where applications connect.
@@ -165,8 +186,21 @@ impl App {
         drop(self.admin);
         // It is asleep or reading files; it ends within a poll.
         drop(self.reloading);
+        // After the last answer ended, so that its cost is in it.
+        if let Some(Spending { stop, thread }) = self.spending {
+            drop(stop);
+            let _ = tokio::task::spawn_blocking(move || thread.join()).await;
+        }
         report
     }
+}
+
+fn keep_spending(folder: &Path, live: &Live) -> io::Result<Spending> {
+    let keeper = Keeper::new(folder, Arc::clone(live));
+    keeper.restore();
+    let (stop, stopped) = mpsc::sync_channel(1);
+    let thread = thread::Builder::new().name("spending".to_owned()).spawn(move || keeper.run(&stopped))?;
+    Ok(Spending { stop, thread })
 }
 
 fn shared(
@@ -179,8 +213,10 @@ fn shared(
     getrandom::fill(&mut pepper).map_err(|error| StartError::System(io::Error::other(error)))?;
     Ok(Shared {
         store: Store::new(CACHE_BYTES, pepper, &metrics),
+        answers: Answers::new(ANSWER_BYTES),
         ledger: Ledger::default(),
         gate: Arc::new(Gate::default()),
+        calendar: Calendar::now(),
         drained: shutdown.signal().ending(),
         metrics,
         log,

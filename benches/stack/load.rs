@@ -33,7 +33,11 @@ pub struct Load {
     connections: usize,
     key: String,
     streaming: bool,
+    prompt_bytes: usize,
 }
+
+/// One of a kilobyte, as most requests are.
+const PROMPT_BYTES: usize = 840;
 
 /// What happened.
 pub struct Report {
@@ -51,10 +55,15 @@ pub struct Report {
 impl Report {
     /// In microseconds; `NaN` without any answer.
     pub fn percentile(&self, share: f64) -> f64 {
-        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "an index into a vector")]
-        let rank = (self.latencies.len() as f64 * share) as usize;
-        self.latencies.get(rank).map_or(f64::NAN, |latency| latency.as_secs_f64() * 1e6)
+        percentile(&self.latencies, share)
     }
+}
+
+/// Of sorted times, in microseconds; `NaN` if there are none.
+pub fn percentile(sorted: &[Duration], share: f64) -> f64 {
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "an index into a vector")]
+    let rank = (sorted.len() as f64 * share) as usize;
+    sorted.get(rank).map_or(f64::NAN, |time| time.as_secs_f64() * 1e6)
 }
 
 /// What the connections share.
@@ -72,7 +81,7 @@ struct Shared {
 impl Load {
     /// Chat completions to an address, as many connections at once.
     pub fn new(to: SocketAddr, connections: usize) -> Self {
-        Self { to, connections, key: "none".to_owned(), streaming: false }
+        Self { to, connections, key: "none".to_owned(), streaming: false, prompt_bytes: PROMPT_BYTES }
     }
 
     /// With a caller's key.
@@ -86,11 +95,16 @@ impl Load {
         Self { streaming: true, ..self.clone() }
     }
 
+    /// The same with a prompt of this many bytes.
+    pub fn with_prompt(&self, prompt_bytes: usize) -> Self {
+        Self { prompt_bytes, ..self.clone() }
+    }
+
     /// Sends until the time is up (or the count is reached) and every request has its answer.
     pub fn run(&self, pace: Pace, time: Duration) -> Report {
         let start = Instant::now();
         let shared = Rc::new(Shared {
-            request: self.request(),
+            request: request(self.to, &self.key, self.prompt_bytes, if self.streaming { STREAM } else { "" }),
             start,
             end: start + time,
             pace,
@@ -117,22 +131,24 @@ impl Load {
             latencies,
         }
     }
+}
 
-    fn request(&self) -> Vec<u8> {
-        let prompt = "Summarise this purchase in one short sentence for the customer's statement, please. ".repeat(10);
-        let stream = if self.streaming { r#""stream":true,"# } else { "" };
-        let body = format!(
-            r#"{{"model":"summary",{stream}"messages":[{{"role":"system","content":"Be brief."}},{{"role":"user","content":"{prompt}"}}],"temperature":0.2}}"#
-        );
-        let head = format!(
-            "POST /v1/chat/completions HTTP/1.1\r\nhost: {}\r\nauthorization: Bearer {}\r\ncontent-type: application/json\r\n\
-             accept: application/json\r\nuser-agent: bench\r\ncontent-length: {}\r\n\r\n",
-            self.to,
-            self.key,
-            body.len()
-        );
-        [head.into_bytes(), body.into_bytes()].concat()
-    }
+/// Asks for a stream.
+const STREAM: &str = r#""stream":true,"#;
+
+/// A chat completion as bytes; `members` go into its body, each with its comma.
+pub fn request(to: SocketAddr, key: &str, prompt_bytes: usize, members: &str) -> Vec<u8> {
+    const SENTENCE: &str = "Summarise this purchase in one short sentence for the customer's statement, please. ";
+    let prompt: String = SENTENCE.chars().cycle().take(prompt_bytes).collect();
+    let body = format!(
+        r#"{{"model":"summary",{members}"messages":[{{"role":"system","content":"Be brief."}},{{"role":"user","content":"{prompt}"}}],"temperature":0.2}}"#
+    );
+    let head = format!(
+        "POST /v1/chat/completions HTTP/1.1\r\nhost: {to}\r\nauthorization: Bearer {key}\r\ncontent-type: application/json\r\n\
+         accept: application/json\r\nuser-agent: bench\r\ncontent-length: {}\r\n\r\n",
+        body.len()
+    );
+    [head.into_bytes(), body.into_bytes()].concat()
 }
 
 impl Shared {
@@ -252,6 +268,6 @@ impl Connection {
     }
 }
 
-fn find(hay: &[u8], needle: &[u8]) -> Option<usize> {
+pub fn find(hay: &[u8], needle: &[u8]) -> Option<usize> {
     memchr::memmem::find(hay, needle)
 }

@@ -2,8 +2,10 @@
 //!
 //! `cargo bench --bench stack` runs a null upstream, a bare proxy and the product (and nginx, if installed) as processes
 //! of their own and measures each in interleaved rounds: throughput and CPU in a closed loop, latency at a constant
-//! arrival rate, CPU per relayed stream chunk. With taskset and two cores the proxy has core 0 to itself and everything
-//! else runs on core 1. Quote the ratios: absolute numbers belong to the machine.
+//! arrival rate, CPU per relayed stream chunk; bodies of 100 KB and 1 MB; 200 streams at once, when each shows its first
+//! content and how evenly it comes; once, what each of 2,000 open streams costs in memory. With taskset and two cores the
+//! proxy has core 0 to itself and everything else runs on core 1. Quote the ratios: absolute numbers belong to the
+//! machine. The 2,000 streams need `ulimit -n` of at least 10,000.
 //!
 //! Options after `--`: `--seconds N` a phase, `--rounds N`, `--connections N`, `--rate N` for the latency phase,
 //! `--only bare,weighbridge`, `--smoke` (a short run that fails on any error), `--callgrind [--budget N]` (user
@@ -27,12 +29,14 @@ mod callgrind;
 mod load;
 mod process;
 mod servers;
+mod streams;
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use load::{Load, Pace, Report};
 use process::{Kind, Pinned, Proxy, Upstream};
+use streams::Streams;
 
 /// What to run, from the command line.
 pub struct Options {
@@ -87,11 +91,17 @@ fn measure(options: &Options) {
     println!("{} s a phase, {} rounds, {} connections, {pinned}", options.seconds, options.rounds, options.connections);
     let mut rows = Rows::default();
     let started = Instant::now();
-    for _ in 0..options.rounds {
+    for round in 0..options.rounds {
         rows.take(Row::DIRECT, &latency_only(options, &upstream));
+        rows.take(Row::DIRECT, &at_once(options, upstream.address(), "none"));
         for kind in &kinds {
             let proxy = Proxy::start(kind, &upstream, &pinned, &[]);
             rows.take(kind.name(), &one_round(options, &proxy));
+            rows.take(kind.name(), &large(options, &proxy));
+            rows.take(kind.name(), &at_once(options, proxy.address(), proxy.key()));
+            if round == 0 {
+                rows.take(kind.name(), &open_streams(options, &proxy));
+            }
         }
     }
     rows.print();
@@ -143,6 +153,44 @@ fn one_round(options: &Options, proxy: &Proxy) -> Figures {
     figures
 }
 
+/// Bodies that no longer fit into one read.
+fn large(options: &Options, proxy: &Proxy) -> Figures {
+    let phase = Duration::from_secs_f64(options.seconds);
+    let load = Load::new(proxy.address(), options.connections).with_key(proxy.key());
+    let mut figures = Figures::new();
+    for (column, prompt_bytes) in [("cpu us 100 KB", 100_000), ("cpu us 1 MB", 1_000_000)] {
+        let before = proxy.cpu();
+        let closed = load.with_prompt(prompt_bytes).run(Pace::Closed, phase);
+        let cpu = proxy.cpu().saturating_sub(before).as_secs_f64();
+        figures.push((column, cpu * 1e6 / closed.done as f64));
+        figures.push(("errors", closed.errors as f64));
+    }
+    figures
+}
+
+/// 200 streams with a chunk every 20 ms each.
+fn at_once(options: &Options, to: std::net::SocketAddr, key: &str) -> Figures {
+    let count = if options.smoke { 20 } else { 200 };
+    let seen = Streams { count, chunks: 100, every: Duration::from_millis(20) }.read(to, key);
+    vec![
+        ("first p50 us", seen.first(0.50)),
+        ("first p99 us", seen.first(0.99)),
+        ("jitter p50 us", seen.jitter(0.50)),
+        ("jitter p99 us", seen.jitter(0.99)),
+        ("errors", seen.errors as f64),
+    ]
+}
+
+/// What a stream that waits for its next chunk holds on to.
+fn open_streams(options: &Options, proxy: &Proxy) -> Figures {
+    let (count, chunks) = if options.smoke { (50, 2) } else { (2_000, 6) };
+    let streams = Streams { count, chunks, every: Duration::from_secs(if options.smoke { 1 } else { 2 }) };
+    let (before, mut open) = (proxy.resident_mib(), f64::NAN);
+    let seen = streams.run(proxy.address(), proxy.key(), || open = proxy.resident_mib());
+    let each = (open - before) * 1024.0 / f64::from(count);
+    vec![("KiB a stream", each), ("errors", seen.errors as f64)]
+}
+
 /// All rounds of all proxies.
 #[derive(Default)]
 struct Rows {
@@ -157,6 +205,15 @@ impl Row {
     const DIRECT: &'static str = "direct";
     const COLUMNS: [&'static str; 8] =
         ["req/s", "req/s a core", "cpu us/req", "p50 us", "p99 us", "cpu us/chunk", "rss MiB", "errors"];
+    const MORE: [&'static str; 7] = [
+        "cpu us 100 KB",
+        "cpu us 1 MB",
+        "first p50 us",
+        "first p99 us",
+        "jitter p50 us",
+        "jitter p99 us",
+        "KiB a stream",
+    ];
 }
 
 impl Rows {
@@ -180,16 +237,26 @@ impl Rows {
 
     /// Medians, then each proxy over `bare`.
     fn print(&self) {
-        println!("\n{}", line("median of the rounds", Row::COLUMNS.iter().map(|&column| column.to_owned())));
-        for &name in &self.order {
-            println!("{}", line(name, Row::COLUMNS.iter().map(|&column| shown(self.median(name, column), 1))));
+        for (title, columns) in [("median of the rounds", &Row::COLUMNS[..]), ("bodies and streams", &Row::MORE[..])] {
+            println!("\n{}", line(title, columns.iter().map(|&column| column.to_owned())));
+            for &name in &self.order {
+                println!("{}", line(name, columns.iter().map(|&column| shown(self.median(name, column), 1))));
+            }
         }
-        let columns = ["cpu/req", "cpu/chunk", "added p50 us", "added p99 us"];
+        let columns = ["cpu/req", "cpu/chunk", "cpu 100 KB", "cpu 1 MB", "added p50 us", "added p99 us", "added first"];
         println!("\n{}", line("over bare", columns.iter().map(|&column| column.to_owned())));
         for &name in self.order.iter().filter(|name| **name != Row::DIRECT) {
             let ratio = |column| Some(self.median(name, column)? / self.median("bare", column)?);
             let added = |column| Some(self.median(name, column)? - self.median(Row::DIRECT, column)?);
-            let cells = [ratio("cpu us/req"), ratio("cpu us/chunk"), added("p50 us"), added("p99 us")];
+            let cells = [
+                ratio("cpu us/req"),
+                ratio("cpu us/chunk"),
+                ratio("cpu us 100 KB"),
+                ratio("cpu us 1 MB"),
+                added("p50 us"),
+                added("p99 us"),
+                added("first p50 us"),
+            ];
             println!("{}", line(name, cells.iter().map(|&cell| shown(cell, 2))));
         }
     }

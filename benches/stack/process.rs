@@ -245,7 +245,11 @@ allow = ["summary"]
 
 [model.summary]
 candidates = ["null/model-1"]
-timeouts = {{ total = "30s", first_content = "10s", idle = "10s" }}
+timeouts = {{ total = "60s", first_content = "10s", idle = "10s" }}
+
+[limits]
+connections = 20_000
+in_flight = 20_000
 "#
     );
     let provider = format!(
@@ -256,7 +260,7 @@ source = {{ url = "https://example.org/", checked = "2026-11-22" }}
 auth = {{ kind = "bearer", secret_env = "WEIGHBRIDGE_BENCH_KEY" }}
 operations = ["chat.completions"]
 stream_usage = "never"
-limits = {{ in_flight = 1000 }}
+limits = {{ in_flight = 20_000 }}
 allow_private = true
 
 [[model]]
@@ -273,9 +277,11 @@ price = {{ input_per_million_tokens = "0.30 USD", output_per_million_tokens = "1
 fn nginx_config(listen: SocketAddr, upstream: SocketAddr, folder: &str) -> String {
     format!(
         "daemon off; worker_processes 1; pid {folder}/pid; error_log {folder}/error.log;
-events {{ worker_connections 4096; }}
+worker_rlimit_nofile 20000;
+events {{ worker_connections 16384; }}
 http {{
   access_log {folder}/access.log;
+  client_max_body_size 32m; client_body_buffer_size 2m;
   client_body_temp_path {folder}/body; proxy_temp_path {folder}/proxy; fastcgi_temp_path {folder}/f;
   uwsgi_temp_path {folder}/u; scgi_temp_path {folder}/s;
   keepalive_requests 1000000000;

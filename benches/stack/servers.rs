@@ -20,9 +20,10 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{LocalSet, spawn_local};
 use tokio::time::{Interval, interval};
 
-/// Chunks of one null stream, the one with `[DONE]` not counted.
-pub const CHUNKS: usize = 50;
-const CHUNK_EVERY: Duration = Duration::from_millis(2);
+/// Chunks of one null stream, the one with `[DONE]` not counted; a request may say `"chunks":N`.
+const CHUNKS: u64 = 50;
+/// Milliseconds between them; a request may say `"every_ms":N`.
+const EVERY_MS: u64 = 2;
 
 /// Runs the null upstream until killed: a 1 KB chat completion, or [`CHUNKS`] events one by one.
 pub fn null(listen: &str) {
@@ -33,7 +34,9 @@ pub fn null(listen: &str) {
             let body = request.into_body().collect().await?.to_bytes();
             let streaming = memchr::memmem::find(&body, b"\"stream\":true").is_some();
             let (kind, body) = if streaming {
-                ("text/event-stream", Either::Left(Chunks { left: CHUNKS + 1, timer: interval(CHUNK_EVERY) }))
+                let every = Duration::from_millis(asked(&body, b"\"every_ms\":").unwrap_or(EVERY_MS).max(1));
+                let left = asked(&body, b"\"chunks\":").unwrap_or(CHUNKS) + 1;
+                ("text/event-stream", Either::Left(Chunks { left, timer: interval(every) }))
             } else {
                 ("application/json", Either::Right(Full::new(answer)))
             };
@@ -42,6 +45,13 @@ pub fn null(listen: &str) {
             Ok::<_, hyper::Error>(response)
         }
     });
+}
+
+/// A number that the load put into its request, which every proxy hands on untouched.
+fn asked(body: &[u8], name: &[u8]) -> Option<u64> {
+    let from = memchr::memmem::find(body, name)? + name.len();
+    let digits = body[from..].iter().take_while(|byte| byte.is_ascii_digit());
+    Some(digits.fold(0, |number, digit| number * 10 + u64::from(digit - b'0')))
 }
 
 /// Runs the bare proxy until killed: one core, connections kept per core, bodies streamed, nothing looked at.
@@ -114,7 +124,7 @@ fn completion() -> String {
 
 /// A server-sent event every few milliseconds, then `[DONE]`.
 struct Chunks {
-    left: usize,
+    left: u64,
     timer: Interval,
 }
 

@@ -78,7 +78,11 @@ impl Admin {
         match path {
             "/livez" => text(StatusCode::OK, "alive\n"),
             "/readyz" => self.readiness(),
-            "/metrics" => typed(StatusCode::OK, "text/plain; version=0.0.4", self.shared.metrics.render()),
+            "/metrics" => {
+                // A window may have turned since anybody called.
+                self.live.load().turn_budgets();
+                typed(StatusCode::OK, "text/plain; version=0.0.4", self.shared.metrics.render())
+            }
             "/status.json" => json(StatusCode::OK, &status::status(self)),
             _ => self.reload().await,
         }

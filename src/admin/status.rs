@@ -9,7 +9,10 @@ use crate::admin::Admin;
 use crate::config::error::ConfigError;
 use crate::config::table::Candidate;
 use crate::domain::clock;
-use crate::domain::id::{CallerId, ProviderId, UpstreamId};
+use crate::domain::id::{ProviderId, UpstreamId};
+use crate::domain::money::Cost;
+use crate::flight::arrival::LiveCaller;
+use crate::flight::quota::Spending;
 use crate::gateway::snapshot::{ReadyRoute, Snapshot};
 
 /// The whole page.
@@ -29,6 +32,9 @@ pub struct Status {
 #[derive(Serialize)]
 struct RouteStatus {
     id: String,
+    /// How candidates are put in order; absent on the risk route, which goes by its list.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    order: Option<&'static str>,
     in_flight: i64,
     candidates: Vec<CandidateStatus>,
 }
@@ -37,6 +43,8 @@ struct RouteStatus {
 struct CandidateStatus {
     upstream: String,
     breaker: &'static str,
+    /// Whether it takes calls: `well`, `unwelcome` (it refuses our credential), `open`.
+    standing: &'static str,
     paused_for_ms: u64,
 }
 
@@ -54,6 +62,36 @@ struct ProviderStatus {
 struct CallerStatus {
     id: String,
     in_flight: u32,
+    /// Absent without a token limit.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tokens: Option<TokenStatus>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    budgets: Vec<BudgetStatus>,
+    /// Attempts that no budget could count, since the start; absent without a budget.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    unpriced: Option<u64>,
+}
+
+#[derive(Serialize)]
+struct TokenStatus {
+    limit: u32,
+    remaining: u32,
+    reset_ms: u64,
+}
+
+/// Amounts are decimal strings in major units.
+#[derive(Serialize)]
+struct BudgetStatus {
+    per: &'static str,
+    currency: &'static str,
+    limit: String,
+    spent: String,
+    /// The part of `spent` that no provider counted.
+    estimated: String,
+    /// For calls in flight.
+    reserved: String,
+    /// RFC 3339.
+    resets_at: String,
 }
 
 #[derive(Serialize)]
@@ -70,9 +108,12 @@ pub fn status(admin: &Admin) -> Status {
     let snapshot = admin.live.load_full();
     let told = admin.last.get();
     let table = snapshot.table();
-    let llm = table.llm_routes().values().map(|route| (snapshot.llm(&route.id), &route.candidates));
-    let risk = table.risk_route().map(|route| (snapshot.risk(), &route.candidates));
-    let routes = llm.chain(risk).filter_map(|(ready, candidates)| Some(route(&snapshot, ready?, candidates)));
+    let llm = table.llm_routes().values().filter_map(|of| {
+        let order = Some(of.asking.order.label());
+        Some(RouteStatus { order, ..route(&snapshot, snapshot.llm(&of.id)?, &of.candidates) })
+    });
+    let risk = table.risk_route().and_then(|of| Some(route(&snapshot, snapshot.risk()?, &of.candidates)));
+    let routes = llm.chain(risk);
     Status {
         version: env!("CARGO_PKG_VERSION"),
         config_hash: table.version().to_string(),
@@ -97,6 +138,7 @@ fn route(snapshot: &Snapshot, ready: &ReadyRoute, candidates: &[Candidate]) -> R
         CandidateStatus {
             upstream: candidate.upstream.to_string(),
             breaker: live.map_or("unknown", |live| live.health.state(now).label()),
+            standing: live.map_or("unknown", |live| live.health.standing(now).label()),
             paused_for_ms: live
                 .and_then(|live| live.provider.pause.left(now))
                 .map_or(0, |left| u64::try_from(left.as_millis()).unwrap_or(u64::MAX)),
@@ -104,6 +146,7 @@ fn route(snapshot: &Snapshot, ready: &ReadyRoute, candidates: &[Candidate]) -> R
     };
     RouteStatus {
         id: ready.names.id.to_string(),
+        order: None,
         in_flight: ready.names.metrics.in_flight.value(),
         candidates: candidates.iter().map(candidate).collect(),
     }
@@ -120,8 +163,38 @@ fn providers(snapshot: &Snapshot) -> Vec<ProviderStatus> {
 }
 
 fn callers(snapshot: &Snapshot) -> Vec<CallerStatus> {
-    let describe = |(id, in_flight): (CallerId, u32)| CallerStatus { id: id.to_string(), in_flight };
-    let mut callers: Vec<_> = snapshot.callers_in_flight().map(describe).collect();
+    let mut callers: Vec<_> = snapshot.live_callers().map(|live| caller(live)).collect();
     callers.sort_by(|a, b| a.id.cmp(&b.id));
     callers
+}
+
+fn caller(live: &LiveCaller) -> CallerStatus {
+    let limit = live.quota.as_ref().zip(live.caller.tokens_per_minute);
+    let tokens = limit.map(|(quota, per_minute)| {
+        let room = quota.room(per_minute);
+        let reset_ms = u64::try_from(room.reset.as_millis()).unwrap_or(u64::MAX);
+        TokenStatus { limit: room.limit, remaining: room.remaining, reset_ms }
+    });
+    let money = live.quota.as_ref().filter(|_| !live.caller.budgets.is_empty());
+    CallerStatus {
+        id: live.caller.id.to_string(),
+        in_flight: live.allowance.in_flight(),
+        tokens,
+        budgets: money.map(|quota| quota.spending(&live.caller).iter().map(budget).collect()).unwrap_or_default(),
+        unpriced: money.map(|quota| quota.unpriced()),
+    }
+}
+
+fn budget(spending: &Spending) -> BudgetStatus {
+    let limit = spending.budget.amount;
+    let amount = |micro| Cost { micro, ..limit }.amount();
+    BudgetStatus {
+        per: spending.budget.per.label(),
+        currency: limit.currency.code(),
+        limit: limit.amount(),
+        spent: amount(spending.sums.spent),
+        estimated: amount(spending.sums.estimated),
+        reserved: amount(spending.sums.reserved),
+        resets_at: clock::rfc3339(spending.resets_at),
+    }
 }

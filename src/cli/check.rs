@@ -10,8 +10,11 @@ use clap::Args;
 use super::secrets::Environment;
 use super::{Paths, complain, say};
 use crate::config::SecretPolicy;
+use crate::config::asking::{Order, Sticky};
 use crate::config::error::{Style, render_all};
-use crate::config::table::{Candidate, RoutingTable};
+use crate::config::remarks::remarks;
+use crate::config::table::{Caller, Candidate, LlmRoute, RoutingTable, Unpriced};
+use crate::domain::id::RouteId;
 use crate::gateway::reload::{Origin, Overlays};
 
 #[derive(Args)]
@@ -40,6 +43,9 @@ pub fn run(args: &CheckArgs) -> ExitCode {
     match origin.load() {
         Ok(table) => {
             say(&describe(&table));
+            for remark in remarks(&table) {
+                complain(&format!("worth a look: {remark}"));
+            }
             ExitCode::SUCCESS
         }
         Err(errors) => {
@@ -52,10 +58,64 @@ pub fn run(args: &CheckArgs) -> ExitCode {
 }
 
 fn describe(table: &RoutingTable) -> String {
-    let llm = table.llm_routes().values().map(|route| line(route.id.as_str(), &route.candidates));
+    let llm = table.llm_routes().values().map(|route| llm_line(route));
     let risk = table.risk_route().map(|route| line(route.id.as_str(), &route.candidates));
     let routes: Vec<_> = llm.chain(risk).collect();
-    format!("{}\nok, version {}, {} callers", routes.join("\n"), table.version(), table.callers().len())
+    let budgets: Vec<_> = table.callers().iter().filter_map(|caller| budgets(table, caller)).collect();
+    let callers = table.callers().len();
+    format!("{}\n{}ok, version {}, {callers} callers", routes.join("\n"), budgets.concat(), table.version())
+}
+
+/// A caller's budgets, and the routes on which they cannot count everything.
+fn budgets(table: &RoutingTable, caller: &Caller) -> Option<String> {
+    let amounts: Vec<_> =
+        caller.budgets.iter().map(|budget| format!("{} a {}", budget.amount, budget.per.label())).collect();
+    let blind: Vec<_> =
+        caller.allow.iter().filter(|route| !counts(table, caller, route)).map(RouteId::as_str).collect();
+    let meaning = match caller.unpriced {
+        Unpriced::Allow => "not counted, and let through",
+        Unpriced::Refuse => "refused",
+    };
+    let blind = match &*blind {
+        [] => String::new(),
+        routes => format!("; without a price in its currency, so {meaning}: {}", routes.join(", ")),
+    };
+    (!amounts.is_empty()).then(|| format!("  budget of {:<18} {}{blind}\n", caller.id.as_str(), amounts.join(" and ")))
+}
+
+/// True if the budgets can count every candidate of the route.
+fn counts(table: &RoutingTable, caller: &Caller, route: &RouteId) -> bool {
+    let counted = |currency| caller.budgets.iter().any(|budget| budget.amount.currency == currency);
+    let Some(llm) = table.llm_routes().get(route) else { return true };
+    llm.candidates.iter().all(|candidate| {
+        let price = candidate.model.as_ref().and_then(|model| model.price);
+        price.is_some_and(|price| counted(price.input_per_million.currency))
+    })
+}
+
+/// An LLM route, and what it says of its order beside the list.
+pub(super) fn llm_line(route: &LlmRoute) -> String {
+    let asking = &route.asking;
+    let fallback = [
+        asking.fallback_on.too_long.then_some("context_length_exceeded"),
+        asking.fallback_on.content_policy.then_some("content_policy"),
+    ];
+    let fallback: Vec<_> = fallback.into_iter().flatten().collect();
+    let notes = [
+        (asking.order != Order::AsListed).then(|| format!("order {}", asking.order.label())),
+        (asking.order == Order::Weighted).then(|| format!("weights {}", joined(&asking.weights))),
+        asking.sticky.map(|Sticky::Conversation| "sticky by conversation".to_owned()),
+        (!fallback.is_empty()).then(|| format!("fallback on {}", fallback.join(", "))),
+        asking.hedge.map(|_| "hedged".to_owned()),
+        route.shadow.as_ref().map(|shadow| format!("shadow {}", shadow.candidate.upstream)),
+    ];
+    let notes: Vec<_> = notes.into_iter().flatten().collect();
+    let line = line(route.id.as_str(), &route.candidates);
+    if notes.is_empty() { line } else { format!("{line}  ({})", notes.join("; ")) }
+}
+
+fn joined(weights: &[u32]) -> String {
+    weights.iter().map(u32::to_string).collect::<Vec<_>>().join(":")
 }
 
 /// A route and its candidates in order.

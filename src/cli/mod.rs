@@ -67,6 +67,9 @@ struct ServeArgs {
     /// What is logged beside the access lines
     #[arg(long, env = "WEIGHBRIDGE_LOG", default_value = "info", value_name = "FILTER")]
     log: String,
+    /// The folder for what must outlive a restart; `serve` uses `data`, the sandbox keeps nothing unless told where
+    #[arg(long, env = "WEIGHBRIDGE_DATA_DIR", value_name = "DIR")]
+    data_dir: Option<PathBuf>,
     /// How long requests may take to finish after SIGTERM
     #[arg(long, env = "WEIGHBRIDGE_DRAIN_TIMEOUT", default_value = "30s", value_parser = duration, value_name = "TIME")]
     drain_timeout: Duration,

@@ -152,12 +152,29 @@ fn overlays(caller_key: &str) -> Overlays {
             "[model.\"{MAGIC}/{name}\"]\ncandidates = [\"{MAGIC}/{name}\"{behind}]\n\
              timeouts = {{ total = \"60s\", first_content = \"2s\", idle = \"3s\" }}\n"
         );
-        let _ = write!(magic, "[[model]]\nid = \"{name}\"\nname = \"{name}\"\n");
+        let _ = write!(magic, "[[model]]\nid = \"{name}\"\nname = \"{name}\"\n{}", price(name));
     }
+    // The slow one with a second one beside it, and a third one that gets copies.
+    let _ = write!(
+        routes,
+        "[model.\"{MAGIC}/hedged\"]\ncandidates = [\"{MAGIC}/slow\", \"{STEADY}/steady\"]\n\
+         hedge = {{ after = \"500ms\", max_share = 1 }}\n\
+         shadow = {{ use = \"{MAGIC}/steady\", percent = 100 }}\n"
+    );
     let file = |name: &str, text| SourceFile { name: name.to_owned(), text };
     Overlays {
         routes: vec![file("sandbox/routes.toml", routes)],
         providers: vec![file("sandbox/magic.toml", magic), file("sandbox/steady.toml", steady)],
+    }
+}
+
+/// What the slow model asks for, so that there is an estimate of what it cost to leave it.
+fn price(name: &str) -> &'static str {
+    if name == "slow" {
+        "price = { input_per_million_tokens = \"1.00 USD\", output_per_million_tokens = \"2.00 USD\", \
+         source = \"https://weighbridge.invalid/sandbox\", checked = \"2026-11-22\" }\n"
+    } else {
+        ""
     }
 }
 
@@ -240,7 +257,7 @@ impl Peers {
         let table = snapshot.table();
         let named = table.llm_routes().values().filter(|route| !route.id.as_str().starts_with("sandbox/"));
         for route in named {
-            let _ = writeln!(routes, "{}", check::line(route.id.as_str(), &route.candidates));
+            let _ = writeln!(routes, "{}", check::llm_line(route));
         }
         if let Some(route) = table.risk_route() {
             let _ = writeln!(routes, "{}", check::line(route.id.as_str(), &route.candidates));

@@ -27,12 +27,17 @@ const ADMIN_TOKEN: &str = "WEIGHBRIDGE_ADMIN_TOKEN";
 /// Signals so soon after the first are the same one: `timeout`, shells and process groups deliver it twice.
 const ECHO: Duration = Duration::from_millis(100);
 
+/// Where data is kept unless told otherwise.
+const DATA: &str = "data";
+
 /// Merchant categories that decisions are counted by; any other counts as `other`.
 const MERCHANT_CATEGORIES: &[&str] =
     &["digital", "electronics", "fashion", "food", "gaming", "health", "home", "services", "travel"];
 
 /// Runs until told to stop.
 pub fn run(args: &ServeArgs) -> ExitCode {
+    let data_dir = args.data_dir.clone().or_else(|| Some(DATA.into()));
+    let args = &ServeArgs { data_dir, ..args.clone() };
     let origin = Origin {
         routes: args.paths.routes.clone(),
         without_routes: None,
@@ -74,6 +79,7 @@ pub(super) fn run_app(args: &ServeArgs, origin: Origin, greet: impl FnOnce(&App)
         admin_listen: args.admin_listen,
         admin_token: Environment.env(ADMIN_TOKEN).filter(|token: &Secret| !token.expose().is_empty()),
         workers: args.workers.unwrap_or_else(|| available_parallelism().map_or(1, usize::from)),
+        data_dir: args.data_dir.clone(),
         log: AccessLog::new(format, writer.lines()),
         metrics,
     };

@@ -8,10 +8,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::error::Code;
 use super::mask;
 use super::raw::Document;
-use super::raw::provider::RawProvider;
+use super::raw::provider::{RawPrice, RawProvider};
 use super::read::{nearest, shown};
 use super::report::{Field, Mistake, Report};
 use super::table::Protocol;
+use crate::domain::currency::Currency;
+use crate::domain::money::TokenPrice;
 use crate::domain::operation::Operation;
 
 /// A candidate that exists.
@@ -115,6 +117,16 @@ impl Catalog {
         }
         let pick = |model: &str| Pick { provider: id.to_owned(), model: Some(model.to_owned()) };
         Ok(provider.models.iter().map(|model| pick(&model.id.value)).collect())
+    }
+
+    /// The currency a model is billed in, if its price is known.
+    pub(super) fn currency_of(&self, pick: &Pick) -> Option<Currency> {
+        let model = pick.model.as_ref()?;
+        let known = self.providers.get(&pick.provider)?.models.iter().find(|known| known.id.value == *model)?;
+        Some(match known.price.as_ref()? {
+            RawPrice::Tokens(price) => price.input.value.currency,
+            RawPrice::Free => TokenPrice::FREE.currency(),
+        })
     }
 
     fn llm_provider(&self, candidate: &Field<String>, id: &str) -> Result<Option<&RawProvider>, Mistake> {

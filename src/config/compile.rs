@@ -11,6 +11,7 @@ use sha2::{Digest, Sha256};
 use super::catalog::{Catalog, Pick};
 use super::descriptor::{Builder, Built};
 use super::error::ConfigError;
+use super::llm::PlannedShadow;
 use super::options::CompileOptions;
 use super::raw::Document;
 use super::raw::routes::{Part, RawRoutes};
@@ -18,7 +19,7 @@ use super::report::Report;
 use super::routes::{Plan, PlannedRisk, PlannedRoute, RISK};
 use super::secrets::Use;
 use super::source::Sources;
-use super::table::{Auth, Candidate, ConfigVersion, LlmRoute, Protocol, Provider, RiskRoute, RoutingTable};
+use super::table::{Auth, Candidate, ConfigVersion, LlmRoute, Protocol, Provider, RiskRoute, RoutingTable, Shadow};
 use crate::domain::id::{ProviderId, RouteId, UpstreamId};
 
 /// Compiles a configuration.
@@ -89,8 +90,17 @@ fn assemble(plan: Plan, built: BTreeMap<ProviderId, Built>, version: ConfigVersi
 fn llm_route(id: RouteId, plan: &PlannedRoute, providers: &BTreeMap<ProviderId, Arc<Provider>>) -> Option<LlmRoute> {
     let candidates = candidates(&plan.picks, providers)?;
     let fingerprint = fingerprint(&candidates);
-    let &PlannedRoute { timeouts, max_attempts, cache, .. } = plan;
-    Some(LlmRoute { id, candidates, timeouts, max_attempts, cache, fingerprint })
+    let shadow = match &plan.shadow {
+        Some(plan) => Some(shadow(plan, providers)?),
+        None => None,
+    };
+    let (asking, &PlannedRoute { timeouts, max_attempts, cache, .. }) = (plan.asking.clone(), plan);
+    Some(LlmRoute { id, candidates, timeouts, max_attempts, cache, asking, shadow, fingerprint })
+}
+
+fn shadow(plan: &PlannedShadow, providers: &BTreeMap<ProviderId, Arc<Provider>>) -> Option<Shadow> {
+    let candidate = candidates(std::slice::from_ref(&plan.pick), providers)?.pop()?;
+    Some(Shadow { candidate, share: plan.share, in_flight: plan.in_flight })
 }
 
 fn risk_route(plan: &PlannedRisk, providers: &BTreeMap<ProviderId, Arc<Provider>>) -> Option<RiskRoute> {

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
-use super::table::{Auth, Caller, Candidate, Limits, LlmRoute, Provider, RiskRoute, RoutingTable};
+use super::table::{Auth, Caller, Candidate, Limits, LlmRoute, Provider, RiskRoute, RoutingTable, Shadow};
 
 /// The differences between two tables, in the order limits, callers, providers, routes.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
@@ -150,6 +150,9 @@ fn changed_caller(old: &Caller, new: &Caller) -> Vec<&'static str> {
         ("allow", old.allow == new.allow),
         ("limits.requests_per_minute", old.requests_per_minute == new.requests_per_minute),
         ("limits.in_flight", old.in_flight == new.in_flight),
+        ("limits.tokens_per_minute", old.tokens_per_minute == new.tokens_per_minute),
+        ("budget", old.budgets == new.budgets),
+        ("unpriced", old.unpriced == new.unpriced),
     ])
 }
 
@@ -195,6 +198,11 @@ fn same_candidates(old: &[Candidate], new: &[Candidate]) -> bool {
     old.iter().map(|candidate| &candidate.upstream).eq(new.iter().map(|candidate| &candidate.upstream))
 }
 
+fn same_shadow(old: Option<&Shadow>, new: Option<&Shadow>) -> bool {
+    let told = |shadow: &Shadow| (shadow.candidate.upstream.clone(), shadow.share, shadow.in_flight);
+    old.map(told) == new.map(told)
+}
+
 fn changed_route(old: &LlmRoute, new: &LlmRoute) -> Vec<&'static str> {
     differing([
         ("candidates", same_candidates(&old.candidates, &new.candidates)),
@@ -204,6 +212,12 @@ fn changed_route(old: &LlmRoute, new: &LlmRoute) -> Vec<&'static str> {
         ("timeouts.idle", old.timeouts.idle == new.timeouts.idle),
         ("max_attempts", old.max_attempts == new.max_attempts),
         ("cache", old.cache == new.cache),
+        ("order", old.asking.order == new.asking.order),
+        ("weights", old.candidates.len() != new.candidates.len() || old.asking.weights == new.asking.weights),
+        ("sticky", old.asking.sticky == new.asking.sticky),
+        ("fallback_on", old.asking.fallback_on == new.asking.fallback_on),
+        ("hedge", old.asking.hedge == new.asking.hedge),
+        ("shadow", same_shadow(old.shadow.as_ref(), new.shadow.as_ref())),
     ])
 }
 

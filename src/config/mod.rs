@@ -6,20 +6,24 @@
 //! What it deliberately does not do: read the environment (a [`SecretSource`](crate::domain::secret::SecretSource) is
 //! handed in), watch files, or keep anything between two calls.
 
+pub mod asking;
 pub mod builtin;
 pub mod compile;
 pub mod diff;
 pub mod error;
 pub mod load;
 pub mod options;
+pub mod remarks;
 pub mod source;
 pub mod table;
 pub mod units;
 
 mod address;
+mod callers;
 mod catalog;
 mod checks;
 mod descriptor;
+mod llm;
 mod mask;
 mod raw;
 mod read;

@@ -10,6 +10,9 @@ use super::read::Table;
 use super::report::{At, Field, Mistake, Report};
 use super::source::SourceFile;
 
+pub(super) mod cache;
+pub(super) mod callers;
+pub(super) mod llm;
 pub(super) mod provider;
 pub(super) mod routes;
 pub(super) mod shape;

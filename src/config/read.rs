@@ -272,6 +272,16 @@ impl<'t> Value<'t> {
         self.list().map(|values| values.iter().filter_map(Value::string).collect())
     }
 
+    /// As [`Value::strings`], with the list's own place.
+    pub(super) fn string_list(&self) -> Option<Field<Vec<Field<String>>>> {
+        self.strings().map(|strings| self.field(strings))
+    }
+
+    /// True if the value is a list.
+    pub(super) fn is_list(&self) -> bool {
+        self.content.is_array()
+    }
+
     /// The tables of a `[[list]]`, the mistaken elements left out.
     pub(super) fn tables(&self) -> Vec<Table<'t>> {
         self.list().unwrap_or_default().iter().filter_map(Value::table).collect()
@@ -322,14 +332,14 @@ impl<'t> Value<'t> {
         })
     }
 
-    /// True if the value is a table.
-    pub(super) fn is_table(&self) -> bool {
-        self.content.is_table()
-    }
-
     /// True if the value is a string.
     pub(super) fn is_string(&self) -> bool {
         self.content.is_str()
+    }
+
+    /// True if the value is a table.
+    pub(super) fn is_table(&self) -> bool {
+        matches!(self.content, DeValue::Table(_))
     }
 
     /// A mistake at this value.

@@ -7,10 +7,16 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::asking::Asking;
+use super::callers;
 use super::catalog::{Catalog, Pick};
 use super::checks;
 use super::error::Code;
-use super::raw::routes::{RawCaller, RawLimits, RawRisk, RawRoute, RawRoutes, RawTimeouts};
+use super::llm::{self, Beside, PlannedShadow};
+use super::raw::cache::RawCache;
+use super::raw::callers::RawCaller;
+use super::raw::llm::{RawRoute, RawTimeouts};
+use super::raw::routes::{RawLimits, RawRisk, RawRoutes};
 use super::read::suggest;
 use super::report::{Field, Mistake, Report};
 use super::table::{CachePolicy, Caller, Limits, OnExhausted};
@@ -34,6 +40,8 @@ pub(super) struct PlannedRoute {
     pub(super) timeouts: Timeouts,
     pub(super) max_attempts: u32,
     pub(super) cache: Option<CachePolicy>,
+    pub(super) asking: Asking,
+    pub(super) shadow: Option<PlannedShadow>,
 }
 
 /// The risk route without its providers.
@@ -77,7 +85,8 @@ impl Plan {
 
     /// The ids of all providers that some route leads to.
     pub(super) fn used(&self) -> BTreeSet<&str> {
-        let llm = self.llm.values().flat_map(|route| &route.picks);
+        let shadows = self.llm.values().filter_map(|route| Some(&route.shadow.as_ref()?.pick));
+        let llm = self.llm.values().flat_map(|route| &route.picks).chain(shadows);
         let risk = self.risk.iter().flat_map(|risk| &risk.picks);
         llm.chain(risk).map(|pick| pick.provider.as_str()).collect()
     }
@@ -169,6 +178,8 @@ impl Allowing<'_> {
             timeouts: default_timeouts(),
             max_attempts: DEFAULT_ATTEMPTS,
             cache: None,
+            asking: Asking { weights: vec![1], ..Asking::default() },
+            shadow: None,
         });
         id
     }
@@ -194,6 +205,9 @@ fn plan_caller(raw: &RawCaller, allowing: &mut Allowing<'_>) -> Option<Arc<Calle
         allow: allow?,
         requests_per_minute: raw.requests_per_minute.as_ref().map(|limit| limit.value),
         in_flight: raw.in_flight.as_ref().map(|limit| limit.value),
+        tokens_per_minute: raw.tokens_per_minute.as_ref().map(|limit| limit.value),
+        budgets: callers::budgets(raw, report),
+        unpriced: callers::unpriced(raw, report),
     }))
 }
 
@@ -211,11 +225,17 @@ fn expand_all(allow: &Field<Vec<Field<String>>>, allowing: &mut Allowing<'_>) ->
 
 fn plan_route(raw: &RawRoute, catalog: &Catalog, report: &Report<'_>) -> PlannedRoute {
     let pick = |candidate: &Field<String>| catalog.llm_pick(candidate, report);
+    let picks = picks(raw.candidates.as_ref().map(llm::names).as_ref(), pick, report);
+    let timeouts = plan_timeouts(&raw.timeouts, report);
+    let max_attempts = raw.max_attempts.as_ref().map_or(DEFAULT_ATTEMPTS, |attempts| attempts.value);
+    let beside = Beside { picks: &picks, timeouts: &timeouts, max_attempts, catalog };
     PlannedRoute {
-        picks: picks(raw.candidates.as_ref(), pick, report),
-        timeouts: plan_timeouts(&raw.timeouts, report),
-        max_attempts: raw.max_attempts.as_ref().map_or(DEFAULT_ATTEMPTS, |attempts| attempts.value),
-        cache: raw.cache_ttl.as_ref().map(|ttl| CachePolicy { ttl: ttl.value }),
+        asking: llm::asking(raw, &beside, report),
+        shadow: raw.shadow.as_ref().and_then(|shadow| llm::shadow(shadow, catalog, report)),
+        cache: raw.cache.as_ref().map(RawCache::policy),
+        picks,
+        timeouts,
+        max_attempts,
     }
 }
 

@@ -7,12 +7,14 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::asking::Asking;
 use crate::domain::currency::Currency;
 use crate::domain::deadline::Timeouts;
 use crate::domain::id::{CallerId, ProviderId, RouteId, TenantId, UpstreamId};
 use crate::domain::money::{Cost, Money, TokenPrice};
 use crate::domain::operation::Operation;
 use crate::domain::outcome::FailureClass;
+use crate::domain::period::Period;
 use crate::domain::policy::{Bands, VendorAction};
 use crate::domain::secret::Secret;
 use crate::wire::json_edit::Shape;
@@ -126,9 +128,39 @@ pub struct Caller {
     pub requests_per_minute: Option<u32>,
     /// Requests in flight, `None` for no limit.
     pub in_flight: Option<u32>,
+    /// Tokens a minute, `None` for no limit.
+    pub tokens_per_minute: Option<u32>,
+    /// What its calls may cost; all of them hold. At most one for each currency and period.
+    pub budgets: Vec<Budget>,
+    /// What becomes of calls that no budget can count.
+    pub unpriced: Unpriced,
+}
+
+/// What calls may cost before the window ends.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Budget {
+    /// More than zero.
+    pub amount: Cost,
+    /// When it begins again.
+    pub per: Period,
+}
+
+/// What becomes of calls whose price is unknown, or known in no currency of the caller's budgets.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub enum Unpriced {
+    /// They run, and are counted as unpriced.
+    #[default]
+    Allow,
+    /// They are refused before they cost anything.
+    Refuse,
 }
 
 impl Caller {
+    /// True if tokens or money are counted for it.
+    pub fn has_quota(&self) -> bool {
+        self.tokens_per_minute.is_some() || !self.budgets.is_empty()
+    }
+
     /// True if the caller may use the route.
     pub fn may_use(&self, route: &str) -> bool {
         self.allow.iter().any(|allowed| allowed.as_str() == route)
@@ -148,8 +180,23 @@ pub struct LlmRoute {
     pub max_attempts: u32,
     /// Absent: answers are never reused.
     pub cache: Option<CachePolicy>,
+    /// Whose turn it is, and when it is another's.
+    pub asking: Asking,
+    /// Absent: nobody is asked but for the caller's sake.
+    pub shadow: Option<Shadow>,
     /// Changes whenever anything that shapes an answer changes; part of the cache key.
     pub fingerprint: [u8; 32],
+}
+
+/// A candidate that gets copies of calls, to see how it does; nobody is shown its answers.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Shadow {
+    /// Who gets them.
+    pub candidate: Candidate,
+    /// How many, in millionths of the route's calls.
+    pub share: u32,
+    /// Most at a time.
+    pub in_flight: u32,
 }
 
 /// How long an LLM answer may be reused.
@@ -157,6 +204,20 @@ pub struct LlmRoute {
 pub struct CachePolicy {
     /// Life of an entry, before jitter.
     pub ttl: Duration,
+    /// How much longer an entry may stand in when every candidate fails; zero if it may not.
+    pub stale_if_error: Duration,
+    /// What becomes of answers that were cut by their token limit.
+    pub cut_by_length: CutAnswers,
+}
+
+/// What a cache does with answers that were cut by their token limit.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum CutAnswers {
+    /// They pass by and are asked for again.
+    #[default]
+    Pass,
+    /// They are stored like complete ones.
+    Store,
 }
 
 /// The risk route.

@@ -92,9 +92,12 @@ impl RequestId {
 
 /// `prefix` and 32 hex digits, ordered by time and never the same twice.
 fn fresh(prefix: &str) -> Arc<str> {
-    let mut hex = [0u8; 32];
-    let id: &str = uuid::Uuid::now_v7().simple().encode_lower(&mut hex);
-    [prefix, id].concat().into()
+    // On the stack, so that the only allocation is the name's own.
+    let mut text = [0u8; 40];
+    let (front, rest) = text.split_at_mut(prefix.len());
+    front.copy_from_slice(prefix.as_bytes());
+    let end = prefix.len() + uuid::Uuid::now_v7().simple().encode_lower(rest).len();
+    text.get(..end).and_then(|text| std::str::from_utf8(text).ok()).unwrap_or_default().into()
 }
 
 name!(

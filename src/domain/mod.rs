@@ -8,6 +8,7 @@ pub mod id;
 pub mod money;
 pub mod operation;
 pub mod outcome;
+pub mod period;
 pub mod policy;
 pub mod secret;
 pub mod usage;

@@ -70,7 +70,7 @@ impl Money {
 impl fmt::Display for Money {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let exponent = self.currency.exponent();
-        written(f, &Decimal::new(self.minor, exponent, exponent), self.currency)
+        f.write_str(Decimal::new(self.minor, exponent, exponent).with(self.currency).as_str())
     }
 }
 
@@ -107,6 +107,11 @@ impl Cost {
         self.decimal().as_str().to_owned()
     }
 
+    /// Number and currency, `0.02 CNY`, without an allocation: every call's cost is written twice.
+    pub fn text(self) -> MoneyText {
+        self.decimal().with(self.currency)
+    }
+
     fn decimal(self) -> Decimal {
         Decimal::new(self.micro, 6, self.currency.exponent())
     }
@@ -114,7 +119,7 @@ impl Cost {
 
 impl fmt::Display for Cost {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        written(f, &self.decimal(), self.currency)
+        f.write_str(self.text().as_str())
     }
 }
 
@@ -135,6 +140,11 @@ impl TokenPrice {
         let nothing = Cost { micro: 0, currency: Currency::USD };
         Self { input_per_million: nothing, cached_input_per_million: None, output_per_million: nothing }
     };
+
+    /// What both are in.
+    pub fn currency(self) -> Currency {
+        self.input_per_million.currency
+    }
 
     /// What this many tokens cost, rounded up to the next micro-unit; `None` if it would not fit.
     pub fn cost(self, input_tokens: u64, output_tokens: u64) -> Option<Cost> {
@@ -182,33 +192,39 @@ fn scaled(text: &str, exponent: u8) -> Result<i64, ScaleError> {
         .ok_or(ScaleError::TooLarge)
 }
 
-fn written(f: &mut fmt::Formatter<'_>, number: &Decimal, currency: Currency) -> fmt::Result {
-    f.write_str(number.as_str())?;
-    f.write_str(" ")?;
-    f.write_str(currency.code())
+/// An amount or a cost as people read it.
+pub struct MoneyText(Decimal);
+
+impl MoneyText {
+    /// The text.
+    pub fn as_str(&self) -> &str {
+        self.0.as_str()
+    }
 }
 
-/// An integer scaled by 10^exponent, in digits. Made on the stack: every call's cost is written twice.
+/// An integer scaled by 10^exponent, in digits, written from right to left.
 struct Decimal {
     bytes: [u8; Self::ROOM],
     start: usize,
+    end: usize,
 }
 
 impl Decimal {
-    /// Twenty digits, the zeros before them, a point and a sign.
-    const ROOM: usize = 48;
+    /// Twenty digits, the zeros before them, a point and a sign; then a space and a currency.
+    const ROOM: usize = 52;
+    const DIGITS: usize = 48;
 
     /// With at least `least` decimals and no further trailing zeros.
     fn new(value: i64, exponent: u8, least: u8) -> Self {
-        let mut text = Self { bytes: [0; Self::ROOM], start: Self::ROOM };
+        let mut text = Self { bytes: [b' '; Self::ROOM], start: Self::DIGITS, end: Self::DIGITS };
         let mut rest = value.unsigned_abs();
         for place in 0..=exponent.min(24) {
             let digit = (rest % 10) as u8;
-            let point = place == exponent && text.start < Self::ROOM;
+            let point = place == exponent && text.start < Self::DIGITS;
             if point {
                 text.put(b'.');
             }
-            if place == exponent || digit != 0 || place + least >= exponent || text.start < Self::ROOM {
+            if place == exponent || digit != 0 || place + least >= exponent || text.start < Self::DIGITS {
                 text.put(b'0' + digit);
             }
             rest /= 10;
@@ -231,8 +247,18 @@ impl Decimal {
         }
     }
 
+    /// A space and the currency's code behind the number.
+    fn with(mut self, currency: Currency) -> MoneyText {
+        let code = currency.code().as_bytes();
+        if let Some(place) = self.bytes.get_mut(Self::DIGITS + 1..Self::DIGITS + 1 + code.len()) {
+            place.copy_from_slice(code);
+            self.end = Self::DIGITS + 1 + code.len();
+        }
+        MoneyText(self)
+    }
+
     fn as_str(&self) -> &str {
-        self.bytes.get(self.start..).and_then(|bytes| std::str::from_utf8(bytes).ok()).unwrap_or_default()
+        self.bytes.get(self.start..self.end).and_then(|bytes| std::str::from_utf8(bytes).ok()).unwrap_or_default()
     }
 }
 

@@ -72,6 +72,8 @@ pub enum End {
     DeadlinePassed,
     /// The client went away first.
     ClientGone,
+    /// The client shared the answer with others and read too slowly to keep up.
+    FellBehind,
     /// The process is stopping and the drain limit was reached.
     ShuttingDown,
 }
@@ -146,7 +148,7 @@ impl End {
             Self::Complete => "complete",
             Self::UpstreamFailed(FailureClass::NoContent | FailureClass::HeadersTimeout) => "idle",
             Self::UpstreamFailed(FailureClass::StreamCut) => "truncated",
-            Self::UpstreamFailed(_) | Self::DeadlinePassed | Self::ShuttingDown => "error",
+            Self::UpstreamFailed(_) | Self::DeadlinePassed | Self::FellBehind | Self::ShuttingDown => "error",
             Self::ClientGone => "client_gone",
         }
     }

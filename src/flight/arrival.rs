@@ -12,12 +12,13 @@ use crate::config::table::{Caller, ConfigVersion, Limits};
 use crate::domain::id::RequestId;
 use crate::domain::operation::Operation;
 use crate::flight::allowance::Allowance;
+use crate::flight::quota::Quota;
 use crate::flight::trail::Trail;
 
 /// One request with the configuration pinned to it. `P` is the pinned snapshot, `B` the body: a stream, later bytes.
 pub struct Arrival<P, B> {
-    /// Method, path, headers.
-    pub head: Parts,
+    /// Method, path, headers. Boxed, because an arrival is handed from layer to layer and this is most of it.
+    pub head: Box<Parts>,
     /// The body.
     pub body: B,
     /// Its identity.
@@ -56,6 +57,8 @@ pub struct LiveCaller {
     pub caller: Arc<Caller>,
     /// What it has used.
     pub allowance: Arc<Allowance>,
+    /// What it has used of its tokens and budgets; `None` if it has neither limit.
+    pub quota: Option<Arc<Quota>>,
 }
 
 /// What the ingress layers ask of a pinned snapshot, so that they need not know how it is composed.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::HeaderMap;
+use http::{HeaderMap, HeaderValue};
 use tokio::time::Instant;
 
 use crate::config::table::{Caller, RiskRoute};
@@ -12,6 +12,7 @@ use crate::domain::id::RequestId;
 use crate::domain::operation::{Operation, Safety};
 use crate::flight::carried::Carried;
 use crate::flight::facts::LlmFacts;
+use crate::flight::quota::Quota;
 use crate::flight::trail::Trail;
 use crate::flight::upload::Upload;
 use crate::wire::risk::Assessment;
@@ -36,19 +37,26 @@ pub struct Call {
 }
 
 /// What does not change while a call is in flight.
+#[derive(Clone)]
 pub struct CallContext {
     /// Its identity.
     pub id: RequestId,
     /// Who asked.
     pub caller: Arc<Caller>,
+    /// What the caller has used of its tokens and budgets; `None` if it has neither limit.
+    pub quota: Option<Arc<Quota>>,
     /// When its first byte was seen.
     pub arrived: Instant,
     /// What happened to it.
     pub trail: Trail,
     /// What the caller wants of the answer cache.
     pub cache: CacheWish,
+    /// `idempotency-key` of a call to a model: the same key and body get the same answer.
+    pub idempotency_key: Option<HeaderValue>,
     /// Headers of the caller's that providers of this form need; empty for most.
     pub forwarded: HeaderMap,
+    /// The number of its conversation, where the route keeps conversations together.
+    pub conversation: Option<u64>,
 }
 
 /// `wb-cache`: the caller's word on the answer cache.
@@ -89,6 +97,11 @@ impl Call {
             Facts::Llm(facts) => facts,
             Facts::Risk(_) => LlmFacts::default(),
         }
+    }
+
+    /// True if all of it is here, so that two may ask for it at the same time.
+    pub fn is_kept(&self) -> bool {
+        self.upload.as_ref().is_none_or(|upload| upload.is_whole())
     }
 
     /// Whether it may be sent again now: a form of which some is gone may not.

@@ -5,8 +5,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::domain::clock;
 use crate::domain::decision::FallbackReason;
 use crate::domain::outcome::{FailureClass, Sent};
+use crate::domain::period::Period;
 use crate::wire::openai::EmbeddedError;
 use crate::wire::risk::FieldError;
 
@@ -78,6 +80,23 @@ pub enum CallError {
         /// When it has room again.
         retry_after: Duration,
     },
+    /// The caller's money does not suffice.
+    #[error(
+        "what is left of this key's budget for the {} is less than this call may cost; a new one begins at {}",
+        per.label(), clock::rfc3339(*ends)
+    )]
+    OverBudget {
+        /// Which budget.
+        per: Period,
+        /// When it begins again, milliseconds since 1970.
+        ends: u64,
+    },
+    /// Nobody knows what the call would cost, and this caller's budget is to hold.
+    #[error("the budget of this key does not allow {model}: what it costs is not known in the budget's currency")]
+    Unpriced {
+        /// The route.
+        model: String,
+    },
     /// The body is larger than allowed.
     #[error("the request body is larger than {limit_bytes} bytes")]
     BodyTooLarge {
@@ -116,6 +135,9 @@ pub enum CallError {
     /// The id was used with another body.
     #[error("out_trade_no was used before with another body")]
     Conflict,
+    /// The idempotency key was used with another body.
+    #[error("this idempotency-key was used before with another request; use a new key for a new request")]
+    KeyReused,
     /// `only-if-cached` and nothing is.
     #[error("nothing stored for this request")]
     NotCached,
@@ -158,6 +180,8 @@ impl CallError {
             Self::NotAllowed(_) => "not_allowed",
             Self::Shed { .. } => "shed",
             Self::Throttled { .. } => "throttled",
+            Self::OverBudget { .. } => "insufficient_quota",
+            Self::Unpriced { .. } => "price_unknown",
             Self::BodyTooLarge { .. } => "body_too_large",
             Self::BodyIncomplete => "body_incomplete",
             Self::MediaType(_) => "media_type",
@@ -166,6 +190,7 @@ impl CallError {
             Self::UnknownModel { .. } => "unknown_model",
             Self::NotOffered { .. } => "not_offered",
             Self::Conflict => "conflict",
+            Self::KeyReused => "idempotency_key_reused",
             Self::NotCached => "not_cached",
             Self::Exhausted { last, .. } | Self::UploadLost { last, .. } => last.class.label(),
             Self::DeadlinePassed => "deadline_passed",

@@ -3,11 +3,15 @@
 
 pub mod allowance;
 pub mod arrival;
+pub mod bucket;
 pub mod call;
 pub mod carried;
 pub mod ending;
 pub mod error;
 pub mod facts;
+pub mod purse;
+pub mod quota;
 pub mod reply;
+pub mod shared_reply;
 pub mod trail;
 pub mod upload;

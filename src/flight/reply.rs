@@ -6,7 +6,7 @@
 
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use futures_util::Stream;
@@ -75,12 +75,16 @@ pub struct Ended {
     pub end: End,
     /// Body bytes handed to the connection.
     pub bytes: u64,
+    /// Events of a stream among them, or 1 for a whole body.
+    pub frames: u64,
 }
 
 type EndHook = Box<dyn FnOnce(&Ended) + Send>;
 
-/// The only body type after `send`.
-pub struct ReplyBody {
+/// The only body type after `send`. Small, because an answer is handed through a dozen layers.
+pub struct ReplyBody(Box<Inside>);
+
+struct Inside {
     content: Content,
     interrupts: Vec<(Interrupt, End)>,
     hooks: Vec<EndHook>,
@@ -111,7 +115,7 @@ impl ReplyBody {
     /// A stream of events, from its first content on, that ends as `dialect` ends streams.
     pub fn events(events: EventStream, dialect: Dialect) -> Self {
         let mut body = Self::new(Content::Events(events));
-        body.dialect = dialect;
+        body.0.dialect = dialect;
         body
     }
 
@@ -121,7 +125,7 @@ impl ReplyBody {
     }
 
     fn new(content: Content) -> Self {
-        Self {
+        Self(Box::new(Inside {
             content,
             interrupts: Vec::new(),
             hooks: Vec::with_capacity(8),
@@ -129,59 +133,95 @@ impl ReplyBody {
             frames: 0,
             call: None,
             dialect: Dialect::OpenAi,
-        }
+        }))
     }
 
     /// Runs `hook` exactly once when the body ends, also when it is dropped. Hooks run in the order they were added, from
     /// the innermost layer outwards: the record, which comes last, sees what the meter below it has settled.
     pub fn on_end(&mut self, hook: impl FnOnce(&Ended) + Send + 'static) {
-        self.hooks.push(Box::new(hook));
+        self.0.hooks.push(Box::new(hook));
     }
 
     /// Ends a stream with one error event, or one of bytes in the middle, once `moment` is ready. A whole body ignores it: it is already here.
     pub fn end_when(&mut self, moment: impl Future<Output = ()> + Send + 'static, end: End) {
         if self.is_stream() {
-            self.interrupts.push((Box::pin(moment), end));
+            self.0.interrupts.push((Box::pin(moment), end));
         }
     }
 
     /// Gives a whole body its bytes, once what they say is known.
     pub fn fill(&mut self, bytes: Bytes) {
-        if let Content::Whole(content) = &mut self.content {
+        if let Content::Whole(content) = &mut self.0.content {
             *content = bytes;
         }
     }
 
     /// Names the call in an error event.
     pub fn name_call(&mut self, id: RequestId) {
-        self.call = Some(id);
+        self.0.call = Some(id);
     }
 
     /// True for what is not here yet: server-sent events, or sound.
     pub fn is_stream(&self) -> bool {
-        matches!(self.content, Content::Events(_) | Content::Bytes(..))
+        matches!(self.0.content, Content::Events(_) | Content::Bytes(..))
+    }
+
+    /// True for sound on its way.
+    pub fn is_bytes(&self) -> bool {
+        matches!(self.0.content, Content::Bytes(..))
     }
 
     /// The bytes of a whole body that has not been sent yet.
     pub fn as_whole(&self) -> Option<&Bytes> {
-        match &self.content {
+        match &self.0.content {
             Content::Whole(bytes) => Some(bytes),
             Content::Events(_) | Content::Bytes(..) | Content::Closing | Content::Over => None,
         }
     }
 
+    /// The next event of a stream that several share, or how it ended. Its hooks have run then; no error event is made,
+    /// because every reader gets its own.
+    pub fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<Result<Event, End>> {
+        let next = ready!(self.0.poll_next(cx));
+        match &next {
+            Ok(event) => self.0.count(event.raw()),
+            Err(end) => self.0.finish(*end),
+        }
+        Poll::Ready(next)
+    }
+
+    /// True once the terminal event is out: there is nothing to read any more, only to end.
+    pub fn has_told_all(&self) -> bool {
+        matches!(self.0.content, Content::Closing | Content::Over)
+    }
+
+    /// The bytes of a whole body that several share; for whoever made it, the body has ended with that.
+    pub fn take_whole(&mut self) -> Option<Bytes> {
+        let Content::Whole(bytes) = &mut self.0.content else { return None };
+        let bytes = std::mem::take(bytes);
+        self.0.count(&bytes);
+        self.0.finish(End::Complete);
+        Some(bytes)
+    }
+}
+
+impl Inside {
+    fn count(&mut self, bytes: &Bytes) {
+        self.bytes += bytes.len() as u64;
+        self.frames += 1;
+    }
+
     fn finish(&mut self, end: End) {
         self.content = Content::Over;
         self.interrupts.clear();
-        let ended = Ended { end, bytes: self.bytes };
+        let ended = Ended { end, bytes: self.bytes, frames: self.frames };
         for hook in std::mem::take(&mut self.hooks) {
             hook(&ended);
         }
     }
 
     fn hand_out(&mut self, bytes: Bytes) -> Polled {
-        self.bytes += bytes.len() as u64;
-        self.frames += 1;
+        self.count(&bytes);
         Poll::Ready(Some(Ok(Frame::data(bytes))))
     }
 
@@ -194,18 +234,26 @@ impl ReplyBody {
     }
 
     fn poll_events(&mut self, cx: &mut Context<'_>) -> Polled {
-        let Content::Events(events) = &mut self.content else { return Poll::Ready(None) };
+        match ready!(self.poll_next(cx)) {
+            Ok(event) => self.hand_out(event.raw().clone()),
+            Err(end) => self.fail(end),
+        }
+    }
+
+    /// The next event, or how the stream ends.
+    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Result<Event, End>> {
+        let Content::Events(events) = &mut self.content else { return Poll::Ready(Err(End::Complete)) };
         match events.as_mut().poll_next(cx) {
             Poll::Ready(Some(Ok(event))) => {
                 if ending::is_last(self.dialect, &event) {
                     self.content = Content::Closing;
                 }
-                self.hand_out(event.raw().clone())
+                Poll::Ready(Ok(event))
             }
-            Poll::Ready(Some(Err(class))) => self.fail(End::UpstreamFailed(class)),
-            Poll::Ready(None) => self.fail(End::UpstreamFailed(FailureClass::StreamCut)),
+            Poll::Ready(Some(Err(class))) => Poll::Ready(Err(End::UpstreamFailed(class))),
+            Poll::Ready(None) => Poll::Ready(Err(End::UpstreamFailed(FailureClass::StreamCut))),
             Poll::Pending => match self.interrupted(cx) {
-                Some(end) => self.fail(end),
+                Some(end) => Poll::Ready(Err(end)),
                 None => Poll::Pending,
             },
         }
@@ -242,7 +290,7 @@ impl http_body::Body for ReplyBody {
     type Error = Aborted;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Polled {
-        let this = &mut *self;
+        let this = &mut *self.0;
         match &mut this.content {
             Content::Whole(bytes) => {
                 let bytes = std::mem::take(bytes);
@@ -266,7 +314,7 @@ impl http_body::Body for ReplyBody {
     }
 
     fn is_end_stream(&self) -> bool {
-        match &self.content {
+        match &self.0.content {
             Content::Whole(bytes) => bytes.is_empty(),
             Content::Over => true,
             Content::Bytes(_, left) => *left == Some(0),
@@ -275,7 +323,7 @@ impl http_body::Body for ReplyBody {
     }
 
     fn size_hint(&self) -> SizeHint {
-        match &self.content {
+        match &self.0.content {
             Content::Whole(bytes) => SizeHint::with_exact(bytes.len() as u64),
             Content::Over => SizeHint::with_exact(0),
             Content::Bytes(_, Some(left)) => SizeHint::with_exact(*left),
@@ -287,12 +335,12 @@ impl http_body::Body for ReplyBody {
 impl Drop for ReplyBody {
     fn drop(&mut self) {
         // An empty body is never asked for: hyper lets go of it as soon as the head is written.
-        let all_sent = match &self.content {
+        let all_sent = match &self.0.content {
             Content::Whole(bytes) => bytes.is_empty(),
             Content::Closing | Content::Bytes(_, Some(0)) => true,
             Content::Events(_) | Content::Bytes(..) | Content::Over => false,
         };
-        self.finish(if all_sent { End::Complete } else { End::ClientGone });
+        self.0.finish(if all_sent { End::Complete } else { End::ClientGone });
     }
 }
 
@@ -306,6 +354,9 @@ fn describe(end: End) -> ErrorBody<'static> {
             ("upstream_stalled", "the provider stopped sending before its answer was complete")
         }
         End::DeadlinePassed => ("deadline_exceeded", "the call's total time was up before the answer was complete"),
+        End::FellBehind => {
+            ("reader_too_slow", "others were told the same answer and this client fell too far behind; ask again")
+        }
         End::ShuttingDown => ("shutting_down", "the proxy is restarting and could not wait any longer; try again"),
         End::UpstreamFailed(_) | End::Complete | End::ClientGone => {
             ("upstream_error", "the provider reported an error before its answer was complete")

@@ -13,10 +13,12 @@ use crate::domain::decision::{Action, DecisionSource};
 use crate::domain::id::{CallerId, ProviderId, RouteId, TenantId, UpstreamId};
 use crate::domain::money::Cost;
 use crate::domain::operation::Operation;
-use crate::domain::outcome::FailureClass;
 use crate::domain::usage::Usage;
 use crate::flight::allowance::Room;
+use crate::flight::bucket::TokenRoom;
+use crate::flight::quota::Claim;
 use crate::telemetry::handles::RouteMetrics;
+use crate::telemetry::labels::AttemptOutcome;
 
 /// A shared, append-only story of one call. Cloning shares it.
 #[derive(Clone, Default)]
@@ -52,19 +54,38 @@ pub struct UpstreamNames {
 pub struct AttemptNote {
     /// Where it went.
     pub upstream: Arc<UpstreamNames>,
-    /// `None` for success.
-    pub failure: Option<FailureClass>,
+    /// How it ended.
+    pub outcome: AttemptOutcome,
+    /// When it began.
+    pub since: Instant,
     /// Until its reply, or until it failed.
     pub duration: Duration,
+    /// It answered, and all its answer says is that a filter stopped it.
+    pub filtered: bool,
 }
 
-/// An attempt nothing has come of yet.
+/// An attempt nothing has come of yet, and what was heard of it so far.
 #[derive(Clone, Debug)]
 pub struct Flying {
     /// Where it went.
     pub upstream: Arc<UpstreamNames>,
     /// Since when.
     pub since: Instant,
+    /// The provider's own id of the call.
+    pub their_id: Option<HeaderValue>,
+    /// What of the request the provider's form could not say.
+    pub left_out: Option<HeaderValue>,
+    /// All its answer says is that a filter stopped it.
+    pub filtered: bool,
+    /// Another one was faster, so it is about to be dropped.
+    pub outpaced: bool,
+}
+
+impl Flying {
+    /// One that begins.
+    pub fn new(upstream: Arc<UpstreamNames>, since: Instant) -> Self {
+        Self { upstream, since, their_id: None, left_out: None, filtered: false, outpaced: false }
+    }
 }
 
 /// What the answer cache did.
@@ -74,11 +95,30 @@ pub enum CacheNote {
     #[default]
     Bypass,
     /// Looked, found nothing.
-    Miss,
-    /// Answered from the cache, this old.
+    Miss {
+        /// The answer is stored now.
+        stored: bool,
+    },
+    /// Did not look, because the caller wanted a fresh answer.
+    Refresh {
+        /// The answer is stored now.
+        stored: bool,
+    },
+    /// Answered from the cache.
     Hit {
         /// Seconds since the answer was stored.
         age_seconds: u64,
+        /// Seconds it is still good for.
+        left_seconds: u64,
+    },
+    /// Told what another call like this one is being told.
+    Coalesced,
+    /// Answered from the cache with something too old, because every candidate failed.
+    StaleError {
+        /// Seconds since the answer was stored.
+        age_seconds: u64,
+        /// Seconds since it was good.
+        past_seconds: u64,
     },
 }
 
@@ -87,8 +127,18 @@ impl CacheNote {
     pub fn label(self) -> &'static str {
         match self {
             Self::Bypass => "bypass",
-            Self::Miss => "miss",
+            Self::Miss { .. } | Self::Refresh { .. } => "miss",
             Self::Hit { .. } => "hit",
+            Self::Coalesced => "coalesced",
+            Self::StaleError { .. } => "stale-error",
+        }
+    }
+
+    /// Seconds since the answer was stored, if it came from the cache.
+    pub fn age_seconds(self) -> Option<u64> {
+        match self {
+            Self::Hit { age_seconds, .. } | Self::StaleError { age_seconds, .. } => Some(age_seconds),
+            Self::Bypass | Self::Miss { .. } | Self::Refresh { .. } | Self::Coalesced => None,
         }
     }
 }
@@ -120,6 +170,8 @@ pub struct Story {
     pub stream: bool,
     /// The attempt that is on its way now: who answers in its stead has still tried it and waited for it.
     pub flying: Option<Flying>,
+    /// A second one beside it.
+    pub beside: Option<Flying>,
     /// All attempts that ended, in order.
     pub attempts: Vec<AttemptNote>,
     /// Who answered.
@@ -132,6 +184,10 @@ pub struct Story {
     pub cache: CacheNote,
     /// What is left of the caller's rate limit, if it has one.
     pub room: Option<Room>,
+    /// What is left of the caller's tokens, if they are limited.
+    pub tokens: Option<TokenRoom>,
+    /// Who pays for attempts, if the caller has a token limit or a budget.
+    pub claim: Option<Arc<Claim>>,
     /// Tokens, as reported.
     pub usage: Usage,
     /// Money.
@@ -153,10 +209,122 @@ impl Trail {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Time spent waiting for providers, for telling our own overhead apart.
+    /// Time spent waiting for providers, for telling our own overhead apart. Attempts side by side count once.
     pub fn upstream_time(&self) -> Duration {
         let story = self.lock();
-        let flying = story.flying.as_ref().map(|flying| flying.since.elapsed());
-        story.attempts.iter().map(|attempt| attempt.duration).chain(flying).sum()
+        let flying = story.flying.iter().chain(&story.beside).map(|flying| (flying.since, flying.since.elapsed()));
+        let ended = story.attempts.iter().rev().map(|attempt| (attempt.since, attempt.duration));
+        let mut counted_from = None;
+        let alone = |(since, duration): (Instant, Duration)| {
+            // From the latest end backwards, so that only the part before the earliest start is new.
+            let end = counted_from.map_or(since + duration, |from: Instant| from.min(since + duration));
+            counted_from = Some(counted_from.map_or(since, |from: Instant| from.min(since)));
+            end.saturating_duration_since(since)
+        };
+        flying.chain(ended).map(alone).sum()
+    }
+}
+
+impl Story {
+    /// An attempt begins.
+    pub fn take_off(&mut self, flying: Flying) {
+        let place = if self.flying.is_none() { &mut self.flying } else { &mut self.beside };
+        *place = Some(flying);
+    }
+
+    /// The attempt at this upstream, if one is on its way.
+    pub fn flying_to(&mut self, upstream: &Arc<UpstreamNames>) -> Option<&mut Flying> {
+        let to = |flying: &&mut Flying| Arc::ptr_eq(&flying.upstream, upstream);
+        self.flying.as_mut().filter(to).or(self.beside.as_mut().filter(to))
+    }
+
+    /// An attempt ended. What was heard of it is the call's, unless another one was faster.
+    pub fn land(&mut self, upstream: &Arc<UpstreamNames>, outcome: AttemptOutcome, now: Instant) {
+        let to = |flying: &mut Flying| Arc::ptr_eq(&flying.upstream, upstream);
+        let Some(flying) = self.flying.take_if(to).or_else(|| self.beside.take_if(to)) else { return };
+        let answered = outcome == AttemptOutcome::Ok;
+        if answered {
+            self.left_out = flying.left_out;
+        }
+        if answered || flying.their_id.is_some() && !flying.outpaced {
+            self.upstream_request_id = flying.their_id;
+        }
+        self.attempts.push(AttemptNote {
+            outcome,
+            since: flying.since,
+            duration: now.saturating_duration_since(flying.since),
+            filtered: flying.filtered,
+            upstream: flying.upstream,
+        });
+    }
+
+    /// The provider's own id of the attempt.
+    pub fn heard_id(&mut self, upstream: &Arc<UpstreamNames>, id: Option<HeaderValue>) {
+        match self.flying_to(upstream) {
+            Some(flying) => flying.their_id = id,
+            None => self.upstream_request_id = id,
+        }
+    }
+
+    /// All that the attempt's answer says is that a filter stopped it.
+    pub fn heard_filter(&mut self, upstream: &Arc<UpstreamNames>) {
+        if let Some(flying) = self.flying_to(upstream) {
+            flying.filtered = true;
+        }
+    }
+
+    /// What the attempt's request does not say.
+    pub fn heard_left_out(&mut self, upstream: &Arc<UpstreamNames>, left_out: Option<HeaderValue>) {
+        match self.flying_to(upstream) {
+            Some(flying) => flying.left_out = left_out,
+            None => self.left_out = left_out,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names() -> Arc<UpstreamNames> {
+        Arc::new(UpstreamNames {
+            upstream: UpstreamId::new("a/m"),
+            provider: ProviderId::new("a"),
+            model: String::new(),
+            provider_header: HeaderValue::from_static("a"),
+            model_header: HeaderValue::from_static(""),
+        })
+    }
+
+    #[test]
+    fn attempts_side_by_side_count_once() {
+        let (trail, start) = (Trail::default(), Instant::now());
+        let at = |ms| start + Duration::from_millis(ms);
+        let (first, second, third) = (names(), names(), names());
+        let mut story = trail.lock();
+        story.take_off(Flying::new(Arc::clone(&first), at(0)));
+        story.take_off(Flying::new(Arc::clone(&second), at(100)));
+        story.land(&second, AttemptOutcome::Ok, at(150));
+        story.land(&first, AttemptOutcome::Outpaced, at(160));
+        story.take_off(Flying::new(Arc::clone(&third), at(200)));
+        story.land(&third, AttemptOutcome::Ok, at(230));
+        drop(story);
+        assert_eq!(trail.upstream_time(), Duration::from_millis(190));
+    }
+
+    #[test]
+    fn what_was_heard_of_an_outpaced_attempt_is_not_told() {
+        let (trail, start) = (Trail::default(), Instant::now());
+        let (slow, quick) = (names(), names());
+        let mut story = trail.lock();
+        story.take_off(Flying::new(Arc::clone(&slow), start));
+        story.take_off(Flying::new(Arc::clone(&quick), start));
+        story.heard_id(&quick, Some(HeaderValue::from_static("quick")));
+        story.heard_id(&slow, Some(HeaderValue::from_static("slow")));
+        story.land(&quick, AttemptOutcome::Ok, start);
+        story.flying_to(&slow).unwrap().outpaced = true;
+        story.land(&slow, AttemptOutcome::Outpaced, start);
+        assert_eq!(story.upstream_request_id, Some(HeaderValue::from_static("quick")));
+        assert!(story.flying.is_none() && story.beside.is_none() && story.attempts.len() == 2);
     }
 }

@@ -215,9 +215,11 @@ impl Body for UploadBody {
         if let Some(part) = self.parts.iter_mut().find(|part| !part.is_empty()) {
             return Poll::Ready(Some(Ok(Frame::data(std::mem::take(part)))));
         }
-        let polled = self.behind(|rest| match rest.turn == self.turn && rest.fault.is_none() {
-            true => rest.poll(cx).map_err(|fault| rest.fault = Some(fault)),
-            false => Poll::Ready(Err(())),
+        let polled = self.behind(|rest| {
+            if rest.turn != self.turn || rest.fault.is_some() {
+                return Poll::Ready(Err(()));
+            }
+            rest.poll(cx).map_err(|fault| rest.fault = Some(fault))
         });
         match polled {
             Behind::Nothing => Poll::Ready(None),

@@ -1,17 +1,18 @@
 //! Makes a configuration runnable: live state taken over by identity, one built stack per route.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 use http::HeaderValue;
 use tokio::time::Instant;
 
-use crate::config::table::{Caller, RoutingTable};
+use crate::config::table::{Caller, LlmRoute, RoutingTable};
 use crate::domain::id::RouteId;
 use crate::flight::allowance::Allowance;
 use crate::flight::arrival::LiveCaller;
+use crate::flight::quota::Quota;
 use crate::flight::trail::RouteNames;
-use crate::gateway::snapshot::{Parts, ReadyRoute, Shared, Snapshot};
+use crate::gateway::snapshot::{Kept, Parts, ReadyRoute, Shared, Snapshot};
 use crate::gateway::stack;
 use crate::telemetry::metrics::Metrics;
 use crate::upstream::live::Fleet;
@@ -19,17 +20,28 @@ use crate::upstream::live::Fleet;
 /// Makes `table` runnable, taking over live state from `previous`.
 pub fn build(table: RoutingTable, previous: Option<&Snapshot>, shared: &Shared) -> Snapshot {
     let fleet = Fleet::build(&table, previous.map_or(&Fleet::default(), Snapshot::fleet), &shared.dial);
-    let lanes = |candidates: &[_]| stack::lanes(candidates, &fleet, shared);
     let llm = table.llm_routes().values().map(|route| {
         let names = names(&route.id, &shared.metrics);
-        (route.id.clone(), ReadyRoute { names, service: stack::llm(route, lanes(&route.candidates), shared) })
+        let kept = kept(route, previous);
+        let service = stack::llm(route, &kept, &fleet, shared);
+        (route.id.clone(), ReadyRoute { names, service, kept })
     });
     let risk = table.risk_route().map(|route| {
         let names = names(&route.id, &shared.metrics);
-        ReadyRoute { names, service: stack::risk(route, lanes(&route.candidates), shared) }
+        ReadyRoute { names, service: stack::risk(route, &fleet, shared), kept: Kept::default() }
     });
-    let (llm, callers) = (llm.collect(), callers(&table, previous));
+    let (llm, callers) = (llm.collect(), callers(&table, previous, shared));
     Snapshot::assemble(Parts { table, callers, fleet, llm, risk }, shared.metrics.snapshots_alive.hold())
+}
+
+/// What the route remembers, taken over from the route of the same name.
+fn kept(route: &LlmRoute, previous: Option<&Snapshot>) -> Kept {
+    let before = previous.and_then(|snapshot| snapshot.llm(&route.id)).map(|ready| ready.kept.clone());
+    let before = before.unwrap_or_default();
+    Kept {
+        tempo: route.asking.hedge.map(|_| before.tempo.unwrap_or_default()),
+        copies: route.shadow.as_ref().map(|_| before.copies.unwrap_or_default()),
+    }
 }
 
 fn names(id: &RouteId, metrics: &Metrics) -> Arc<RouteNames> {
@@ -37,15 +49,29 @@ fn names(id: &RouteId, metrics: &Metrics) -> Arc<RouteNames> {
     Arc::new(RouteNames { id: id.clone(), header, metrics: metrics.route(id) })
 }
 
-fn callers(table: &RoutingTable, previous: Option<&Snapshot>) -> HashMap<[u8; 32], Arc<LiveCaller>> {
+fn callers(table: &RoutingTable, previous: Option<&Snapshot>, shared: &Shared) -> BTreeMap<[u8; 32], Arc<LiveCaller>> {
     let known: HashMap<_, _> = previous
         .into_iter()
         .flat_map(|snapshot| snapshot.callers().values())
-        .map(|live| (live.caller.id.clone(), Arc::clone(&live.allowance)))
+        .map(|live| (live.caller.id.clone(), Arc::clone(live)))
         .collect();
     let revive = |caller: &Arc<Caller>| {
-        let allowance = known.get(&caller.id).map_or_else(|| Arc::new(Allowance::new(Instant::now())), Arc::clone);
-        (caller.key_digest, Arc::new(LiveCaller { caller: Arc::clone(caller), allowance }))
+        let before = known.get(&caller.id);
+        let allowance =
+            before.map_or_else(|| Arc::new(Allowance::new(Instant::now())), |live| Arc::clone(&live.allowance));
+        let quota = caller.has_quota().then(|| quota(caller, before.and_then(|live| live.quota.as_ref()), shared));
+        (caller.key_digest, Arc::new(LiveCaller { caller: Arc::clone(caller), allowance, quota }))
     };
-    table.callers().iter().map(revive).collect()
+    let callers: BTreeMap<_, Arc<LiveCaller>> = table.callers().iter().map(revive).collect();
+    let goes_on: HashSet<_> =
+        callers.values().filter(|live| live.quota.is_some()).map(|live| &live.caller.id).collect();
+    let gone = known.values().filter(|live| !goes_on.contains(&live.caller.id));
+    gone.filter_map(|live| live.quota.as_ref()).for_each(|quota| quota.retire());
+    callers
+}
+
+fn quota(caller: &Caller, before: Option<&Arc<Quota>>, shared: &Shared) -> Arc<Quota> {
+    let quota = before.map_or_else(|| Arc::new(Quota::new(shared.calendar)), Arc::clone);
+    quota.adopt(caller, &shared.metrics);
+    quota
 }

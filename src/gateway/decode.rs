@@ -8,16 +8,21 @@ use std::sync::Arc;
 use http::{HeaderMap, HeaderName, HeaderValue};
 
 use crate::config::table::LlmRoute;
+use crate::domain::id::TenantId;
 use crate::domain::operation::{Dialect, Operation};
 use crate::flight::carried::{Back, Carried};
 use crate::flight::error::CallError;
 use crate::flight::facts::{LlmFacts, Span};
 use crate::flight::upload::Upload;
+use crate::routing::order;
 use crate::wire::openai::{self, DecodeError};
+use crate::wire::session::conversation_of;
 use crate::wire::{messages, responses};
 
 /// Which version of the Messages form is spoken; providers refuse a call without one.
 const VERSION: HeaderName = HeaderName::from_static("anthropic-version");
+/// What a caller calls its conversation.
+const SESSION: HeaderName = HeaderName::from_static("wb-session");
 const BETA: HeaderName = HeaderName::from_static("anthropic-beta");
 /// What callers that do not say get, the form's first stable version
 /// (<https://docs.anthropic.com/en/api/versioning>, read Nov 2026).
@@ -36,15 +41,19 @@ pub(super) fn decode(operation: Operation, body: &[u8], depth: usize) -> Result<
     let decoded = match operation {
         Operation::Responses => responses::peek_request(body, depth).map(|facts| {
             let model_at = facts.model_at(body).map(span);
-            Decoded { facts: LlmFacts { stream: facts.stream, model_at, ..LlmFacts::default() }, model: facts.model }
+            let anchored = facts.has_previous_response || facts.has_conversation || facts.background;
+            let facts = (LlmFacts { stream: facts.stream, anchored, model_at, ..LlmFacts::default() }, facts.model);
+            Decoded { facts: facts.0, model: facts.1 }
         }),
         Operation::Messages | Operation::CountTokens => message(operation, body, depth),
         _ => openai::peek_request(body, depth).map(|facts| Decoded {
             facts: LlmFacts {
                 stream: facts.stream,
                 include_usage: facts.include_usage,
+                keeps_usage: false,
                 has_stream_options: facts.has_stream_options,
                 plain: false,
+                anchored: false,
                 model_at: facts.model_at(body).map(span),
             },
             model: facts.model,
@@ -140,11 +149,27 @@ fn carry_message(body: &[u8], stream: bool) -> Result<Carried, CallError> {
 
 /// Streams that are carried always ask for the token counts, which the caller's form has in its events.
 fn carried_facts(stream: bool, model_at: Option<std::ops::Range<usize>>) -> LlmFacts {
-    LlmFacts { stream, include_usage: stream, has_stream_options: stream, plain: false, model_at: model_at.map(span) }
+    LlmFacts {
+        stream,
+        include_usage: stream,
+        keeps_usage: false,
+        has_stream_options: stream,
+        plain: false,
+        anchored: false,
+        model_at: model_at.map(span),
+    }
 }
 
 fn named(words: &[&'static str]) -> Option<HeaderValue> {
     (!words.is_empty()).then(|| HeaderValue::from_str(&words.join(", ")).ok())?
+}
+
+/// The number of the call's conversation: what the caller says of it in a header, or what its body says. Another tenant's
+/// is another one, whatever it is called.
+pub(super) fn conversation((headers, body): (&HeaderMap, &[u8]), tenant: &TenantId) -> Option<u64> {
+    let named = headers.get(&SESSION).map(|session| order::hash(session.as_bytes()));
+    let number = named.or_else(|| conversation_of(body))?;
+    Some(order::hash(&[tenant.as_str().as_bytes(), &number.to_be_bytes()].concat()))
 }
 
 /// The caller's headers that providers of this form need; nothing else of the caller's reaches one.

@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::future::{Either, Ready, ready};
 use http::header::CONTENT_TYPE;
-use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
+use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use matchit::Router;
 use tower::{Layer, Service};
 
@@ -21,9 +21,9 @@ use crate::flight::error::CallError;
 use crate::flight::facts::LlmFacts;
 use crate::flight::reply::{Reply, ReplyBody, UsageSlot};
 use crate::flight::upload::{Fault, Received, Upload};
-use crate::gateway::decode::{Decoded, carry, decode, decode_form, forwarded};
+use crate::gateway::decode::{Decoded, carry, conversation, decode, decode_form, forwarded};
 use crate::gateway::snapshot::{ReadyRoute, Snapshot};
-use crate::layer::answering::{Act, Answering, Gated};
+use crate::layer::answering::{Gated, Touch, Touching};
 use crate::layer::{BoxFuture, always_ready};
 use crate::routing::select::{self, NoRoute};
 use crate::telemetry::cells::Held;
@@ -34,11 +34,8 @@ use crate::wire::risk::{self, DecisionView, encode_decision};
 /// Who made the models, as `GET /v1/models` says it.
 const OWNER: &str = "weighbridge";
 
-/// Headers of the caller's that we act on.
-const WISH: HeaderName = HeaderName::from_static("wb-cache");
-const PATIENCE_MS: HeaderName = HeaderName::from_static("wb-timeout-ms");
-const SDK_TIMEOUT: HeaderName = HeaderName::from_static("x-stainless-timeout");
-const SDK_READ_TIMEOUT: HeaderName = HeaderName::from_static("x-stainless-read-timeout");
+/// Characters of an idempotency key.
+const LONGEST_KEY: usize = 255;
 
 /// The path table: exact paths, one method each.
 static PATHS: LazyLock<Router<(Method, &'static str, Operation)>> = LazyLock::new(|| {
@@ -135,13 +132,14 @@ impl Service<Arrival<Arc<Snapshot>, Received>> for Dispatch {
 type Whole = Arrival<Arc<Snapshot>, Received>;
 
 /// A call with its route.
-type Flying = Answering<BoxFuture<Result<Reply, CallError>>, Landing>;
+type Flying = Touching<BoxFuture<Result<Reply, CallError>>, Landing>;
 
 /// A call to a model, as far as its body had to be read.
 struct Understood<'r> {
     route: &'r Arc<LlmRoute>,
     facts: LlmFacts,
     carried: Option<Arc<Carried>>,
+    conversation: Option<u64>,
 }
 
 fn ask(arrival: &Whole, caller: &LiveCaller, operation: Operation) -> Result<Flying, CallError> {
@@ -153,12 +151,16 @@ async fn ask_apart(arrival: Whole, operation: Operation) -> Result<Reply, CallEr
     let caller = arrival.caller.clone().ok_or(CallError::Internal)?;
     let read = apart(move || {
         let understood = understand(&arrival, &caller, operation);
-        let owned = understood.map(|Understood { route, facts, carried }| (Arc::clone(route), facts, carried));
+        let owned = understood.map(|Understood { route, facts, carried, conversation }| {
+            let route = Arc::clone(route);
+            move |arrival: &Whole, caller: &LiveCaller| {
+                take_off(arrival, caller, operation, Understood { route: &route, facts, carried, conversation })
+            }
+        });
         (arrival, caller, owned)
     });
-    let (arrival, caller, understood) = read.await.ok_or(CallError::Internal)?;
-    let (route, facts, carried) = understood?;
-    let flying = take_off(&arrival, &caller, operation, Understood { route: &route, facts, carried })?;
+    let (arrival, caller, take_off) = read.await.ok_or(CallError::Internal)?;
+    let flying = take_off?(&arrival, &caller)?;
     drop(arrival);
     flying.await
 }
@@ -175,7 +177,10 @@ fn understand<'a>(arrival: &'a Whole, caller: &LiveCaller, operation: Operation)
         NoRoute::NotAllowed => CallError::NotAllowed(model.clone().into_owned()),
     })?;
     let carried = carry(operation, body, facts.stream, route)?;
-    Ok(Understood { route, facts, carried })
+    let sticky = route.asking.sticky.is_some();
+    let said = || conversation((&arrival.head.headers, body), &caller.caller.tenant);
+    let conversation = if sticky { said() } else { None };
+    Ok(Understood { route, facts, carried, conversation })
 }
 
 fn take_off(
@@ -184,12 +189,18 @@ fn take_off(
     operation: Operation,
     understood: Understood<'_>,
 ) -> Result<Flying, CallError> {
-    let Understood { route, facts, carried } = understood;
+    let Understood { route, facts, carried, conversation } = understood;
     let ready = arrival.pinned.llm(&route.id).ok_or(CallError::Internal)?;
+    let asked = Asked::of(&arrival.head.headers)?;
     let shows_early = facts.stream || operation == Operation::Speech;
-    let longest = route.timeouts.total.min(patience(&arrival.head.headers, shows_early));
+    let longest = route.timeouts.total.min(asked.patience(shows_early));
     arrival.trail.lock().stream = facts.stream;
-    let call = Call { carried, ..call(arrival, caller, operation, Facts::Llm(facts), longest) };
+    let mut call = Call { carried, ..call(arrival, caller, operation, Facts::Llm(facts), (longest, asked)) };
+    if conversation.is_some()
+        && let Some(context) = Arc::get_mut(&mut call.context)
+    {
+        context.conversation = conversation;
+    }
     Ok(fly(ready, call, None))
 }
 
@@ -202,7 +213,8 @@ fn assess(arrival: &Whole, caller: &LiveCaller) -> Result<Flying, CallError> {
     })?;
     let ready = snapshot.risk().ok_or(CallError::Internal)?;
     let facts = Arc::new(RiskFacts { assessment, route: Arc::clone(route) });
-    let call = call(arrival, caller, Operation::RiskAssess, Facts::Risk(Arc::clone(&facts)), route.hard_limit);
+    let limits = (route.hard_limit, Asked::default());
+    let call = call(arrival, caller, Operation::RiskAssess, Facts::Risk(Arc::clone(&facts)), limits);
     Ok(fly(ready, call, Some((facts, Arc::clone(snapshot)))))
 }
 
@@ -210,7 +222,7 @@ fn fly(route: &ReadyRoute, call: Call, assessed: Option<(Arc<RiskFacts>, Arc<Sna
     call.context.trail.lock().route = Some(Arc::clone(&route.names));
     let upload = call.upload.clone();
     let landing = Landing { in_flight: route.names.metrics.in_flight.hold(), assessed, upload };
-    Answering::new(route.service.ask(call), landing)
+    Touching::new(route.service.ask(call), landing)
 }
 
 /// What becomes of a route's answer: it counts as in flight until its body ends, and a decision becomes bytes.
@@ -220,38 +232,44 @@ pub struct Landing {
     upload: Option<Arc<Upload>>,
 }
 
-impl Act<Result<Reply, CallError>> for Landing {
-    type Output = Result<Reply, CallError>;
-
-    fn act(self, answer: Result<Reply, CallError>) -> Self::Output {
-        let mut reply = match (answer, &self.upload) {
-            (Err(error), Some(upload)) => return Err(lost(error, upload)),
-            (answer, _) => answer?,
+impl Touch<Result<Reply, CallError>> for Landing {
+    fn touch(self, answer: &mut Result<Reply, CallError>) {
+        let reply = match answer {
+            Ok(reply) => reply,
+            Err(error) => {
+                if let Some(upload) = &self.upload {
+                    lost(error, upload);
+                }
+                return;
+            }
         };
-        if let Some((facts, snapshot)) = self.assessed {
-            spell_out(&mut reply, &facts, &snapshot)?;
-        }
+        let spelt = self.assessed.map_or(Ok(()), |(facts, snapshot)| spell_out(reply, &facts, &snapshot));
         let in_flight = self.in_flight;
         reply.body.on_end(move |_| drop(in_flight));
-        Ok(reply)
+        if let Err(error) = spelt {
+            *answer = Err(error);
+        }
     }
 }
 
 /// What became of an upload: if the caller did something wrong while sending, that is why there is no answer.
-fn lost(error: CallError, upload: &Upload) -> CallError {
-    match (upload.fault(), error) {
-        (Some(Fault::TooLarge { limit_bytes }), _) => CallError::BodyTooLarge { limit_bytes },
-        (Some(Fault::Stalled), _) => CallError::BodyIncomplete,
-        (Some(Fault::Broken), _) => CallError::Framing("the request body is malformed or broke off"),
-        (Some(Fault::Form(wrong)), _) => {
+fn lost(error: &mut CallError, upload: &Upload) {
+    let fault = upload.fault().map(|fault| match fault {
+        Fault::TooLarge { limit_bytes } => CallError::BodyTooLarge { limit_bytes },
+        Fault::Stalled => CallError::BodyIncomplete,
+        Fault::Broken => CallError::Framing("the request body is malformed or broke off"),
+        Fault::Form(wrong) => {
             CallError::BadRequest { message: wrong.message.to_owned(), param: wrong.param.map(str::to_owned) }
         }
+    });
+    match (fault, &mut *error) {
+        (Some(fault), _) => *error = fault,
         (None, CallError::Exhausted { last, retry_after })
             if upload.is_spent() && last.class != FailureClass::Refused =>
         {
-            CallError::UploadLost { last, retry_after }
+            *error = CallError::UploadLost { last: last.clone(), retry_after: *retry_after };
         }
-        (None, error) => error,
+        (None, _) => {}
     }
 }
 
@@ -270,18 +288,31 @@ fn spell_out(reply: &mut Reply, facts: &RiskFacts, snapshot: &Snapshot) -> Resul
     Ok(())
 }
 
-fn call(arrival: &Whole, caller: &LiveCaller, operation: Operation, facts: Facts, longest: Duration) -> Call {
+fn call(
+    arrival: &Whole,
+    caller: &LiveCaller,
+    operation: Operation,
+    facts: Facts,
+    (longest, asked): (Duration, Asked),
+) -> Call {
     let context = CallContext {
         id: arrival.id.clone(),
         caller: Arc::clone(&caller.caller),
+        quota: caller.quota.clone(),
         arrived: arrival.arrived,
         trail: arrival.trail.clone(),
-        cache: match (cache_wish(&arrival.head.headers), &arrival.body.upload) {
-            // No form comes twice in the same bytes: its boundary is made up.
-            (CacheWish::Default | CacheWish::NoCache, Some(_)) => CacheWish::NoStore,
-            (wish, _) => wish,
+        cache: match asked.cache {
+            // No form comes twice in the same bytes, its boundary is made up; and sound is handed on, not kept.
+            CacheWish::Default | CacheWish::NoCache
+                if arrival.body.upload.is_some() || operation == Operation::Speech =>
+            {
+                CacheWish::NoStore
+            }
+            wish => wish,
         },
+        idempotency_key: asked.idempotency_key,
         forwarded: forwarded(operation, &arrival.head.headers),
+        conversation: None,
     };
     let deadline = Deadline::after(arrival.arrived, longest);
     let Received { bytes: body, upload } = &arrival.body;
@@ -289,24 +320,71 @@ fn call(arrival: &Whole, caller: &LiveCaller, operation: Operation, facts: Facts
     Call { operation, body, facts, upload, carried: None, context, deadline }
 }
 
-fn cache_wish(headers: &HeaderMap) -> CacheWish {
-    match headers.get(&WISH).map(HeaderValue::as_bytes) {
-        Some(b"no-cache") => CacheWish::NoCache,
-        Some(b"no-store") => CacheWish::NoStore,
-        Some(b"only-if-cached") => CacheWish::OnlyIfCached,
-        _ => CacheWish::Default,
+/// What the caller asks of us in headers, found in one pass over them.
+#[derive(Default)]
+struct Asked {
+    cache: CacheWish,
+    idempotency_key: Option<HeaderValue>,
+    /// Our own header, in seconds.
+    ours: Option<f64>,
+    sdk: Option<f64>,
+    sdk_read: Option<f64>,
+}
+
+impl Asked {
+    fn of(headers: &HeaderMap) -> Result<Self, CallError> {
+        let mut asked = Self::default();
+        for (name, value) in headers {
+            match name.as_str() {
+                "wb-cache" => asked.cache = cache_wish(value)?,
+                "idempotency-key" => asked.note_key(value)?,
+                "wb-timeout-ms" => asked.ours = number(value).map(|ms| ms / 1e3),
+                "x-stainless-timeout" => asked.sdk = number(value),
+                "x-stainless-read-timeout" => asked.sdk_read = number(value),
+                _ => {}
+            }
+        }
+        Ok(asked)
+    }
+
+    fn note_key(&mut self, key: &HeaderValue) -> Result<(), CallError> {
+        let plain = (1..=LONGEST_KEY).contains(&key.len()) && key.as_bytes().iter().all(u8::is_ascii_graphic);
+        if !plain || self.idempotency_key.is_some() {
+            let what = "the header idempotency-key must come once, with 1 to 255 visible ASCII characters and no space";
+            return Err(bad_header("idempotency-key", what));
+        }
+        self.idempotency_key = Some(key.clone());
+        Ok(())
+    }
+
+    /// How long the caller said it would wait. The SDKs' own timers end with the headers of a stream, so for streams only
+    /// our own header counts.
+    fn patience(&self, stream: bool) -> Duration {
+        let sdk = self.sdk.or(self.sdk_read).filter(|_| !stream);
+        let seconds = self.ours.or(sdk);
+        seconds.map_or(Duration::MAX, |seconds| Duration::from_secs_f64(seconds.min(86_400.0)))
     }
 }
 
-/// How long the caller said it would wait. The SDKs' own timers end with the headers of a stream, so for streams only
-/// our own header counts.
-fn patience(headers: &HeaderMap, stream: bool) -> Duration {
-    let number =
-        |name: &HeaderName| headers.get(name)?.to_str().ok()?.parse::<f64>().ok().filter(|n| n.is_finite() && *n > 0.0);
-    let ours = number(&PATIENCE_MS).map(|ms| ms / 1e3);
-    let sdk = || number(&SDK_TIMEOUT).or_else(|| number(&SDK_READ_TIMEOUT));
-    let seconds = ours.or_else(|| if stream { None } else { sdk() });
-    seconds.map_or(Duration::MAX, |seconds| Duration::from_secs_f64(seconds.min(86_400.0)))
+fn number(value: &HeaderValue) -> Option<f64> {
+    value.to_str().ok()?.parse::<f64>().ok().filter(|n| n.is_finite() && *n > 0.0)
+}
+
+fn cache_wish(value: &HeaderValue) -> Result<CacheWish, CallError> {
+    match value.as_bytes() {
+        b"default" => Ok(CacheWish::Default),
+        b"no-cache" => Ok(CacheWish::NoCache),
+        b"no-store" => Ok(CacheWish::NoStore),
+        b"only-if-cached" => Ok(CacheWish::OnlyIfCached),
+        _ => {
+            let what = "the header wb-cache must be default, no-cache, no-store or only-if-cached";
+            Err(bad_header("wb-cache", what))
+        }
+    }
+}
+
+fn bad_header(name: &str, what: &str) -> CallError {
+    CallError::BadRequest { message: what.to_owned(), param: Some(name.to_owned()) }
 }
 
 fn list_models(arrival: &Whole, caller: &LiveCaller) -> Reply {
@@ -368,12 +446,12 @@ mod tests {
             fields.iter().map(|&(name, value)| (name.parse().unwrap(), value.parse().unwrap())).collect()
         };
         let sdk = headers(&[("x-stainless-timeout", "60")]);
-        assert_eq!(patience(&sdk, false), Duration::from_secs(60));
-        assert_eq!(patience(&sdk, true), Duration::MAX);
+        assert_eq!(Asked::of(&sdk).unwrap().patience(false), Duration::from_secs(60));
+        assert_eq!(Asked::of(&sdk).unwrap().patience(true), Duration::MAX);
         let both = headers(&[("x-stainless-timeout", "60"), ("wb-timeout-ms", "1500")]);
-        assert_eq!(patience(&both, true), Duration::from_millis(1500));
+        assert_eq!(Asked::of(&both).unwrap().patience(true), Duration::from_millis(1500));
         for bad in ["0", "-1", "NaN", "soon"] {
-            assert_eq!(patience(&headers(&[("wb-timeout-ms", bad)]), false), Duration::MAX, "{bad}");
+            assert_eq!(Asked::of(&headers(&[("wb-timeout-ms", bad)])).unwrap().patience(false), Duration::MAX, "{bad}");
         }
     }
 }

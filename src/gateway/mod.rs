@@ -6,4 +6,5 @@ pub mod dispatch;
 pub mod pin;
 pub mod reload;
 pub mod snapshot;
+pub mod spending;
 pub mod stack;

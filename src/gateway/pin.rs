@@ -58,7 +58,7 @@ where
             operation: None,
             parameter: None,
             caller: None,
-            head,
+            head: Box::new(head),
             body,
         })
     }

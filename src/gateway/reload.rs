@@ -24,6 +24,7 @@ use crate::config::diff::TableDiff;
 use crate::config::error::ConfigError;
 use crate::config::load;
 use crate::config::options::CompileOptions;
+use crate::config::remarks::remarks;
 use crate::config::source::SourceFile;
 use crate::config::table::{BaseUrl, Protocol, RoutingTable};
 use crate::config::{SecretPolicy, Secrets};
@@ -270,6 +271,7 @@ impl Reloader {
         let before = self.live.load_full();
         let changes = in_one_line(&TableDiff::between(before.table(), &table));
         let version = table.version().to_string();
+        remark(&table);
         let snapshot = build(table, Some(&before), &self.shared);
         self.live.store(Arc::new(snapshot));
         metrics.config_in_use(&version, clock::unix_seconds());
@@ -277,6 +279,13 @@ impl Reloader {
         self.last.set(Vec::new());
         tracing::info!(config.version = %version, %changes, "configuration in force");
         Ok(())
+    }
+}
+
+/// Says what may mean something else than its writer thinks.
+pub fn remark(table: &RoutingTable) {
+    for remark in remarks(table).iter().take(MOST_TOLD) {
+        tracing::warn!("worth a look: {remark}");
     }
 }
 

@@ -3,7 +3,7 @@
 //! There is one [`Live`] and one writer (`reload`). A request loads it once and keeps what it got; an old snapshot goes
 //! with its last request. What must survive a reload is taken over from the previous snapshot by identity.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
@@ -16,12 +16,16 @@ use crate::domain::id::{CallerId, ProviderId, RouteId, UpstreamId};
 use crate::flight::arrival::{LiveCaller, Pinned};
 use crate::flight::call::Call;
 use crate::flight::error::CallError;
+use crate::flight::quota::Calendar;
 use crate::flight::reply::Reply;
 use crate::flight::trail::RouteNames;
 use crate::layer::admission::Gate;
 use crate::layer::cache::Store;
+use crate::layer::failover::tempo::Tempo;
 use crate::layer::idempotency::Ledger;
+use crate::layer::idempotency_key::Answers;
 use crate::layer::seam::Seam;
+use crate::layer::shadow::Copies;
 use crate::telemetry::access::AccessLog;
 use crate::telemetry::cells::Held;
 use crate::telemetry::metrics::Metrics;
@@ -44,10 +48,14 @@ pub struct Shared {
     pub dial: Arc<dyn Dial>,
     /// Cached answers; keys hold the route's fingerprint, so a changed route simply misses.
     pub store: Store,
+    /// Answers given under an idempotency key, and those on their way.
+    pub answers: Answers,
     /// Decisions made and in the making.
     pub ledger: Ledger,
     /// Process-wide admission.
     pub gate: Arc<Gate>,
+    /// What day it is, for budgets.
+    pub calendar: Calendar,
     /// Turns true when streams must end.
     pub drained: watch::Receiver<bool>,
 }
@@ -58,14 +66,25 @@ pub struct ReadyRoute {
     pub names: Arc<RouteNames>,
     /// Its stack.
     pub service: RouteService,
+    /// What of it outlives a reload.
+    pub kept: Kept,
+}
+
+/// What a route remembers, made only where it is needed.
+#[derive(Clone, Default)]
+pub struct Kept {
+    /// How long its calls take, where it hedges.
+    pub tempo: Option<Arc<Tempo>>,
+    /// Copies of its calls on their way, where it has a shadow.
+    pub copies: Option<Arc<Copies>>,
 }
 
 /// What a snapshot is made of.
 pub(super) struct Parts {
     pub(super) table: RoutingTable,
-    pub(super) callers: HashMap<[u8; 32], Arc<LiveCaller>>,
+    pub(super) callers: BTreeMap<[u8; 32], Arc<LiveCaller>>,
     pub(super) fleet: Fleet,
-    pub(super) llm: HashMap<RouteId, ReadyRoute>,
+    pub(super) llm: BTreeMap<RouteId, ReadyRoute>,
     pub(super) risk: Option<ReadyRoute>,
 }
 
@@ -74,9 +93,9 @@ pub struct Snapshot {
     table: Arc<RoutingTable>,
     version: HeaderValue,
     loaded_at: u64,
-    callers: HashMap<[u8; 32], Arc<LiveCaller>>,
+    callers: BTreeMap<[u8; 32], Arc<LiveCaller>>,
     fleet: Fleet,
-    llm: HashMap<RouteId, ReadyRoute>,
+    llm: BTreeMap<RouteId, ReadyRoute>,
     risk: Option<ReadyRoute>,
     _alive: Held,
 }
@@ -103,7 +122,7 @@ impl Snapshot {
     }
 
     /// Callers by the digest of their key.
-    pub(super) fn callers(&self) -> &HashMap<[u8; 32], Arc<LiveCaller>> {
+    pub(super) fn callers(&self) -> &BTreeMap<[u8; 32], Arc<LiveCaller>> {
         &self.callers
     }
 
@@ -125,6 +144,16 @@ impl Snapshot {
     /// Every provider in use, live.
     pub fn providers(&self) -> &BTreeMap<ProviderId, Arc<LiveProvider>> {
         &self.fleet.providers
+    }
+
+    /// Everyone who may call, live.
+    pub fn live_callers(&self) -> impl Iterator<Item = &Arc<LiveCaller>> {
+        self.callers.values()
+    }
+
+    /// Begins the windows of budgets that are due, for those who only read.
+    pub fn turn_budgets(&self) {
+        self.callers.values().filter_map(|live| live.quota.as_ref()).for_each(|quota| quota.turn());
     }
 
     /// Callers and how many requests each has in flight.

@@ -12,12 +12,13 @@ use hyper::body::Incoming;
 use tower::{Service, ServiceBuilder, service_fn};
 use tower_http::sensitive_headers::SetSensitiveRequestHeadersLayer;
 
+use crate::config::asking::{FallbackOn, Order};
 use crate::config::table::{Candidate, LlmRoute, RiskRoute};
 use crate::domain::id::RouteId;
 use crate::flight::reply::ReplyBody;
 use crate::gateway::dispatch::{Dispatch, MatchLayer};
 use crate::gateway::pin::PinLayer;
-use crate::gateway::snapshot::{Live, RouteService, Shared};
+use crate::gateway::snapshot::{Kept, Live, RouteService, Shared};
 use crate::layer::admission::{self, AdmissionLayer};
 use crate::layer::authenticate::{API_KEY, IdentifyLayer};
 use crate::layer::bulkhead::{self, BulkheadLayer};
@@ -25,24 +26,29 @@ use crate::layer::cache::{self, CacheLayer};
 use crate::layer::catch_panic::CatchPanicLayer;
 use crate::layer::deadline::DeadlineLayer;
 use crate::layer::drain::{self, DrainLayer};
+use crate::layer::failover::race::Hedge;
 use crate::layer::failover::{self, AttemptService, Failover, Lane};
 use crate::layer::fallback::{self, FallbackLayer};
 use crate::layer::idempotency::{self, IdempotencyLayer};
+use crate::layer::idempotency_key::{self, IdempotencyKeyLayer};
 use crate::layer::meter::{self, MeterLayer};
 use crate::layer::observe::{self, ObserveLayer};
 use crate::layer::pace::{self, PaceLayer};
+use crate::layer::quota::{self, QuotaLayer};
 use crate::layer::read_body::ReadBodyLayer;
 use crate::layer::record::{self, RecordLayer};
 use crate::layer::rescue::RescueLayer;
 use crate::layer::seam::Seam;
+use crate::layer::shadow::{self, ShadowLayer};
 use crate::layer::soft_deadline::{self, SoftDeadlineLayer};
 use crate::layer::stamp::StampLayer;
 use crate::layer::strict::StrictLayer;
+use crate::layer::tally::TallyLayer;
 use crate::layer::throttle::ThrottleLayer;
 use crate::layer::timeout::TimeoutLayer;
 use crate::layer::trip::{self, TripLayer};
 use crate::telemetry::metrics::Metrics;
-use crate::upstream::live::{Fleet, LiveUpstream};
+use crate::upstream::live::{Fleet, LiveProvider, LiveUpstream};
 use crate::upstream::send::send;
 
 /// Once per request, whatever it asks for.
@@ -88,7 +94,7 @@ pub fn ingress(
 }
 
 /// One payment attempt: one decision, on time.
-pub fn risk(route: &Arc<RiskRoute>, lanes: Arc<[Lane]>, shared: &Shared) -> RouteService {
+pub fn risk(route: &Arc<RiskRoute>, fleet: &Fleet, shared: &Shared) -> RouteService {
     let metrics = &shared.metrics;
     let stack = ServiceBuilder::new()
         // Outermost, so that time-up is one more reason to fall back.
@@ -97,9 +103,14 @@ pub fn risk(route: &Arc<RiskRoute>, lanes: Arc<[Lane]>, shared: &Shared) -> Rout
         .layer(SoftDeadlineLayer(soft_deadline::Params { deadline: route.deadline, metrics: Arc::clone(metrics) }))
         // Inside Fallback, so that a fallback is never kept as a verdict; below the timer, so that late ones are.
         .layer(IdempotencyLayer(idempotency::Params { ledger: shared.ledger.clone(), metrics: Arc::clone(metrics) }))
+        // Inside Idempotency, so that a decision is paid once; it counts and never refuses a payment.
+        .layer(TallyLayer)
         // Asks candidates; an at-most-once operation moves on only when nothing was sent.
         .service(Failover::new(failover::Params {
-            lanes,
+            lanes: lanes(&route.candidates, &[], fleet, shared),
+            order: Order::AsListed,
+            fallback_on: FallbackOn::default(),
+            hedge: None,
             max_attempts: route.max_attempts,
             connect: route.connect,
             first_content: route.deadline,
@@ -110,21 +121,35 @@ pub fn risk(route: &Arc<RiskRoute>, lanes: Arc<[Lane]>, shared: &Shared) -> Rout
 }
 
 /// One LLM call: one answer, whole or streamed.
-pub fn llm(route: &Arc<LlmRoute>, lanes: Arc<[Lane]>, shared: &Shared) -> RouteService {
+pub fn llm(route: &Arc<LlmRoute>, kept: &Kept, fleet: &Fleet, shared: &Shared) -> RouteService {
     let cache = cache::Params {
         store: shared.store.clone(),
-        ttl: route.cache.map(|cache| cache.ttl),
+        policy: route.cache,
         fingerprint: route.fingerprint,
         metrics: Arc::clone(&shared.metrics),
     };
+    let hedge = route.asking.hedge.zip(kept.tempo.clone());
+    let hedge = hedge.map(|(policy, tempo)| Hedge { policy, tempo, metrics: shared.metrics.hedges(&route.id) });
     let stack = ServiceBuilder::new()
         // Outermost: a stream ends with its call's total time; until there is a reply, Failover keeps the same deadline.
         .layer(DeadlineLayer)
-        // Complete answers again, for the same tenant and the same bytes.
+        // The same key, the same answer; outside Cache, so that it holds on routes without one.
+        .layer(IdempotencyKeyLayer(idempotency_key::Params {
+            answers: shared.answers.clone(),
+            metrics: Arc::clone(&shared.metrics),
+        }))
+        // Complete answers again, for the same tenant and the same question; equal questions in flight are asked once.
         .layer(CacheLayer(cache))
+        // The caller's tokens and money, held back and settled; inside Cache, because a stored answer costs nothing.
+        .layer(QuotaLayer(quota::Params { route: Arc::clone(route), metrics: Arc::clone(&shared.metrics) }))
+        // Copies for a candidate on trial; inside Cache, because what is answered from memory would be asked for nothing.
+        .layer(ShadowLayer(shadow(route, kept, fleet, shared)))
         // Asks candidates until one shows content; after that there is no way back.
         .service(Failover::new(failover::Params {
-            lanes,
+            lanes: lanes(&route.candidates, &route.asking.weights, fleet, shared),
+            order: route.asking.order,
+            fallback_on: route.asking.fallback_on,
+            hedge,
             max_attempts: route.max_attempts,
             connect: route.timeouts.connect,
             first_content: route.timeouts.first_content,
@@ -138,16 +163,18 @@ pub fn llm(route: &Arc<LlmRoute>, lanes: Arc<[Lane]>, shared: &Shared) -> RouteS
 pub fn attempt(upstream: &Arc<LiveUpstream>, metrics: &Arc<Metrics>) -> AttemptService {
     let series = metrics.upstream(&upstream.names.provider, &upstream.names.model);
     let provider = &upstream.provider;
-    let places = Arc::clone(&provider.bulkhead);
-    let adaptive = provider.adaptive.clone().map(|learned| (learned, provider.bounds()));
     let (model, sender) = (upstream.candidate.model.clone(), Arc::clone(upstream));
     let stack = ServiceBuilder::new()
         // Outermost: local refusals are attempts too.
-        .layer(ObserveLayer(observe::Params { names: Arc::clone(&upstream.names), metrics: Arc::clone(&series) }))
+        .layer(ObserveLayer(observe::Params {
+            names: Arc::clone(&upstream.names),
+            metrics: Arc::clone(&series),
+            latency: upstream.latency.clone(),
+        }))
         // Refuses at once while the breaker is open; outside Timeout, so that a timeout counts.
         .layer(TripLayer(trip::Params { health: Arc::clone(&upstream.health), metrics: Arc::clone(&series) }))
         // The provider's places; refuses when full, never queues.
-        .layer(BulkheadLayer(bulkhead::Params { places, limit: provider.provider.in_flight, adaptive }))
+        .layer(BulkheadLayer(places(provider, 1)))
         // The quota group's pause.
         .layer(PaceLayer(pace::Params { pause: Arc::clone(&provider.pause) }))
         // Tokens and cost of what came back.
@@ -159,13 +186,51 @@ pub fn attempt(upstream: &Arc<LiveUpstream>, metrics: &Arc<Metrics>) -> AttemptS
     Seam::new(stack)
 }
 
-/// Candidates with an attempt stack in front of each.
-pub fn lanes(candidates: &[Candidate], fleet: &Fleet, shared: &Shared) -> Arc<[Lane]> {
-    let upstreams = candidates.iter().filter_map(|candidate| fleet.upstreams.get(&candidate.upstream));
-    let lane = |upstream: &Arc<LiveUpstream>| Lane {
-        service: attempt(upstream, &shared.metrics),
-        metrics: shared.metrics.provider(&upstream.names.provider),
+/// One try at a candidate on trial: what protects its provider, and nothing of what belongs to callers.
+fn shadow(route: &LlmRoute, kept: &Kept, fleet: &Fleet, shared: &Shared) -> Option<Arc<shadow::Params>> {
+    let plan = route.shadow.as_ref()?;
+    let upstream = fleet.upstreams.get(&plan.candidate.upstream)?;
+    let (provider, sender) = (&upstream.provider, Arc::clone(upstream));
+    let stack = ServiceBuilder::new()
+        // Callers keep half of the provider's places.
+        .layer(BulkheadLayer(places(provider, 2)))
+        // The quota group's pause.
+        .layer(PaceLayer(pace::Params { pause: Arc::clone(&provider.pause) }))
+        // Until the first content.
+        .layer(TimeoutLayer)
+        .service(service_fn(move |attempt| Box::pin(send(attempt, Arc::clone(&sender)))));
+    Some(Arc::new(shadow::Params {
+        service: Seam::new(stack),
+        share: plan.share,
+        limit: plan.in_flight,
+        copies: kept.copies.clone()?,
+        connect: route.timeouts.connect,
+        first_content: route.timeouts.first_content,
+        idle: route.timeouts.idle,
+        total: route.timeouts.total,
+        series: shared.metrics.shadow(&upstream.names.provider, &upstream.names.model),
+        metrics: Arc::clone(&shared.metrics),
         upstream: Arc::clone(upstream),
+    }))
+}
+
+/// A provider's places, or a part of them.
+fn places(provider: &LiveProvider, part: u32) -> bulkhead::Params {
+    let adaptive = provider.adaptive.clone().map(|learned| (learned, provider.bounds()));
+    bulkhead::Params { places: Arc::clone(&provider.bulkhead), limit: provider.provider.in_flight, part, adaptive }
+}
+
+/// Candidates with an attempt stack in front of each, all of the same weight unless `weights` says otherwise.
+fn lanes(candidates: &[Candidate], weights: &[u32], fleet: &Fleet, shared: &Shared) -> Arc<[Lane]> {
+    let weights = weights.iter().copied().chain(std::iter::repeat(1));
+    let lane = |(candidate, weight): (&Candidate, u32)| {
+        let upstream = fleet.upstreams.get(&candidate.upstream)?;
+        Some(Lane {
+            service: attempt(upstream, &shared.metrics),
+            metrics: shared.metrics.provider(&upstream.names.provider),
+            upstream: Arc::clone(upstream),
+            weight,
+        })
     };
-    upstreams.map(lane).collect()
+    candidates.iter().zip(weights).filter_map(lane).collect()
 }

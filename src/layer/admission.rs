@@ -14,7 +14,7 @@ use crate::flight::arrival::{Arrival, Pinned};
 use crate::flight::error::CallError;
 use crate::flight::reply::Reply;
 use crate::layer::always_ready;
-use crate::layer::answering::{Answering, Gated, Keep};
+use crate::layer::answering::{Gated, Keep, Touching};
 use crate::telemetry::labels::ShedReason;
 use crate::telemetry::metrics::Metrics;
 
@@ -102,7 +102,7 @@ where
 {
     type Response = Reply;
     type Error = CallError;
-    type Future = Gated<Answering<S::Future, Keep<Admitted>>, CallError>;
+    type Future = Gated<Touching<S::Future, Keep<Admitted>>, CallError>;
 
     always_ready!();
 
@@ -115,7 +115,7 @@ where
                 self.params.metrics.shed(class, reason);
                 Gated::shut(CallError::Shed { what: reason.label() })
             }
-            Ok(admitted) => Gated::open(Answering::new(self.inner.call(arrival), Keep(admitted))),
+            Ok(admitted) => Gated::open(Touching::new(self.inner.call(arrival), Keep(admitted))),
         }
     }
 }

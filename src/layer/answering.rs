@@ -1,8 +1,9 @@
-//! The two futures layers are made of, so that a layer needs no box of its own: [`Answering`] for one that acts on its
-//! answer, [`Gated`] for one that may refuse.
+//! The three futures layers are made of, so that a layer needs no box of its own: [`Touching`] for one that adds to its
+//! answer, [`Answering`] for one that makes another thing of it, [`Gated`] for one that may refuse.
 //!
 //! A box for each layer would cost an allocation and a move of everything below it, about 600 instructions; these nest
-//! by value. They hold no logic: what a layer does is in its [`Act`], of which [`Keep`] is the one that several share.
+//! by value. They hold no logic: what a layer does is in its [`Touch`] or [`Act`], of which [`Keep`] is the one that
+//! several share.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -12,7 +13,53 @@ use pin_project_lite::pin_project;
 
 use crate::flight::reply::Reply;
 
-/// What a layer does with the answer from inside. Dropped instead, nobody waits for the answer any more.
+/// What a layer adds to the answer from inside, where it lies: answers are large, and most layers only hang something on
+/// them. Dropped instead, nobody waits for the answer any more.
+pub trait Touch<T> {
+    /// Sees the answer, once.
+    fn touch(self, answer: &mut T);
+}
+
+pin_project! {
+    /// The future inside, then the layer's touch.
+    ///
+    /// # Cancel safety
+    /// Dropping it drops the future inside, and then the touch without having asked it.
+    pub struct Touching<F, A> {
+        #[pin]
+        inside: F,
+        touch: Option<A>,
+    }
+}
+
+impl<F, A> Touching<F, A> {
+    /// `touch` on what `inside` answers.
+    pub fn new(inside: F, touch: A) -> Self {
+        Self { inside, touch: Some(touch) }
+    }
+}
+
+impl<F: Future, A: Touch<F::Output>> Future for Touching<F, A> {
+    type Output = F::Output;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
+        let this = self.project();
+        if this.touch.is_none() {
+            // Finished: a future is not asked again, and one that is has nothing to say.
+            return Poll::Pending;
+        }
+        // One local from here to the end, so that the answer is written where it will stay.
+        let mut polled = this.inside.poll(cx);
+        if let Poll::Ready(answer) = &mut polled
+            && let Some(touch) = this.touch.take()
+        {
+            touch.touch(answer);
+        }
+        polled
+    }
+}
+
+/// What a layer makes of the answer from inside. Dropped instead, nobody waits for the answer any more.
 pub trait Act<T> {
     /// What it makes of the answer.
     type Output;
@@ -99,13 +146,10 @@ where
 /// Keeps a permit for as long as the reply lasts, or for as long as it is waited for.
 pub struct Keep<T>(pub T);
 
-impl<T: Send + 'static, E> Act<Result<Reply, E>> for Keep<T> {
-    type Output = Result<Reply, E>;
-
-    fn act(self, answer: Result<Reply, E>) -> Result<Reply, E> {
-        answer.map(|mut reply| {
+impl<T: Send + 'static, E> Touch<Result<Reply, E>> for Keep<T> {
+    fn touch(self, answer: &mut Result<Reply, E>) {
+        if let Ok(reply) = answer {
             reply.body.on_end(move |_| drop(self.0));
-            reply
-        })
+        }
     }
 }

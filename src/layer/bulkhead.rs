@@ -10,7 +10,7 @@ use crate::domain::outcome::FailureClass;
 use crate::flight::error::AttemptError;
 use crate::flight::reply::Reply;
 use crate::layer::always_ready;
-use crate::layer::answering::{Act, Answering, Gated};
+use crate::layer::answering::{Gated, Touch, Touching};
 use crate::upstream::attempt::Attempt;
 use crate::upstream::concurrency::{Bounds, Ended, Outcome};
 use crate::upstream::limiter::{self, Adaptive};
@@ -22,6 +22,8 @@ pub struct Params {
     pub places: Arc<limiter::Bulkhead>,
     /// How many there are.
     pub limit: u32,
+    /// What the limit is divided by: 1 for callers, more for what must leave them room.
+    pub part: u32,
     /// Present if that moves with what becomes of requests, up to `limit`; survives reloads too.
     pub adaptive: Option<(Arc<Adaptive>, Bounds)>,
 }
@@ -51,7 +53,7 @@ where
 {
     type Response = Reply;
     type Error = AttemptError;
-    type Future = Gated<Answering<S::Future, Occupy>, AttemptError>;
+    type Future = Gated<Touching<S::Future, Occupy>, AttemptError>;
 
     always_ready!();
 
@@ -59,11 +61,11 @@ where
         let learner =
             self.params.adaptive.clone().map(|(learned, bounds)| Learner { learned, bounds, sent: Instant::now() });
         let limit = learner.as_ref().map_or(self.params.limit, |learner| learner.learned.limit(learner.bounds));
-        let Some(place) = self.params.places.enter(limit) else {
+        let Some(place) = self.params.places.enter(limit.div_ceil(self.params.part.max(1))) else {
             let full = AttemptError::local(FailureClass::Full, None, "the provider's bulkhead is full");
             return Gated::shut(full);
         };
-        Gated::open(Answering::new(self.inner.call(attempt), Occupy { place, learner }))
+        Gated::open(Touching::new(self.inner.call(attempt), Occupy { place, learner }))
     }
 }
 
@@ -98,19 +100,16 @@ impl Learner {
     }
 }
 
-impl Act<Result<Reply, AttemptError>> for Occupy {
-    type Output = Result<Reply, AttemptError>;
-
-    fn act(self, answer: Result<Reply, AttemptError>) -> Self::Output {
+impl Touch<Result<Reply, AttemptError>> for Occupy {
+    fn touch(self, answer: &mut Result<Reply, AttemptError>) {
         if let Some(learner) = &self.learner {
-            learner.learn(self.place.taken(), &answer);
+            learner.learn(self.place.taken(), answer);
         }
-        answer.map(|mut reply| {
-            if reply.body.is_stream() {
-                reply.body.on_end(move |_| drop(self));
-            }
-            reply
-        })
+        if let Ok(reply) = answer
+            && reply.body.is_stream()
+        {
+            reply.body.on_end(move |_| drop(self));
+        }
     }
 }
 

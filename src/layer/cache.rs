@@ -1,122 +1,45 @@
-//! Answers reused: complete whole 200s of routes that ask for it, by tenant and by the exact request.
+//! Answers reused, on routes that ask for it: by tenant and by the question, whether it was streamed or not; and equal
+//! questions asked once while they are in flight.
 //!
-//! moka is used as a store only: its own coalescing gives up with a panic when leaders are dropped too often. Errors,
-//! streams, truncated answers and anything larger than a tenth of the store are never kept.
+//! What is kept is the whole answer: a stream is put together when it has ended well, and told again as a stream to who
+//! asks for one. Never kept are errors, answers that did not end by themselves (those cut by length only where the route
+//! says so), streams that cannot be put together without loss, and anything larger than a tenth of the store. Calls
+//! with and without a stream share answers, but not flights: they are different requests to the provider.
 
-use std::sync::Arc;
-use std::time::{Duration, Instant as StdInstant};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
-use bytes::Bytes;
-use futures_util::future::{Either, Ready, ready};
-use hmac::{Hmac, KeyInit, Mac};
+use futures_util::future::Either;
+use http::StatusCode;
 use http::header::CONTENT_TYPE;
-use http::{HeaderMap, HeaderValue, StatusCode};
-use moka::Expiry;
-use moka::sync::Cache as Moka;
-use sha2::Sha256;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 use tower::{Layer, Service};
 
-use crate::flight::call::{CacheWish, Call};
+use self::store::Stored;
+use crate::config::table::{CachePolicy, CutAnswers};
+use crate::domain::outcome::{Blame, FailureClass};
+use crate::flight::call::{CacheWish, Call, Facts};
 use crate::flight::error::CallError;
-use crate::flight::reply::{Reply, ReplyBody, UsageSlot};
+use crate::flight::reply::Reply;
+use crate::flight::shared_reply::{Asking, Done, Landing, Seat, Shown};
 use crate::flight::trail::CacheNote;
-use crate::layer::always_ready;
-use crate::layer::answering::{Act, Answering};
+use crate::layer::join::{Boarded, Key, Role, is_the_leaders_own, reply};
+use crate::layer::{BoxFuture, always_ready};
 use crate::telemetry::labels::{Cache as CacheLabel, CacheEvent};
 use crate::telemetry::metrics::Metrics;
+use crate::wire::replay::{Ending, Form, assemble, ending};
 
-/// What an entry weighs beside its body.
-const ENTRY_BYTES: u32 = 256;
+mod store;
 
-type Key = [u8; 32];
-
-/// All cached answers, shared by every route and worker; bounded in bytes.
-#[derive(Clone)]
-pub struct Store {
-    answers: Moka<Key, Arc<Stored>>,
-    /// Keys are keyed hashes, so that whoever sees one learns nothing about a prompt.
-    pepper: Arc<[u8; 32]>,
-    largest: usize,
-}
-
-struct Stored {
-    body: Bytes,
-    content_type: Option<HeaderValue>,
-    at: Instant,
-    life: Duration,
-}
-
-struct Life;
-
-impl Expiry<Key, Arc<Stored>> for Life {
-    fn expire_after_create(&self, _: &Key, stored: &Arc<Stored>, _: StdInstant) -> Option<Duration> {
-        Some(stored.life)
-    }
-
-    /// moka would keep the life of the answer that is replaced: what is left of it, or nothing.
-    fn expire_after_update(
-        &self,
-        _: &Key,
-        stored: &Arc<Stored>,
-        _: StdInstant,
-        _: Option<Duration>,
-    ) -> Option<Duration> {
-        Some(stored.life)
-    }
-}
-
-impl Store {
-    /// An empty store of at most `most_bytes`.
-    pub fn new(most_bytes: u64, pepper: [u8; 32], metrics: &Arc<Metrics>) -> Self {
-        let counted = Arc::clone(metrics);
-        let answers = Moka::builder()
-            .max_capacity(most_bytes)
-            .weigher(|_, stored: &Arc<Stored>| {
-                u32::try_from(stored.body.len()).unwrap_or(u32::MAX).saturating_add(ENTRY_BYTES)
-            })
-            .expire_after(Life)
-            .eviction_listener(move |_, _, cause| {
-                if cause.was_evicted() {
-                    counted.cache(CacheLabel::Response, CacheEvent::Evicted);
-                }
-            })
-            .build();
-        let largest = usize::try_from(most_bytes / 10).unwrap_or(usize::MAX);
-        Self { answers, pepper: Arc::new(pepper), largest }
-    }
-
-    fn get(&self, key: &Key) -> Option<Arc<Stored>> {
-        self.answers.get(key).filter(|stored| stored.at.elapsed() < stored.life)
-    }
-
-    /// The tenant is part of every call: no key without one can be made. Every part goes in with its length, so that no two calls run together.
-    fn key(&self, call: &Call, fingerprint: &[u8; 32]) -> Option<Key> {
-        let mut mac = Hmac::<Sha256>::new_from_slice(&self.pepper[..]).ok()?;
-        let mut part = |bytes: &[u8]| {
-            mac.update(&(bytes.len() as u64).to_be_bytes());
-            mac.update(bytes);
-        };
-        part(call.context.caller.tenant.as_str().as_bytes());
-        part(fingerprint);
-        part(call.operation.label().as_bytes());
-        // What of the caller's headers reaches a provider shapes its answer.
-        for (name, value) in &call.context.forwarded {
-            part(name.as_str().as_bytes());
-            part(value.as_bytes());
-        }
-        part(&call.body);
-        Some(mac.finalize().into_bytes().into())
-    }
-}
+pub use self::store::Store;
 
 /// Plain values for [`CacheLayer`].
 #[derive(Clone)]
 pub struct Params {
     /// Where answers are kept.
     pub store: Store,
-    /// How long; `None` where the route has no cache.
-    pub ttl: Option<Duration>,
+    /// What is kept and how long; `None` where the route has no cache.
+    pub policy: Option<CachePolicy>,
     /// Changes with anything that shapes an answer.
     pub fingerprint: [u8; 32],
     /// Counts events.
@@ -127,7 +50,7 @@ pub struct Params {
 #[derive(Clone)]
 pub struct CacheLayer(pub Params);
 
-/// Answers from the store, or fills it.
+/// Answers from the store, from what is in flight, or fills both.
 #[derive(Clone)]
 pub struct Cache<S> {
     inner: S,
@@ -144,88 +67,223 @@ impl<S> Layer<S> for CacheLayer {
 
 impl<S> Service<Call> for Cache<S>
 where
-    S: Service<Call, Response = Reply, Error = CallError>,
+    S: Service<Call, Response = Reply, Error = CallError> + Clone + Send + 'static,
+    S::Future: Send + 'static,
 {
     type Response = Reply;
     type Error = CallError;
-    type Future = Either<Ready<Result<Reply, CallError>>, Answering<S::Future, Fill>>;
+    type Future = Either<S::Future, BoxFuture<Result<Reply, CallError>>>;
 
     always_ready!();
 
     fn call(&mut self, call: Call) -> Self::Future {
         let wish = call.context.cache;
-        let Some((key, ttl)) = self.params.key(&call) else {
-            return match wish {
-                CacheWish::OnlyIfCached => Either::Left(ready(Err(CallError::NotCached))),
-                _ => Either::Right(Answering::new(self.inner.call(call), Fill(None))),
-            };
-        };
-        let params = &self.params;
-        let stored = if wish == CacheWish::NoCache { None } else { params.store.get(&key) };
-        if let Some(stored) = stored {
-            params.metrics.cache(CacheLabel::Response, CacheEvent::Hit);
-            call.context.trail.lock().cache = CacheNote::Hit { age_seconds: stored.at.elapsed().as_secs() };
-            return Either::Left(ready(Ok(replay(&stored))));
+        let question = self.params.policy.filter(|_| wish != CacheWish::NoStore);
+        let question = question.and_then(|policy| Question::of(&call, &self.params, policy));
+        match question {
+            Some(question) => Either::Right(Box::pin(question.answer(call, self.inner.clone()))),
+            None if wish == CacheWish::OnlyIfCached => {
+                Either::Right(Box::pin(std::future::ready(Err(CallError::NotCached))))
+            }
+            None => Either::Left(self.inner.call(call)),
         }
-        params.metrics.cache(CacheLabel::Response, CacheEvent::Miss);
-        call.context.trail.lock().cache = CacheNote::Miss;
-        if wish == CacheWish::OnlyIfCached {
-            return Either::Left(ready(Err(CallError::NotCached)));
-        }
-        let place = Place { params: Arc::clone(params), key, ttl };
-        Either::Right(Answering::new(self.inner.call(call), Fill(Some(place))))
     }
 }
 
-/// Where an answer may be kept, if anywhere.
-pub struct Fill(Option<Place>);
-
-struct Place {
-    params: Arc<Params>,
+/// A call that the cache may answer.
+#[derive(Clone)]
+struct Question {
     key: Key,
-    ttl: Duration,
+    policy: CachePolicy,
+    form: Option<Form>,
+    params: Arc<Params>,
 }
 
-impl Act<Result<Reply, CallError>> for Fill {
-    type Output = Result<Reply, CallError>;
-
-    fn act(self, answer: Result<Reply, CallError>) -> Self::Output {
-        if let (Some(Place { params, key, ttl }), Ok(reply)) = (&self.0, &answer) {
-            params.keep(*key, reply, *ttl);
-        }
-        answer
-    }
+/// What a question finds in the air.
+enum Aboard {
+    /// An answer to wait for.
+    Waits(Seat, Role),
+    /// One that has landed just now.
+    Answered(Box<Reply>),
 }
 
-impl Params {
-    fn key(&self, call: &Call) -> Option<(Key, Duration)> {
-        let ttl = self.ttl?;
-        let may = !call.llm().stream && call.context.cache != CacheWish::NoStore;
-        let key = may.then(|| self.store.key(call, &self.fingerprint))??;
-        Some((key, ttl))
+impl Question {
+    fn of(call: &Call, params: &Arc<Params>, policy: CachePolicy) -> Option<Self> {
+        let key = params.store.key(call, &params.fingerprint)?;
+        Some(Self { key, policy, form: Form::of(call.operation), params: Arc::clone(params) })
     }
 
-    fn keep(&self, key: Key, reply: &Reply, ttl: Duration) {
-        let Some(body) = reply.body.as_whole() else { return };
-        if reply.status != StatusCode::OK || !reply.complete || body.len() > self.store.largest {
-            self.metrics.cache(CacheLabel::Response, CacheEvent::RefusedByGuard);
-            return;
+    async fn answer<S>(self, mut call: Call, inner: S) -> Result<Reply, CallError>
+    where
+        S: Service<Call, Response = Reply, Error = CallError> + Clone + Send + 'static,
+        S::Future: Send + 'static,
+    {
+        if let Facts::Llm(facts) = &mut call.facts {
+            facts.keeps_usage = true;
         }
-        let stored = Stored {
-            body: body.clone(),
-            content_type: reply.headers.get(CONTENT_TYPE).cloned(),
-            at: Instant::now(),
-            life: jittered(ttl, key),
+        let wish = call.context.cache;
+        let stored = if wish == CacheWish::NoCache { None } else { self.stored() };
+        if let Some(reply) = stored.as_ref().and_then(|stored| self.hit(stored, &call)) {
+            return Ok(reply);
+        }
+        if wish == CacheWish::OnlyIfCached {
+            self.note(&call, CacheEvent::Miss, CacheNote::Miss { stored: false });
+            return Err(CallError::NotCached);
+        }
+        let mut first = true;
+        loop {
+            let (seat, role) = match self.board(&call, &inner, stored.as_ref()) {
+                Aboard::Waits(seat, role) => (seat, role),
+                Aboard::Answered(reply) => return Ok(*reply),
+            };
+            let until = call.deadline.instant();
+            match timeout_at(until, seat.answer()).await.unwrap_or(Err(CallError::DeadlinePassed)) {
+                Ok(answered) => {
+                    if answered.shown.kept && role == Role::Leads {
+                        mark_stored(&call);
+                    }
+                    return Ok(reply(answered, role, &call));
+                }
+                // Those who shared a failure share one more try: the first of them leads it.
+                Err(error) if role == Role::Joins && first && is_the_leaders_own(&error) && Instant::now() < until => {
+                    first = false;
+                }
+                Err(error) => {
+                    let stands_in = stored.filter(|_| is_the_providers(&error));
+                    return stands_in.and_then(|stored| self.stale(&stored, &call)).ok_or(error);
+                }
+            }
+        }
+    }
+
+    /// A seat in the flight of this question, or what has landed since `seen` was found.
+    fn board<S>(&self, call: &Call, inner: &S, seen: Option<&Arc<Stored>>) -> Aboard
+    where
+        S: Service<Call, Response = Reply, Error = CallError> + Clone + Send + 'static,
+        S::Future: Send + 'static,
+    {
+        let flights = &self.params.store.flights;
+        let lead = || self.lead(call.clone(), inner.clone());
+        let asks = |seat, note| {
+            self.note(call, CacheEvent::Miss, note);
+            Aboard::Waits(seat, Role::Leads)
         };
-        self.store.answers.insert(key, Arc::new(stored));
+        if call.context.cache == CacheWish::NoCache {
+            // What is in flight was asked before the caller wanted it fresh.
+            return asks(flights.alone(lead()), CacheNote::Refresh { stored: false });
+        }
+        let is_new = |stored: &Arc<Stored>| stored.is_fresh() && !seen.is_some_and(|seen| Arc::ptr_eq(seen, stored));
+        match flights.board((self.flight(call), self.key), || self.stored().filter(is_new), lead) {
+            Boarded::Joins(seat) => {
+                self.note(call, CacheEvent::Coalesced, CacheNote::Coalesced);
+                Aboard::Waits(seat, Role::Joins)
+            }
+            Boarded::Leads(seat) => asks(seat, CacheNote::Miss { stored: false }),
+            Boarded::Found(stored) => match self.hit(&stored, call) {
+                Some(reply) => Aboard::Answered(Box::new(reply)),
+                None => asks(flights.alone(lead()), CacheNote::Miss { stored: false }),
+            },
+            Boarded::OtherBody => asks(flights.alone(lead()), CacheNote::Miss { stored: false }),
+        }
+    }
+
+    /// Streams and whole answers are different requests, so they fly apart.
+    fn flight(&self, call: &Call) -> Key {
+        let mut key = self.key;
+        if let (Some(last), true) = (key.last_mut(), call.llm().stream) {
+            *last ^= 1;
+        }
+        key
+    }
+
+    fn lead<S>(&self, call: Call, mut inner: S) -> (Asking, Done)
+    where
+        S: Service<Call, Response = Reply, Error = CallError> + Send + 'static,
+        S::Future: Send + 'static,
+    {
+        let question = self.clone();
+        let asking: Asking = Box::pin(async move { inner.call(call).await });
+        (asking, Box::new(move |landing| question.keep(landing)))
+    }
+
+    fn stored(&self) -> Option<Arc<Stored>> {
+        let may = |stored: &Arc<Stored>| !stored.cut || self.policy.cut_by_length == CutAnswers::Store;
+        self.params.store.get(&self.key).filter(may)
+    }
+
+    fn hit(&self, stored: &Stored, call: &Call) -> Option<Reply> {
+        let reply = stored.reply(call).filter(|_| stored.is_fresh())?;
+        let age = stored.at.elapsed();
+        let left_seconds = stored.fresh_for.saturating_sub(age).as_secs();
+        self.note(call, CacheEvent::Hit, CacheNote::Hit { age_seconds: age.as_secs(), left_seconds });
+        Some(reply)
+    }
+
+    fn stale(&self, stored: &Stored, call: &Call) -> Option<Reply> {
+        let reply = stored.reply(call)?;
+        let age = stored.at.elapsed();
+        let past_seconds = age.saturating_sub(stored.fresh_for).as_secs();
+        self.note(call, CacheEvent::Stale, CacheNote::StaleError { age_seconds: age.as_secs(), past_seconds });
+        Some(reply)
+    }
+
+    fn note(&self, call: &Call, event: CacheEvent, note: CacheNote) {
+        self.params.metrics.cache(CacheLabel::Response, event);
+        call.context.trail.lock().cache = note;
+    }
+
+    /// Keeps an answer, if it may be kept.
+    fn keep(&self, landing: &Landing<'_>) -> bool {
+        let stored = match landing {
+            Landing::Unkept => return false,
+            Landing::Whole(shown, body) => self.storable(shown, body, shown.complete).map(|cut| {
+                let content_type = shown.headers.get(CONTENT_TYPE).cloned();
+                ((*body).clone(), content_type, cut)
+            }),
+            Landing::Events(shown, events) => {
+                let body = self.form.and_then(|form| assemble(form, events));
+                let kind = http::HeaderValue::from_static("application/json");
+                body.and_then(|body| self.storable(shown, &body, false).map(|cut| (body, Some(kind), cut)))
+            }
+        };
+        let Some((body, content_type, cut)) = stored else {
+            self.params.metrics.cache(CacheLabel::Response, CacheEvent::RefusedByGuard);
+            return false;
+        };
+        let fresh_for = jittered(self.policy.ttl, self.key);
+        let life = fresh_for.saturating_add(self.policy.stale_if_error);
+        let stored = Stored { body, content_type, cut, at: Instant::now(), fresh_for, life, events: Mutex::default() };
+        self.params.store.answers.insert(self.key, Arc::new(stored));
+        true
+    }
+
+    /// Whether an answer may be kept, and if so, whether it was cut.
+    fn storable(&self, shown: &Shown, body: &[u8], complete: bool) -> Option<bool> {
+        if shown.status != StatusCode::OK || body.len() > self.params.store.largest {
+            return None;
+        }
+        match self.form.map(|form| ending(form, body)) {
+            Some(Ending::Complete) => Some(false),
+            Some(Ending::ByLength) => (self.policy.cut_by_length == CutAnswers::Store).then_some(true),
+            Some(Ending::Otherwise) => None,
+            None => complete.then_some(false),
+        }
     }
 }
 
-fn replay(stored: &Stored) -> Reply {
-    let mut headers = HeaderMap::with_capacity(16);
-    headers.extend(stored.content_type.clone().map(|kind| (CONTENT_TYPE, kind)));
-    let body = ReplyBody::whole(stored.body.clone());
-    Reply { status: StatusCode::OK, headers, body, usage: UsageSlot::default(), complete: true, decision: None }
+fn mark_stored(call: &Call) {
+    let mut story = call.context.trail.lock();
+    if let CacheNote::Miss { stored } | CacheNote::Refresh { stored } = &mut story.cache {
+        *stored = true;
+    }
+}
+
+/// True if the candidates failed, and neither the caller's request nor its time. What we refuse in their stead because
+/// they failed before, or have no room, counts as their failure.
+fn is_the_providers(error: &CallError) -> bool {
+    let CallError::Exhausted { last, .. } = error else { return false };
+    let refused = matches!(last.class, FailureClass::Open | FailureClass::Full | FailureClass::Paced);
+    refused || last.class.blame() == Blame::Provider
 }
 
 /// Within a tenth of `ttl`, so that entries made together do not expire together. The key is already random.

@@ -11,7 +11,7 @@ use crate::flight::call::Call;
 use crate::flight::error::CallError;
 use crate::flight::reply::Reply;
 use crate::layer::always_ready;
-use crate::layer::answering::{Act, Answering};
+use crate::layer::answering::{Touch, Touching};
 
 /// Makes [`Deadline`].
 #[derive(Clone, Copy)]
@@ -35,29 +35,26 @@ where
 {
     type Response = Reply;
     type Error = CallError;
-    type Future = Answering<S::Future, Until>;
+    type Future = Touching<S::Future, Until>;
 
     always_ready!();
 
     fn call(&mut self, call: Call) -> Self::Future {
         let until = Until(call.deadline.instant());
-        Answering::new(self.0.call(call), until)
+        Touching::new(self.0.call(call), until)
     }
 }
 
 /// When the time is up.
 pub struct Until(Instant);
 
-impl Act<Result<Reply, CallError>> for Until {
-    type Output = Result<Reply, CallError>;
-
-    fn act(self, answer: Result<Reply, CallError>) -> Self::Output {
-        answer.map(|mut reply| {
-            if reply.body.is_stream() {
-                reply.body.end_when(sleep_until(self.0), End::DeadlinePassed);
-            }
-            reply
-        })
+impl Touch<Result<Reply, CallError>> for Until {
+    fn touch(self, answer: &mut Result<Reply, CallError>) {
+        if let Ok(reply) = answer
+            && reply.body.is_stream()
+        {
+            reply.body.end_when(sleep_until(self.0), End::DeadlinePassed);
+        }
     }
 }
 

@@ -7,7 +7,7 @@ use crate::domain::outcome::End;
 use crate::flight::error::CallError;
 use crate::flight::reply::Reply;
 use crate::layer::always_ready;
-use crate::layer::answering::{Act, Answering};
+use crate::layer::answering::{Touch, Touching};
 
 /// Plain values for [`DrainLayer`].
 #[derive(Clone)]
@@ -41,13 +41,13 @@ where
 {
     type Response = Reply;
     type Error = CallError;
-    type Future = Answering<S::Future, Recall>;
+    type Future = Touching<S::Future, Recall>;
 
     always_ready!();
 
     fn call(&mut self, arrival: A) -> Self::Future {
         let recall = Recall { over: self.params.over.clone() };
-        Answering::new(self.inner.call(arrival), recall)
+        Touching::new(self.inner.call(arrival), recall)
     }
 }
 
@@ -56,16 +56,13 @@ pub struct Recall {
     over: watch::Receiver<bool>,
 }
 
-impl Act<Result<Reply, CallError>> for Recall {
-    type Output = Result<Reply, CallError>;
-
-    fn act(self, answer: Result<Reply, CallError>) -> Self::Output {
-        answer.map(|mut reply| {
-            if reply.body.is_stream() {
-                reply.body.end_when(wait(self.over), End::ShuttingDown);
-            }
-            reply
-        })
+impl Touch<Result<Reply, CallError>> for Recall {
+    fn touch(self, answer: &mut Result<Reply, CallError>) {
+        if let Ok(reply) = answer
+            && reply.body.is_stream()
+        {
+            reply.body.end_when(wait(self.over), End::ShuttingDown);
+        }
     }
 }
 

@@ -11,7 +11,7 @@ use crate::domain::outcome::FailureClass;
 use crate::flight::error::AttemptError;
 use crate::flight::reply::Reply;
 use crate::layer::always_ready;
-use crate::layer::answering::{Act, Answering, Gated};
+use crate::layer::answering::{Gated, Touch, Touching};
 use crate::upstream::attempt::Attempt;
 use crate::upstream::limiter::Pause;
 
@@ -50,32 +50,30 @@ where
 {
     type Response = Reply;
     type Error = AttemptError;
-    type Future = Gated<Answering<S::Future, Heed>, AttemptError>;
+    type Future = Gated<Touching<S::Future, Heed>, AttemptError>;
 
     always_ready!();
 
     fn call(&mut self, attempt: Attempt) -> Self::Future {
-        if let Some(left) = self.params.pause.left(Instant::now()) {
+        if let Some(left) = self.params.pause.left(attempt.begun) {
             let paced = AttemptError::local(FailureClass::Paced, Some(left), "the provider asked for a pause");
             return Gated::shut(paced);
         }
         let heed = Heed(Arc::clone(&self.params.pause));
-        Gated::open(Answering::new(self.inner.call(attempt), heed))
+        Gated::open(Touching::new(self.inner.call(attempt), heed))
     }
 }
 
 /// Heeds what a provider asks for.
 pub struct Heed(Arc<Pause>);
 
-impl Act<Result<Reply, AttemptError>> for Heed {
-    type Output = Result<Reply, AttemptError>;
-
-    fn act(self, answer: Result<Reply, AttemptError>) -> Self::Output {
-        answer.inspect_err(|error| {
-            if error.class == FailureClass::RateLimited {
-                self.0.pause(Instant::now(), error.retry_after.unwrap_or(UNTOLD));
-            }
-        })
+impl Touch<Result<Reply, AttemptError>> for Heed {
+    fn touch(self, answer: &mut Result<Reply, AttemptError>) {
+        if let Err(error) = answer
+            && error.class == FailureClass::RateLimited
+        {
+            self.0.pause(Instant::now(), error.retry_after.unwrap_or(UNTOLD));
+        }
     }
 }
 

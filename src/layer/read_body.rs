@@ -66,10 +66,7 @@ where
                 // Boxed because it is rare and large.
                 return Box::pin(upload(arrival, Room { limit_bytes, idle }, inner)).await;
             }
-            check_head(&arrival.head, limit_bytes)?;
-            if arrival.head.headers.get(CONTENT_TYPE).is_some_and(|kind| !is_json(kind.as_bytes())) {
-                return Err(CallError::MediaType("send content-type: application/json"));
-            }
+            check_head(&arrival.head, Kind::Json, limit_bytes)?;
             let bytes = collect(&mut arrival.body, limit_bytes, idle).await?;
             arrival.trail.lock().bytes_in = bytes.len() as u64;
             inner.call(arrival.with_body(Received { bytes, upload: None })).await
@@ -93,7 +90,7 @@ where
 {
     const NO_FORM: CallError = CallError::MediaType("send content-type: multipart/form-data with a boundary");
     let headers = &arrival.head.headers;
-    check_head(&arrival.head, room.limit_bytes)?;
+    check_head(&arrival.head, Kind::Form, room.limit_bytes)?;
     let kind = headers.get(CONTENT_TYPE).ok_or(NO_FORM)?;
     let boundary = Boundary::of(kind.as_bytes()).ok_or(NO_FORM)?.map_err(form::refused)?;
     let keep = if headers.contains_key("idempotency-key") { Keep::All } else { Keep::Beginning };
@@ -102,15 +99,29 @@ where
     inner.call(arrival.with_body(received)).await
 }
 
-fn check_head(head: &Parts, limit_bytes: usize) -> Result<(), CallError> {
-    if head.headers.get(CONTENT_ENCODING).is_some_and(|coding| !coding.as_bytes().eq_ignore_ascii_case(b"identity")) {
-        return Err(CallError::MediaType("send the body without content-encoding"));
+/// What a path takes.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Json,
+    Form,
+}
+
+fn check_head(head: &Parts, kind: Kind, limit_bytes: usize) -> Result<(), CallError> {
+    // One pass: three look-ups would each hash a name.
+    for (name, value) in &head.headers {
+        let text = value.as_bytes();
+        if name == CONTENT_ENCODING && !text.eq_ignore_ascii_case(b"identity") {
+            return Err(CallError::MediaType("send the body without content-encoding"));
+        }
+        if name == CONTENT_TYPE && kind == Kind::Json && !is_json(text) {
+            return Err(CallError::MediaType("send content-type: application/json"));
+        }
+        let declared = || value.to_str().ok()?.parse::<u64>().ok();
+        if name == CONTENT_LENGTH && declared().is_some_and(|declared| declared > limit_bytes as u64) {
+            return Err(CallError::BodyTooLarge { limit_bytes });
+        }
     }
-    let declared = head.headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
-    match declared {
-        Some(declared) if declared > limit_bytes as u64 => Err(CallError::BodyTooLarge { limit_bytes }),
-        _ => Ok(()),
-    }
+    Ok(())
 }
 
 fn is_json(kind: &[u8]) -> bool {
@@ -182,7 +193,7 @@ mod tests {
     fn p3_compressed_and_foreign_bodies_are_refused() {
         let head = |name: &str, value: &str| {
             let request = http::Request::builder().header(name, value).body(Full::<Bytes>::default()).unwrap();
-            check_head(&request.into_parts().0, 10)
+            check_head(&request.into_parts().0, Kind::Json, 10)
         };
         assert!(matches!(head("content-encoding", "gzip"), Err(CallError::MediaType(_))));
         assert!(is_json(b"application/json; charset=utf-8") && !is_json(b"multipart/form-data; boundary=x"));

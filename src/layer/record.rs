@@ -17,7 +17,7 @@ use crate::flight::arrival::{Arrival, Pinned};
 use crate::flight::reply::{Ended, ReplyBody};
 use crate::flight::trail::{self, CostNote, Story, Trail, UpstreamNames};
 use crate::layer::always_ready;
-use crate::layer::answering::{Act, Answering};
+use crate::layer::answering::{Touch, Touching};
 use crate::telemetry::access::{AccessLog, AccessRecord, AttemptNote};
 use crate::telemetry::handles::RouteMetrics;
 use crate::telemetry::labels::{AttemptOutcome, RequestOutcome};
@@ -63,7 +63,7 @@ where
 {
     type Response = Response<ReplyBody>;
     type Error = Infallible;
-    type Future = Answering<S::Future, Entry<P>>;
+    type Future = Touching<S::Future, Entry<P>>;
 
     always_ready!();
 
@@ -79,23 +79,20 @@ where
             head: None,
             written: false,
         };
-        Answering::new(self.inner.call(arrival), entry)
+        Touching::new(self.inner.call(arrival), entry)
     }
 }
 
-impl<P: Pinned> Act<Result<Response<ReplyBody>, Infallible>> for Entry<P> {
-    type Output = Result<Response<ReplyBody>, Infallible>;
-
-    fn act(mut self, answer: Result<Response<ReplyBody>, Infallible>) -> Self::Output {
-        let mut response = answer?;
-        self.answered(&response);
+impl<P: Pinned> Touch<Result<Response<ReplyBody>, Infallible>> for Entry<P> {
+    fn touch(mut self, answer: &mut Result<Response<ReplyBody>, Infallible>) {
+        let Ok(response) = answer else { return };
+        self.answered(response);
         if self.is_head {
             // hyper sends no body and lets go of it unasked, which is not the client going away.
-            self.write(&Ended { end: End::Complete, bytes: 0 });
+            self.write(&Ended { end: End::Complete, bytes: 0, frames: 0 });
         } else {
             response.body_mut().on_end(move |ended| self.write(ended));
         }
-        Ok(response)
     }
 }
 
@@ -142,7 +139,8 @@ impl<P: Pinned> Entry<P> {
                 metrics.stream(ended.end);
             }
         }
-        let flying = story.flying.iter().map(|flying| note(&flying.upstream, AttemptOutcome::Abandoned));
+        let flying = story.flying.iter().chain(&story.beside);
+        let flying = flying.map(|flying| note(&flying.upstream, AttemptOutcome::Abandoned));
         let attempts: Vec<_> = story.attempts.iter().map(attempt).chain(flying).collect();
         let record = AccessRecord { duration, attempts: &attempts, ..self.describe(&story, outcome, ended) };
         self.params.log.access(&record);
@@ -177,13 +175,13 @@ impl<P: Pinned> Entry<P> {
 impl<P: Pinned> Drop for Entry<P> {
     fn drop(&mut self) {
         if !self.written {
-            self.write(&Ended { end: End::ClientGone, bytes: 0 });
+            self.write(&Ended { end: End::ClientGone, bytes: 0, frames: 0 });
         }
     }
 }
 
 fn attempt(note: &trail::AttemptNote) -> AttemptNote<'_> {
-    self::note(&note.upstream, note.failure.map_or(AttemptOutcome::Ok, AttemptOutcome::Failed))
+    self::note(&note.upstream, note.outcome)
 }
 
 fn note(upstream: &UpstreamNames, outcome: AttemptOutcome) -> AttemptNote<'_> {
@@ -192,7 +190,7 @@ fn note(upstream: &UpstreamNames, outcome: AttemptOutcome) -> AttemptNote<'_> {
 
 fn outcome(head: Option<Head>, end: End, story: &Story) -> RequestOutcome {
     match (end, head) {
-        (End::ClientGone, _) | (_, None) => RequestOutcome::ClientGone,
+        (End::ClientGone | End::FellBehind, _) | (_, None) => RequestOutcome::ClientGone,
         (End::ShuttingDown, _) => RequestOutcome::ShuttingDown,
         (End::DeadlinePassed, _) => RequestOutcome::Timeout,
         (End::UpstreamFailed(_), _) => RequestOutcome::UpstreamError,

@@ -195,6 +195,15 @@ fn tell(error: &CallError) -> Told {
             let (status, code) = (StatusCode::TOO_MANY_REQUESTS, Some("rate_limit_exceeded"));
             Told::new(status, "rate_limit_error", code, error.to_string()).retry(Some(*retry_after))
         }
+        // No retry-after: SDKs would obey it, or take a long one for "at once", and nothing comes back within a wait.
+        CallError::OverBudget { .. } => {
+            let (status, kind) = (StatusCode::TOO_MANY_REQUESTS, "insufficient_quota");
+            Told::new(status, kind, Some(kind), error.to_string()).final_word()
+        }
+        CallError::Unpriced { .. } => Told {
+            param: Some("model".to_owned()),
+            ..Told::new(StatusCode::FORBIDDEN, "permission_error", Some("price_unknown"), error.to_string())
+        },
         CallError::BodyTooLarge { .. } => invalid(StatusCode::PAYLOAD_TOO_LARGE, None, error.to_string()),
         CallError::BodyIncomplete => invalid(StatusCode::REQUEST_TIMEOUT, None, error.to_string()).final_word(),
         CallError::MediaType(what) => invalid(StatusCode::UNSUPPORTED_MEDIA_TYPE, None, (*what).to_owned()),
@@ -211,6 +220,9 @@ fn tell(error: &CallError) -> Told {
             ..invalid(StatusCode::BAD_REQUEST, Some("unsupported_operation"), error.to_string())
         },
         CallError::Conflict => invalid(StatusCode::CONFLICT, None, error.to_string()).final_word(),
+        CallError::KeyReused => {
+            invalid(StatusCode::CONFLICT, Some("idempotency_key_reused"), error.to_string()).final_word()
+        }
         CallError::NotCached => {
             Told::new(StatusCode::GATEWAY_TIMEOUT, API, Some("not_cached"), error.to_string()).final_word()
         }
@@ -269,7 +281,9 @@ fn exhausted(last: &AttemptError, retry_after: Option<Duration>) -> Told {
 
 /// The provider's own status and words: the caller's request is at fault and only the provider can say how.
 fn refused(last: &AttemptError) -> Told {
-    let status = last.status.and_then(|status| StatusCode::from_u16(status).ok()).unwrap_or(StatusCode::BAD_REQUEST);
+    // Refused content may come as a 403, which here would read as a word about the caller's key.
+    let status = last.status.filter(|status| !matches!(status, 200 | 401..=403));
+    let status = status.and_then(|status| StatusCode::from_u16(status).ok()).unwrap_or(StatusCode::BAD_REQUEST);
     let said = last.said.as_deref();
     let message = said.map(|said| said.message.clone()).filter(|message| !message.is_empty());
     let message = message.unwrap_or_else(|| "the provider refused the request".to_owned());

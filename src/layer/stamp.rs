@@ -16,7 +16,8 @@ use crate::flight::arrival::{Arrival, Pinned};
 use crate::flight::reply::ReplyBody;
 use crate::flight::trail::{CacheNote, CostNote, Story, Trail};
 use crate::layer::always_ready;
-use crate::layer::answering::{Act, Answering};
+use crate::layer::answering::{Touch, Touching};
+use crate::telemetry::labels::AttemptOutcome;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const ANTHROPIC_REQUEST_ID: HeaderName = HeaderName::from_static("request-id");
@@ -27,12 +28,16 @@ const PROVIDER: HeaderName = HeaderName::from_static("wb-provider");
 const MODEL: HeaderName = HeaderName::from_static("wb-model");
 const ATTEMPTS: HeaderName = HeaderName::from_static("wb-attempts");
 const CACHE: HeaderName = HeaderName::from_static("wb-cache");
+const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
 const COST: HeaderName = HeaderName::from_static("wb-cost");
 const CONFIG: HeaderName = HeaderName::from_static("wb-config");
 const OVERHEAD: HeaderName = HeaderName::from_static("wb-overhead-us");
 const RATE_LIMIT: HeaderName = HeaderName::from_static("x-ratelimit-limit-requests");
 const RATE_REMAINING: HeaderName = HeaderName::from_static("x-ratelimit-remaining-requests");
 const RATE_RESET: HeaderName = HeaderName::from_static("x-ratelimit-reset-requests");
+const TOKEN_LIMIT: HeaderName = HeaderName::from_static("x-ratelimit-limit-tokens");
+const TOKENS_REMAINING: HeaderName = HeaderName::from_static("x-ratelimit-remaining-tokens");
+const TOKEN_RESET: HeaderName = HeaderName::from_static("x-ratelimit-reset-tokens");
 const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
 
 /// Makes [`Stamp`].
@@ -58,7 +63,7 @@ where
 {
     type Response = Response<ReplyBody>;
     type Error = Infallible;
-    type Future = Answering<S::Future, Ink>;
+    type Future = Touching<S::Future, Ink>;
 
     always_ready!();
 
@@ -71,7 +76,7 @@ where
             // The Anthropic SDKs look for it under another name.
             second_name: (arrival.head.uri.path().starts_with("/v1/messages")).then_some(ANTHROPIC_REQUEST_ID),
         };
-        Answering::new(self.0.call(arrival), ink)
+        Touching::new(self.0.call(arrival), ink)
     }
 }
 
@@ -84,11 +89,9 @@ pub struct Ink {
     second_name: Option<HeaderName>,
 }
 
-impl Act<Result<Response<ReplyBody>, Infallible>> for Ink {
-    type Output = Result<Response<ReplyBody>, Infallible>;
-
-    fn act(self, answer: Result<Response<ReplyBody>, Infallible>) -> Self::Output {
-        let mut response = answer?;
+impl Touch<Result<Response<ReplyBody>, Infallible>> for Ink {
+    fn touch(self, answer: &mut Result<Response<ReplyBody>, Infallible>) {
+        let Ok(response) = answer else { return };
         let headers = response.headers_mut();
         let id = HeaderValue::from_str(self.id.as_str()).unwrap_or(HeaderValue::from_static(""));
         if let Some(name) = self.second_name {
@@ -99,7 +102,6 @@ impl Act<Result<Response<ReplyBody>, Infallible>> for Ink {
         headers.entry(CACHE_CONTROL).or_insert(HeaderValue::from_static("private, no-store"));
         stamp(headers, &self.trail, self.arrived);
         response.body_mut().name_call(self.id);
-        Ok(response)
     }
 }
 
@@ -124,22 +126,27 @@ fn stamp(headers: &mut HeaderMap, trail: &Trail, arrived: Instant) {
         headers.insert(LEFT_OUT, left_out.clone());
     }
     if let Some(room) = story.room {
-        headers.insert(RATE_LIMIT, HeaderValue::from(room.limit));
-        headers.insert(RATE_REMAINING, HeaderValue::from(room.remaining));
+        headers.insert(RATE_LIMIT, number(room.limit.into()));
+        headers.insert(RATE_REMAINING, number(room.remaining.into()));
         headers.insert(RATE_RESET, text(|line| write!(line, "{}ms", room.reset.as_millis())));
     }
-    headers.insert(ATTEMPTS, HeaderValue::from(sent_attempts(&story)));
+    if let Some(room) = story.tokens {
+        headers.insert(TOKEN_LIMIT, number(room.limit.into()));
+        headers.insert(TOKENS_REMAINING, number(room.remaining.into()));
+        headers.insert(TOKEN_RESET, text(|line| write!(line, "{}ms", room.reset.as_millis())));
+    }
+    headers.insert(ATTEMPTS, number(sent_attempts(&story)));
     headers.insert(CACHE, HeaderValue::from_static(story.cache.label()));
-    if let CacheNote::Hit { age_seconds } = story.cache {
-        headers.insert(AGE, HeaderValue::from(age_seconds));
+    if story.cache != CacheNote::Bypass {
+        tell_cache(headers, story.cache);
     }
     match story.cost {
         CostNote::Nothing => {}
         CostNote::Unknown => drop(headers.insert(COST, HeaderValue::from_static("unknown"))),
-        CostNote::Known(cost) => drop(headers.insert(COST, text(|line| write!(line, "{cost}")))),
+        CostNote::Known(cost) => drop(headers.insert(COST, text(|line| line.write_str(cost.text().as_str())))),
     }
     let overhead_us = u64::try_from(overhead.as_micros()).unwrap_or(u64::MAX);
-    headers.insert(OVERHEAD, HeaderValue::from(overhead_us));
+    headers.insert(OVERHEAD, number(overhead_us));
     let upstream_us = u64::try_from(upstream_time.as_micros()).unwrap_or(u64::MAX);
     let timing = text(|line| {
         line.write_str("wb;dur=")?;
@@ -150,11 +157,43 @@ fn stamp(headers: &mut HeaderMap, trail: &Trail, arrived: Instant) {
     headers.insert(SERVER_TIMING, timing);
 }
 
+/// What the cache did, in the words of RFC 9211 (<https://www.rfc-editor.org/rfc/rfc9211>, read Nov 2026).
+fn tell_cache(headers: &mut HeaderMap, note: CacheNote) {
+    if let Some(age) = note.age_seconds() {
+        headers.insert(AGE, number(age));
+    }
+    let status = text(|line| match note {
+        CacheNote::Bypass => line.write_str("weighbridge; fwd=bypass"),
+        CacheNote::Miss { stored } => write!(line, "weighbridge; fwd=miss{}", if stored { "; stored" } else { "" }),
+        CacheNote::Refresh { stored } => {
+            write!(line, "weighbridge; fwd=request{}", if stored { "; stored" } else { "" })
+        }
+        CacheNote::Hit { left_seconds, .. } => write!(line, "weighbridge; hit; ttl={left_seconds}"),
+        CacheNote::Coalesced => line.write_str("weighbridge; fwd=miss; collapsed"),
+        CacheNote::StaleError { past_seconds, .. } => {
+            write!(line, "weighbridge; fwd=stale; ttl=-{past_seconds}; detail=stale-if-error")
+        }
+    });
+    headers.insert(CACHE_STATUS, status);
+}
+
 /// Attempts a provider may have seen; our own refusals are not among them.
-fn sent_attempts(story: &Story) -> usize {
-    let local = |failure: FailureClass| failure.blame() == Blame::Local && failure != FailureClass::Unauthorised;
-    let ended = story.attempts.iter().filter(|attempt| !attempt.failure.is_some_and(local)).count();
-    ended + usize::from(story.flying.is_some())
+fn sent_attempts(story: &Story) -> u64 {
+    let local = |outcome: AttemptOutcome| match outcome {
+        AttemptOutcome::Failed(class) => class.blame() == Blame::Local && class != FailureClass::Unauthorised,
+        AttemptOutcome::Ok | AttemptOutcome::Abandoned | AttemptOutcome::Outpaced => false,
+    };
+    let ended = story.attempts.iter().filter(|attempt| !local(attempt.outcome)).count();
+    (ended + story.flying.iter().chain(&story.beside).count()) as u64
+}
+
+/// A count. The usual ones are written already.
+fn number(value: u64) -> HeaderValue {
+    const USUAL: [&str; 4] = ["0", "1", "2", "3"];
+    match usize::try_from(value).ok().and_then(|value| USUAL.get(value)) {
+        Some(usual) => HeaderValue::from_static(usual),
+        None => text(|line| line.write_str(itoa::Buffer::new().format(value))),
+    }
 }
 
 /// A header value of at most 96 bytes, written on the stack and copied once.

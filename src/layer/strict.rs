@@ -5,7 +5,7 @@
 
 use http::header::{CONTENT_LENGTH, EXPECT, HOST, TRANSFER_ENCODING, UPGRADE};
 use http::request::Parts;
-use http::{Method, Version};
+use http::{HeaderMap, Method, Version};
 use tower::{Layer, Service};
 
 use crate::flight::arrival::Arrival;
@@ -47,28 +47,62 @@ where
     }
 }
 
-fn check(head: &Parts) -> Result<(), CallError> {
-    check_host(head)?;
-    check_framing(head)?;
-    if head.headers.contains_key(UPGRADE) {
-        return Err(CallError::Framing("upgrades are not supported"));
-    }
-    let expected = |value: &http::HeaderValue| value.as_bytes().eq_ignore_ascii_case(b"100-continue");
-    if head.headers.get_all(EXPECT).iter().all(expected) { Ok(()) } else { Err(CallError::Expectation) }
+/// What of a head decides where a request ends and whom it is for, found in one pass.
+#[derive(Default)]
+struct Framing<'h> {
+    hosts: usize,
+    host: Option<&'h [u8]>,
+    codings: usize,
+    chunked: bool,
+    length: Option<&'h [u8]>,
+    upgrade: bool,
+    odd_expectation: bool,
 }
 
-fn check_host(head: &Parts) -> Result<(), CallError> {
-    let mut hosts = head.headers.get_all(HOST).iter();
-    let host = match (hosts.next(), hosts.next(), head.version) {
-        (Some(host), None, _) => Some(host.as_bytes()),
-        (None, None, Version::HTTP_2) => None,
-        (Some(_), Some(_), _) => return Err(CallError::Framing("send exactly one host header")),
-        (None, ..) => return Err(CallError::Framing("the host header is missing")),
-    };
-    if host.is_some_and(|host| !is_host(host)) {
+impl<'h> Framing<'h> {
+    fn of(headers: &'h HeaderMap) -> Self {
+        let mut framing = Self::default();
+        for (name, value) in headers {
+            let value = value.as_bytes();
+            if name == HOST {
+                framing.hosts += 1;
+                framing.host = Some(value);
+            } else if name == CONTENT_LENGTH {
+                framing.length = framing.length.or(Some(value));
+            } else if name == TRANSFER_ENCODING {
+                framing.codings += 1;
+                framing.chunked = value.eq_ignore_ascii_case(b"chunked");
+            } else if name == UPGRADE {
+                framing.upgrade = true;
+            } else if name == EXPECT {
+                framing.odd_expectation |= !value.eq_ignore_ascii_case(b"100-continue");
+            }
+        }
+        framing
+    }
+}
+
+fn check(head: &Parts) -> Result<(), CallError> {
+    let framing = Framing::of(&head.headers);
+    check_host(head, &framing)?;
+    check_framing(head, &framing)?;
+    if framing.upgrade {
+        return Err(CallError::Framing("upgrades are not supported"));
+    }
+    if framing.odd_expectation { Err(CallError::Expectation) } else { Ok(()) }
+}
+
+fn check_host(head: &Parts, framing: &Framing<'_>) -> Result<(), CallError> {
+    match framing.hosts {
+        0 if head.version == Version::HTTP_2 => {}
+        0 => return Err(CallError::Framing("the host header is missing")),
+        1 => {}
+        _ => return Err(CallError::Framing("send exactly one host header")),
+    }
+    if framing.host.is_some_and(|host| !is_host(host)) {
         return Err(CallError::Framing("the host header is malformed"));
     }
-    match (host, head.uri.authority()) {
+    match (framing.host, head.uri.authority()) {
         (Some(host), Some(authority)) if !authority.as_str().as_bytes().eq_ignore_ascii_case(host) => {
             Err(CallError::Framing("the host header differs from the request's authority"))
         }
@@ -81,14 +115,11 @@ fn is_host(host: &[u8]) -> bool {
     !host.is_empty() && host.iter().all(|byte| byte.is_ascii_alphanumeric() || b".-_:[]".contains(byte))
 }
 
-fn check_framing(head: &Parts) -> Result<(), CallError> {
-    let mut codings = head.headers.get_all(TRANSFER_ENCODING).iter();
-    let chunked = match (codings.next(), codings.next()) {
-        (None, _) => false,
-        (Some(only), None) if only.as_bytes().eq_ignore_ascii_case(b"chunked") => true,
-        _ => return Err(CallError::Framing("the only transfer-encoding understood is chunked")),
-    };
-    let length = head.headers.get(CONTENT_LENGTH).map(http::HeaderValue::as_bytes);
+fn check_framing(head: &Parts, framing: &Framing<'_>) -> Result<(), CallError> {
+    let Framing { codings, chunked, length, .. } = *framing;
+    if codings > 1 || codings == 1 && !chunked {
+        return Err(CallError::Framing("the only transfer-encoding understood is chunked"));
+    }
     if chunked && length.is_some() {
         return Err(CallError::Framing("send content-length or transfer-encoding, not both"));
     }

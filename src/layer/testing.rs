@@ -41,7 +41,7 @@ impl Pinned for Snapshot {
 pub(crate) fn arrival(method: Method) -> Arrival<Snapshot, ()> {
     let request = Request::builder().method(method).uri("/v1/chat/completions").header("x-stainless-retry-count", "2");
     Arrival {
-        head: request.body(()).unwrap().into_parts().0,
+        head: Box::new(request.body(()).unwrap().into_parts().0),
         body: (),
         id: RequestId::parse("req_test").unwrap(),
         arrived: Instant::now(),
@@ -56,5 +56,5 @@ pub(crate) fn arrival(method: Method) -> Arrival<Snapshot, ()> {
 /// A caller with these limits.
 pub(crate) fn caller(requests_per_minute: Option<u32>, in_flight: Option<u32>) -> Arc<LiveCaller> {
     let caller = Caller { requests_per_minute, in_flight, ..(*table().callers()[0]).clone() };
-    Arc::new(LiveCaller { caller: Arc::new(caller), allowance: Arc::new(Allowance::new(Instant::now())) })
+    Arc::new(LiveCaller { caller: Arc::new(caller), allowance: Arc::new(Allowance::new(Instant::now())), quota: None })
 }

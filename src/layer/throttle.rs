@@ -12,7 +12,7 @@ use crate::flight::error::CallError;
 use crate::flight::reply::Reply;
 use crate::flight::trail::Trail;
 use crate::layer::always_ready;
-use crate::layer::answering::{Answering, Gated, Keep};
+use crate::layer::answering::{Gated, Keep, Touching};
 
 /// How soon a caller over its in-flight limit may find room.
 const SOON: Duration = Duration::from_secs(1);
@@ -39,14 +39,14 @@ where
 {
     type Response = Reply;
     type Error = CallError;
-    type Future = Gated<Answering<S::Future, Keep<Option<InFlight>>>, CallError>;
+    type Future = Gated<Touching<S::Future, Keep<Option<InFlight>>>, CallError>;
 
     always_ready!();
 
     fn call(&mut self, arrival: Arrival<P, B>) -> Self::Future {
         match arrival.caller.as_deref().map(|caller| take(caller, &arrival.trail)).transpose() {
             Err(error) => Gated::shut(error),
-            Ok(place) => Gated::open(Answering::new(self.0.call(arrival), Keep(place))),
+            Ok(place) => Gated::open(Touching::new(self.0.call(arrival), Keep(place))),
         }
     }
 }
@@ -62,6 +62,10 @@ fn take(caller: &LiveCaller, trail: &Trail) -> Result<InFlight, CallError> {
         trail.lock().room = Some(spent.unwrap_or_else(none));
         let late = |retry_after| CallError::Throttled { what: "requests per minute", retry_after };
         spent.map_err(late)?;
+    }
+    if let Some((quota, per_minute)) = caller.quota.as_ref().zip(caller.caller.tokens_per_minute) {
+        // They are taken once the call is known and no stored answer serves it; until then this is what there is.
+        trail.lock().tokens = Some(quota.room(per_minute));
     }
     Ok(place)
 }

@@ -13,7 +13,7 @@ use crate::domain::outcome::{Blame, End, FailureClass};
 use crate::flight::error::AttemptError;
 use crate::flight::reply::Reply;
 use crate::layer::always_ready;
-use crate::layer::answering::{Act, Answering, Gated};
+use crate::layer::answering::{Gated, Touch, Touching};
 use crate::telemetry::handles::UpstreamMetrics;
 use crate::upstream::attempt::Attempt;
 use crate::upstream::breaker::{Lesson, Permit};
@@ -73,6 +73,11 @@ impl Ticket {
             FailureClass::QuotaExhausted => self.trip(error.retry_after.unwrap_or(QUOTA_COOL_DOWN)),
             // Told apart from the table: a rate limit pauses the quota group instead (`pace`).
             FailureClass::RateLimited => self.learn(Lesson::Nothing),
+            // It is up, so the breaker stays closed; who refuses us each time is asked after the others.
+            FailureClass::Unauthorised => {
+                self.learn(Lesson::Nothing);
+                self.params.health.refused_credential(Instant::now());
+            }
             class => self.learn(match class.blame() {
                 Blame::Provider => Lesson::Failure,
                 Blame::Caller => Lesson::Success,
@@ -103,27 +108,25 @@ where
 {
     type Response = Reply;
     type Error = AttemptError;
-    type Future = Gated<Answering<S::Future, Ticket>, AttemptError>;
+    type Future = Gated<Touching<S::Future, Ticket>, AttemptError>;
 
     always_ready!();
 
     fn call(&mut self, attempt: Attempt) -> Self::Future {
-        let permit = self.params.health.permit(Instant::now());
+        let permit = self.params.health.permit(attempt.begun);
         if let Permit::Refused(wait) = permit {
             let refused = AttemptError::local(FailureClass::Open, Some(wait), "the breaker is open");
             return Gated::shut(refused);
         }
         let ticket = Ticket { params: Arc::clone(&self.params), permit, answered: false };
-        Gated::open(Answering::new(self.inner.call(attempt), ticket))
+        Gated::open(Touching::new(self.inner.call(attempt), ticket))
     }
 }
 
-impl Act<Result<Reply, AttemptError>> for Ticket {
-    type Output = Result<Reply, AttemptError>;
-
-    fn act(mut self, answer: Result<Reply, AttemptError>) -> Self::Output {
+impl Touch<Result<Reply, AttemptError>> for Ticket {
+    fn touch(mut self, answer: &mut Result<Reply, AttemptError>) {
         match answer {
-            Ok(mut reply) => {
+            Ok(reply) => {
                 self.learn(Lesson::Success);
                 if reply.body.is_stream() {
                     reply.body.on_end(move |ended| {
@@ -132,12 +135,8 @@ impl Act<Result<Reply, AttemptError>> for Ticket {
                         }
                     });
                 }
-                Ok(reply)
             }
-            Err(error) => {
-                self.learn_failure(&error);
-                Err(error)
-            }
+            Err(error) => self.learn_failure(error),
         }
     }
 }

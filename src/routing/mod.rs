@@ -1,3 +1,4 @@
 //! Floor 3: pure decisions about where a call goes. Nothing here waits, and the same functions answer `explain`.
 
+pub mod order;
 pub mod select;

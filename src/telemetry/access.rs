@@ -35,7 +35,7 @@ pub struct AccessRecord<'a> {
     /// The route that was chosen.
     pub route: Option<&'a str>,
     /// What was asked for.
-    pub operation: Option<&'a str>,
+    pub operation: Option<&'static str>,
     /// Every attempt, in order.
     pub attempts: &'a [AttemptNote<'a>],
     /// The provider that answered.
@@ -43,7 +43,7 @@ pub struct AccessRecord<'a> {
     /// The model that answered.
     pub model: Option<&'a str>,
     /// What the cache did.
-    pub cache: Option<&'a str>,
+    pub cache: Option<&'static str>,
     /// From the first byte of the request to the last byte of the answer.
     pub duration: Duration,
     /// Time spent in this process.
@@ -61,7 +61,7 @@ pub struct AccessRecord<'a> {
     /// What a risk call was answered, and where that came from.
     pub decision: Option<(Action, DecisionSource)>,
     /// The stable word for what went wrong.
-    pub error_code: Option<&'a str>,
+    pub error_code: Option<&'static str>,
     /// The configuration's version in its short form.
     pub config_version: Option<&'a str>,
     /// How often the client says it has tried before.
@@ -134,18 +134,18 @@ fn write_record(format: LogFormat, record: &AccessRecord<'_>, out: &mut Vec<u8>)
     line.text_field(field::CALL_ID, Some(record.call_id));
     line.text_field(field::CALLER_ID, record.caller);
     line.text_field(field::TENANT_ID, record.tenant);
-    line.text_field(field::OPERATION, record.operation);
+    line.word(field::OPERATION, record.operation);
     line.text_field(field::ROUTE_ID, record.route);
     line.number(field::STATUS, u64::from(record.status));
-    line.text_field(field::OUTCOME, Some(record.outcome.label()));
-    line.text_field(field::ERROR_CODE, record.error_code);
+    line.word(field::OUTCOME, Some(record.outcome.label()));
+    line.word(field::ERROR_CODE, record.error_code);
     line.attempts(record.attempts);
     line.text_field(field::PROVIDER_ID, record.provider);
     line.text_field(field::MODEL, record.model);
-    line.text_field(field::CACHE, record.cache);
+    line.word(field::CACHE, record.cache);
     if let Some((action, source)) = record.decision {
-        line.text_field(field::DECISION, Some(action.as_str()));
-        line.text_field(field::DECISION_SOURCE, Some(source.as_str()));
+        line.word(field::DECISION, Some(action.as_str()));
+        line.word(field::DECISION_SOURCE, Some(source.as_str()));
     }
     line.milliseconds(field::DURATION_MS, record.duration);
     line.number(field::OVERHEAD_US, u64::try_from(record.overhead.as_micros()).unwrap_or(u64::MAX));
@@ -154,9 +154,9 @@ fn write_record(format: LogFormat, record: &AccessRecord<'_>, out: &mut Vec<u8>)
     line.optional_number(field::TOKENS_IN, record.usage.input_tokens);
     line.optional_number(field::TOKENS_OUT, record.usage.output_tokens);
     if let Some(cost) = record.cost {
-        line.text_field(field::COST, Some(&cost.to_string()));
+        line.text_field(field::COST, Some(cost.text().as_str()));
     }
-    line.text_field(field::STREAM_END, record.stream_end.map(End::label));
+    line.word(field::STREAM_END, record.stream_end.map(End::label));
     line.text_field(field::CONFIG_VERSION, record.config_version);
     line.optional_number(field::CLIENT_RETRIES, record.client_retries.map(u64::from));
     line.end();
@@ -189,7 +189,10 @@ impl<'a> Line<'a> {
         }
     }
 
-    fn name(&mut self, name: &str) {
+    /// Called with constants only: inlined, each name is a few stores instead of three copies of unknown length.
+    #[expect(clippy::inline_always, reason = "without it the compiler keeps one copy for all names, which is slower")]
+    #[inline(always)]
+    fn name(&mut self, name: &'static str) {
         match self.format {
             LogFormat::Json => {
                 self.out.extend_from_slice(b",\"");
@@ -204,9 +207,16 @@ impl<'a> Line<'a> {
         }
     }
 
-    fn text_field(&mut self, name: &str, value: Option<&str>) {
-        let Some(value) = value else { return };
-        self.name(name);
+    #[expect(clippy::inline_always, reason = "as for the name")]
+    #[inline(always)]
+    fn text_field(&mut self, name: &'static str, value: Option<&str>) {
+        if let Some(value) = value {
+            self.name(name);
+            self.text_value(value);
+        }
+    }
+
+    fn text_value(&mut self, value: &str) {
         let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.:/+@".contains(&byte);
         let quoted = self.format == LogFormat::Json || value.is_empty() || !value.bytes().all(plain);
         if quoted {
@@ -218,18 +228,35 @@ impl<'a> Line<'a> {
         }
     }
 
-    fn number(&mut self, name: &str, value: u64) {
+    /// A word of ours, which has nothing to escape.
+    #[expect(clippy::inline_always, reason = "as for the name")]
+    #[inline(always)]
+    fn word(&mut self, name: &'static str, word: Option<&'static str>) {
+        let Some(word) = word else { return };
+        self.name(name);
+        if self.format == LogFormat::Json {
+            self.out.push(b'"');
+        }
+        self.out.extend_from_slice(word.as_bytes());
+        if self.format == LogFormat::Json {
+            self.out.push(b'"');
+        }
+    }
+
+    #[expect(clippy::inline_always, reason = "as for the name")]
+    #[inline(always)]
+    fn number(&mut self, name: &'static str, value: u64) {
         self.name(name);
         digits(value, self.out);
     }
 
-    fn optional_number(&mut self, name: &str, value: Option<u64>) {
+    fn optional_number(&mut self, name: &'static str, value: Option<u64>) {
         if let Some(value) = value {
             self.number(name, value);
         }
     }
 
-    fn milliseconds(&mut self, name: &str, value: Duration) {
+    fn milliseconds(&mut self, name: &'static str, value: Duration) {
         self.name(name);
         digits(u64::try_from(value.as_millis()).unwrap_or(u64::MAX), self.out);
         self.out.push(b'.');
@@ -246,7 +273,7 @@ impl<'a> Line<'a> {
         let start = self.out.len();
         for (index, attempt) in attempts.iter().enumerate() {
             let label = match attempt.outcome {
-                AttemptOutcome::Failed(class) => class.label(),
+                AttemptOutcome::Failed(_) | AttemptOutcome::Outpaced => attempt.outcome.reason(),
                 AttemptOutcome::Ok | AttemptOutcome::Abandoned => attempt.outcome.label(),
             };
             if self.out.len() - start + attempt.upstream.len() + label.len() + 2 > LONGEST_FIELD {
@@ -284,11 +311,7 @@ fn cut(text: &str, longest: usize) -> &str {
 
 /// Escapes for JSON, and also what JSON allows but a terminal or an editor would obey.
 fn write_escaped(text: &str, out: &mut Vec<u8>) {
-    // Arithmetic without an early exit is done sixteen bytes at a time.
-    let telling = |hit: u8, byte: u8| {
-        hit | u8::from(byte < b' ') | u8::from(byte > b'~') | u8::from(byte == b'"') | u8::from(byte == b'\\')
-    };
-    if text.bytes().fold(0, telling) == 0 {
+    if is_plain(text.as_bytes()) {
         return out.extend_from_slice(text.as_bytes());
     }
     for character in text.chars() {
@@ -301,6 +324,23 @@ fn write_escaped(text: &str, out: &mut Vec<u8>) {
             visible => out.extend_from_slice(visible.encode_utf8(&mut [0; 4]).as_bytes()),
         }
     }
+}
+
+/// True if every byte is visible ASCII and none needs a backslash. Eight bytes at a time: most fields are short names.
+fn is_plain(text: &[u8]) -> bool {
+    const ONES: u64 = u64::MAX / 255;
+    let any_is = |word: u64, byte: u8| {
+        let other = word ^ (ONES * u64::from(byte));
+        other.wrapping_sub(ONES) & !other
+    };
+    let telling = |word: &[u8; 8]| {
+        let word = u64::from_le_bytes(*word);
+        let control = word.wrapping_sub(ONES * u64::from(b' ')) & !word;
+        (word | control | any_is(word, b'"') | any_is(word, b'\\') | any_is(word, b'\x7f')) & (ONES << 7)
+    };
+    let (words, rest) = text.as_chunks::<8>();
+    words.iter().all(|word| telling(word) == 0)
+        && rest.iter().all(|&byte| matches!(byte, b' '..=b'~') && byte != b'"' && byte != b'\\')
 }
 
 /// Line and paragraph separators, zero-width characters, bidirectional controls. All are in the basic plane, so four
@@ -321,8 +361,9 @@ fn write_now(out: &mut Vec<u8>) {
         if *second != now / 1_000 {
             *second = now / 1_000;
             *text = clock::rfc3339(*second * 1_000);
+            text.truncate("2026-11-22T10:00:00".len());
         }
-        out.extend_from_slice(text.trim_end_matches(".000Z").as_bytes());
+        out.extend_from_slice(text.as_bytes());
         out.push(b'.');
         three_digits((now % 1_000) as u32, out);
         out.push(b'Z');

@@ -194,6 +194,12 @@ catalog! {
         "From sending an attempt to its first content.";
     FAILOVERS: Counter, Count, "weighbridge_failovers_total" ["from", "to", "reason"]
         "Moves of a call from one upstream to another, by what the first one did.";
+    HEDGES: Counter, Count, "weighbridge_hedges_total" ["route", "outcome"]
+        "Second attempts beside a slow first one, by what became of them.";
+    SHADOW_ATTEMPTS: Counter, Count, "weighbridge_shadow_attempts_total" ["provider", "model", "outcome", "reason"]
+        "Copies of calls for a candidate on trial, by outcome and failure class or by why there was none.";
+    SHADOW_FIRST_CONTENT: Histogram(&CALL_SECONDS), Seconds, "weighbridge_shadow_first_content_seconds" ["provider", "model"]
+        "From sending a copy to a candidate on trial to its first content.";
     BREAKER_STATE: Gauge, Count, "weighbridge_breaker_state" ["provider", "model"]
         "0 closed, 1 half-open, 2 open.";
     RETRY_BUDGET_EXHAUSTED: Counter, Count, "weighbridge_retry_budget_exhausted_total" ["provider"]
@@ -212,8 +218,18 @@ catalog! {
         "Tokens as the provider counted them.";
     COST: Counter, MicroUnits, "weighbridge_cost_micro_total" ["provider", "model", "currency"]
         "What calls cost, in millionths of the currency's major unit.";
+    EXTRA_COST: Counter, MicroUnits, "weighbridge_extra_cost_micro_total" ["provider", "model", "currency", "purpose"]
+        "What answers nobody was shown cost, in millionths of the currency's major unit: estimated for outpaced attempts.";
     UNPRICED: Counter, Count, "weighbridge_unpriced_requests_total" []
-        "Calls whose cost is unknown: no price in the descriptor, or no usage from the provider.";
+        "Calls whose cost is unknown (no price in the descriptor, or no usage from the provider) or that no budget counts.";
+    QUOTA_REFUSED: Counter, Count, "weighbridge_quota_refused_total" ["caller", "reason"]
+        "Calls refused because the caller's tokens or money were used up, or their price unknown.";
+    BUDGET_LIMIT: Gauge, MicroUnits, "weighbridge_budget_limit_micro" ["caller", "per", "currency"]
+        "A caller's budget, in millionths of the currency's major unit; 0 once it is configured no more.";
+    BUDGET_SPENT: Gauge, MicroUnits, "weighbridge_budget_spent_micro" ["caller", "per", "currency"]
+        "What of the budget is spent in the day or month that runs now.";
+    BUDGET_RESERVED: Gauge, MicroUnits, "weighbridge_budget_reserved_micro" ["caller", "per", "currency"]
+        "What of the budget is held back for calls in flight.";
     CONFIG_INFO: Gauge, Count, "weighbridge_config_info" ["hash"]
         "1 for the configuration in use.";
     CONFIG_RELOADS: Counter, Count, "weighbridge_config_reloads_total" ["result"]

@@ -9,7 +9,9 @@ use std::time::Duration;
 use super::catalog::{self, Row};
 use super::cells::{Counter, Gauge, Histogram, Level};
 use super::families::Families;
-use super::labels::{AttemptOutcome, ConnectionEnd, ConnectionRefusal, RequestOutcome, StreamEnd};
+use super::labels::{
+    AttemptOutcome, ConnectionEnd, ConnectionRefusal, HedgeOutcome, QuotaReason, RequestOutcome, ShadowDrop, StreamEnd,
+};
 use crate::domain::currency::Currency;
 use crate::domain::money::Cost;
 use crate::domain::outcome::FailureClass;
@@ -49,15 +51,46 @@ pub struct UpstreamMetrics {
     pub tokens_out: Counter,
     ok: Counter,
     abandoned: Counter,
+    outpaced: Counter,
     failed: Vec<Counter>,
     genai: Option<GenAi>,
     costs: Costs,
+}
+
+/// One budget of one caller, in micro-units of its currency. By default the levels are shown nowhere.
+#[derive(Clone, Default)]
+pub struct BudgetLevels {
+    /// What it may be.
+    pub limit: Level,
+    /// What is spent in the window that runs now.
+    pub spent: Level,
+    /// What is held back for calls in flight.
+    pub reserved: Level,
+}
+
+/// What one caller is refused.
+pub struct CallerMetrics {
+    refused: Vec<Counter>,
 }
 
 /// What one provider counts over all its models.
 pub struct ProviderMetrics {
     /// Retries that the provider's budget refused.
     pub retry_budget_exhausted: Counter,
+}
+
+/// What a route that hedges counts.
+pub struct HedgeMetrics {
+    outcomes: Vec<Counter>,
+}
+
+/// What a candidate on trial counts, apart from what it does for callers.
+pub struct ShadowMetrics {
+    /// From sending a copy to its first content.
+    pub first_content: Histogram,
+    ok: Counter,
+    failed: Vec<Counter>,
+    dropped: Vec<Counter>,
 }
 
 /// OpenTelemetry's names for what [`UpstreamMetrics`] counts anyway.
@@ -134,6 +167,7 @@ impl UpstreamMetrics {
             tokens_out: f.counter(&catalog::TOKENS, &[provider, model, "output"]),
             ok: attempt(AttemptOutcome::Ok),
             abandoned: attempt(AttemptOutcome::Abandoned),
+            outpaced: attempt(AttemptOutcome::Outpaced),
             failed: FailureClass::ALL.map(|class| attempt(AttemptOutcome::Failed(class))).into(),
             genai: (!model.is_empty()).then(|| GenAi::new(f, provider, model)),
             costs: Costs {
@@ -150,6 +184,7 @@ impl UpstreamMetrics {
         match outcome.into() {
             AttemptOutcome::Ok => self.ok.inc(),
             AttemptOutcome::Abandoned => self.abandoned.inc(),
+            AttemptOutcome::Outpaced => self.outpaced.inc(),
             AttemptOutcome::Failed(class) => {
                 // `FailureClass::ALL` is in the order of declaration; a test holds it to that.
                 self.failed.get(class as usize).inspect(|counter| counter.inc());
@@ -193,9 +228,67 @@ impl UpstreamMetrics {
     }
 }
 
+impl BudgetLevels {
+    pub(super) fn new(f: &Families, names: [&str; 3]) -> Self {
+        Self {
+            limit: f.level(&catalog::BUDGET_LIMIT, &names),
+            spent: f.level(&catalog::BUDGET_SPENT, &names),
+            reserved: f.level(&catalog::BUDGET_RESERVED, &names),
+        }
+    }
+}
+
+impl CallerMetrics {
+    pub(super) fn new(f: &Families, caller: &str) -> Self {
+        Self { refused: set(f, &catalog::QUOTA_REFUSED, &[caller], &QuotaReason::labels()) }
+    }
+
+    /// Counts a call that the caller's own means did not suffice for.
+    pub fn refused(&self, reason: QuotaReason) {
+        self.refused.get(reason as usize).inspect(|counter| counter.inc());
+    }
+}
+
 impl ProviderMetrics {
     pub(super) fn new(f: &Families, provider: &str) -> Self {
         Self { retry_budget_exhausted: f.counter(&catalog::RETRY_BUDGET_EXHAUSTED, &[provider]) }
+    }
+}
+
+impl HedgeMetrics {
+    pub(super) fn new(f: &Families, route: &str) -> Self {
+        Self { outcomes: set(f, &catalog::HEDGES, &[route], &HedgeOutcome::labels()) }
+    }
+
+    /// Counts a hedge.
+    pub fn count(&self, outcome: HedgeOutcome) {
+        self.outcomes.get(outcome as usize).inspect(|counter| counter.inc());
+    }
+}
+
+impl ShadowMetrics {
+    pub(super) fn new(f: &Families, provider: &str, model: &str) -> Self {
+        let all =
+            |outcome: &str, reasons: &[&str]| set(f, &catalog::SHADOW_ATTEMPTS, &[provider, model, outcome], reasons);
+        Self {
+            first_content: f.histogram(&catalog::SHADOW_FIRST_CONTENT, &[provider, model]),
+            ok: f.counter(&catalog::SHADOW_ATTEMPTS, &[provider, model, "ok", "none"]),
+            failed: all("failed", &FailureClass::ALL.map(FailureClass::label)),
+            dropped: all("dropped", &ShadowDrop::labels()),
+        }
+    }
+
+    /// Counts a copy that was answered, or was not.
+    pub fn attempt(&self, failure: Option<FailureClass>) {
+        match failure {
+            None => self.ok.inc(),
+            Some(class) => drop(self.failed.get(class as usize).inspect(|counter| counter.inc())),
+        }
+    }
+
+    /// Counts a call that was not copied.
+    pub fn dropped(&self, why: ShadowDrop) {
+        self.dropped.get(why as usize).inspect(|counter| counter.inc());
     }
 }
 

@@ -33,6 +33,18 @@ macro_rules! closed_set {
 }
 
 closed_set! {
+    /// Why a caller's own means did not suffice.
+    QuotaReason {
+        /// The tokens of the minute.
+        Tokens = "tokens_per_minute",
+        /// The money of the day or the month.
+        Budget = "budget",
+        /// What it would cost is not known.
+        PriceUnknown = "price_unknown",
+    }
+}
+
+closed_set! {
     /// How a call ended for its caller.
     RequestOutcome {
         /// A complete answer.
@@ -119,6 +131,46 @@ closed_set! {
 }
 
 closed_set! {
+    /// What became of a second attempt beside a slow first one.
+    HedgeOutcome {
+        /// It served.
+        Won = "won",
+        /// The first one served after all.
+        Lost = "lost",
+        /// Neither did.
+        Failed = "failed",
+        /// It was refused by our own limits, and the first one was waited for.
+        Refused = "refused",
+        /// It was not started, because the route's allowance was used up.
+        Capped = "capped",
+    }
+}
+
+closed_set! {
+    /// Why money was spent on answers nobody was shown.
+    ExtraCost {
+        /// An attempt that another one outpaced; estimated.
+        Hedge = "hedge",
+        /// A copy of a call for a candidate on trial; as the provider counted.
+        Shadow = "shadow",
+    }
+}
+
+closed_set! {
+    /// Why a call was not copied to a route's shadow.
+    ShadowDrop {
+        /// As many as allowed are on their way.
+        Full = "full",
+        /// Its body is too large to be held for that.
+        Large = "large",
+        /// The shadow's breaker is open, or its quota group paused.
+        Unwell = "unwell",
+        /// The shadow has not this operation, or the call refers to what its provider keeps.
+        Unable = "unable",
+    }
+}
+
+closed_set! {
     /// How a reload went.
     ReloadResult {
         /// The new configuration is in use.
@@ -173,8 +225,10 @@ pub enum AttemptOutcome {
     Ok,
     /// It failed.
     Failed(FailureClass),
-    /// Nobody wanted it any more: the client left, or another attempt was faster.
+    /// Nobody wanted it any more: the client left.
     Abandoned,
+    /// Another attempt of the same call showed its content first.
+    Outpaced,
 }
 
 impl AttemptOutcome {
@@ -183,7 +237,7 @@ impl AttemptOutcome {
         match self {
             Self::Ok => "ok",
             Self::Failed(_) => "failed",
-            Self::Abandoned => "abandoned",
+            Self::Abandoned | Self::Outpaced => "abandoned",
         }
     }
 
@@ -191,6 +245,7 @@ impl AttemptOutcome {
     pub fn reason(self) -> &'static str {
         match self {
             Self::Failed(class) => class.label(),
+            Self::Outpaced => "outpaced",
             Self::Ok | Self::Abandoned => "none",
         }
     }
@@ -209,7 +264,7 @@ impl From<crate::domain::outcome::End> for StreamEnd {
             End::Complete => Self::Complete,
             End::UpstreamFailed(FailureClass::NoContent | FailureClass::HeadersTimeout) => Self::Idle,
             End::UpstreamFailed(FailureClass::StreamCut) => Self::Truncated,
-            End::UpstreamFailed(_) | End::DeadlinePassed | End::ShuttingDown => Self::Error,
+            End::UpstreamFailed(_) | End::DeadlinePassed | End::FellBehind | End::ShuttingDown => Self::Error,
             End::ClientGone => Self::ClientGone,
         }
     }
@@ -223,7 +278,7 @@ mod tests {
     #[test]
     fn a_streams_end_has_the_same_label_in_metrics_and_in_the_log() {
         let failed = FailureClass::ALL.map(End::UpstreamFailed);
-        let others = [End::Complete, End::DeadlinePassed, End::ClientGone, End::ShuttingDown];
+        let others = [End::Complete, End::DeadlinePassed, End::ClientGone, End::FellBehind, End::ShuttingDown];
         for end in failed.into_iter().chain(others) {
             assert_eq!(StreamEnd::from(end).label(), end.label(), "{end:?}");
         }

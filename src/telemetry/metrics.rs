@@ -14,12 +14,18 @@ use std::thread;
 use super::catalog;
 use super::cells::{Counter, Gauge, Histogram, Level};
 use super::families::Families;
-use super::handles::{ConnectionMetrics, ProviderMetrics, RouteMetrics, UpstreamMetrics, pairs, set};
-use super::labels::{Cache, CacheEvent, ReloadResult, ShedReason};
+use super::handles::{
+    BudgetLevels, CallerMetrics, ConnectionMetrics, HedgeMetrics, ProviderMetrics, RouteMetrics, ShadowMetrics,
+    UpstreamMetrics, pairs, set,
+};
+use super::labels::{Cache, CacheEvent, ExtraCost, ReloadResult, ShedReason};
+use crate::domain::currency::Currency;
 use crate::domain::decision::{Action, DecisionSource, FallbackReason, Score};
-use crate::domain::id::{ProviderId, RouteId, UpstreamId};
+use crate::domain::id::{CallerId, ProviderId, RouteId, UpstreamId};
+use crate::domain::money::Cost;
 use crate::domain::operation::TrafficClass;
 use crate::domain::outcome::FailureClass;
+use crate::domain::period::Period;
 
 /// Most distinct routes, and most distinct upstreams, that get series of their own.
 pub const MOST_NAMES: usize = 1_024;
@@ -47,6 +53,11 @@ pub struct Metrics {
     routes: Bounded<RouteId, RouteMetrics>,
     upstreams: Bounded<(ProviderId, Box<str>), UpstreamMetrics>,
     providers: Bounded<ProviderId, ProviderMetrics>,
+    callers: Bounded<CallerId, CallerMetrics>,
+    budgets: Bounded<(CallerId, Period, Currency), BudgetLevels>,
+    hedges: Bounded<RouteId, HedgeMetrics>,
+    shadows: Bounded<(ProviderId, Box<str>), ShadowMetrics>,
+    extra_costs: Bounded<(ProviderId, Box<str>, Currency, ExtraCost), Counter>,
     failovers: Bounded<(UpstreamId, UpstreamId, FailureClass), Counter>,
     risk_scores: Bounded<Box<str>, Histogram>,
     decisions: HashMap<Box<str>, Vec<Counter>>,
@@ -90,6 +101,11 @@ impl Metrics {
             routes: Bounded::new(MOST_NAMES),
             upstreams: Bounded::new(MOST_NAMES),
             providers: Bounded::new(MOST_NAMES),
+            callers: Bounded::new(MOST_NAMES),
+            budgets: Bounded::new(MOST_NAMES),
+            hedges: Bounded::new(MOST_NAMES),
+            shadows: Bounded::new(MOST_NAMES),
+            extra_costs: Bounded::new(MOST_NAMES),
             failovers: Bounded::new(MOST_PAIRS),
             risk_scores: Bounded::new(MOST_VERSIONS),
             families,
@@ -115,6 +131,46 @@ impl Metrics {
         self.providers.get(id.clone(), |overflow| {
             ProviderMetrics::new(&self.families, if overflow { OTHER } else { id.as_str() })
         })
+    }
+
+    /// The handles of a caller whose tokens or money are counted; the same ones each time.
+    pub fn caller(&self, id: &CallerId) -> Arc<CallerMetrics> {
+        self.callers
+            .get(id.clone(), |overflow| CallerMetrics::new(&self.families, if overflow { OTHER } else { id.as_str() }))
+    }
+
+    /// The levels of a caller's budget; the same ones each time. Beyond the bound they are shown nowhere: the sums of
+    /// several callers in one level would be nobody's.
+    pub fn budget(&self, caller: &CallerId, per: Period, currency: Currency) -> BudgetLevels {
+        let levels = self.budgets.get((caller.clone(), per, currency), |overflow| {
+            let names = [caller.as_str(), per.label(), currency.code()];
+            if overflow { BudgetLevels::default() } else { BudgetLevels::new(&self.families, names) }
+        });
+        BudgetLevels::clone(&levels)
+    }
+
+    /// The handles of a route that hedges; the same ones each time.
+    pub fn hedges(&self, id: &RouteId) -> Arc<HedgeMetrics> {
+        self.hedges
+            .get(id.clone(), |overflow| HedgeMetrics::new(&self.families, if overflow { OTHER } else { id.as_str() }))
+    }
+
+    /// The handles of a candidate on trial; the same ones each time.
+    pub fn shadow(&self, provider: &ProviderId, model: &str) -> Arc<ShadowMetrics> {
+        self.shadows.get((provider.clone(), model.into()), |overflow| {
+            let (provider, model) = if overflow { (OTHER, OTHER) } else { (provider.as_str(), model) };
+            ShadowMetrics::new(&self.families, provider, model)
+        })
+    }
+
+    /// Counts what an answer cost that nobody was shown. Takes a short lock; a negative cost is ignored.
+    pub fn extra_cost(&self, provider: &ProviderId, model: &str, purpose: ExtraCost, cost: Cost) {
+        let key = (provider.clone(), model.into(), cost.currency, purpose);
+        let counter = self.extra_costs.get(key, |overflow| {
+            let labels = [provider.as_str(), model, cost.currency.code(), purpose.label()];
+            self.families.counter(&catalog::EXTRA_COST, &if overflow { [OTHER; 4] } else { labels })
+        });
+        counter.add(u64::try_from(cost.micro).unwrap_or_default());
     }
 
     /// Counts a call's move from one upstream to another. Takes a short lock: failovers are not the common case.

@@ -13,6 +13,8 @@ pub struct Attempt {
     pub call: Call,
     /// 1 for the first.
     pub number: u32,
+    /// When it was made: the one reading of the clock that the layers above `send` share.
+    pub begun: Instant,
     /// When it must have a reply (a whole answer, or a stream's first content).
     pub limit: Instant,
     /// Until when is fair, from the same reading of the clock as `limit`: an attempt given less than this by the caller's

@@ -146,6 +146,11 @@ impl Breaker {
         }
     }
 
+    /// True while it counts and lets everybody through.
+    pub fn is_closed(&self) -> bool {
+        matches!(self.phase, Phase::Closed)
+    }
+
     /// What it is now. An open breaker whose cool-down is over reads as half-open.
     pub fn state(&self, now: Instant) -> State {
         match self.phase {

@@ -3,25 +3,24 @@
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use http::{Request, Response};
+use http::Response;
 use http_body::Body as _;
 use http_body_util::BodyExt;
 
 use crate::domain::outcome::{FailureClass, Sent};
 use crate::flight::error::AttemptError;
-use crate::upstream::body::RequestBody;
 use crate::upstream::live::LiveProvider;
 use crate::upstream::patience::within;
-use crate::upstream::pool::{ExchangeError, UpstreamBody};
+use crate::upstream::pool::{ExchangeError, Outgoing, UpstreamBody};
 
 /// Exchanges one request for a response head. A kept connection that died under a call which may be repeated gets one
 /// replacement, because an idle timer on the other side is nobody's failure; `again` makes the request once more, and is
 /// absent where that could decide something twice.
 pub(super) async fn exchange(
     provider: &LiveProvider,
-    request: Request<RequestBody>,
+    request: Outgoing,
     connect: Duration,
-    again: Option<impl FnOnce() -> Request<RequestBody>>,
+    again: Option<impl FnOnce() -> Outgoing>,
 ) -> Result<Response<UpstreamBody>, AttemptError> {
     let result = match (provider.pool.exchange(request, connect).await, again) {
         (Err(ExchangeError::Broken { reused: true, .. }), Some(again)) => {
@@ -36,7 +35,7 @@ pub(super) async fn exchange(
 /// As [`exchange`], over a connection of its own and once.
 pub(super) async fn exchange_once(
     provider: &LiveProvider,
-    request: Request<RequestBody>,
+    request: Outgoing,
     connect: Duration,
 ) -> Result<Response<UpstreamBody>, AttemptError> {
     provider.pool.exchange_once(request, connect).await.map_err(|error| classified(&error))

@@ -3,7 +3,8 @@
 //! State is carried over from the previous snapshot by identity, never kept in a global map: what no snapshot knows any
 //! more is dropped with the last snapshot that knew it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -12,14 +13,17 @@ use http::{HeaderMap, HeaderName, HeaderValue, Uri};
 use tokio::time::Instant;
 use tower::retry::budget::{Budget as _, TpsBudget};
 
+use crate::config::asking::Order;
 use crate::config::table::{Auth, Candidate, Protocol, Provider, RoutingTable};
 use crate::domain::id::{ProviderId, UpstreamId};
 use crate::domain::operation::Operation;
 use crate::flight::call::Call;
 use crate::flight::trail::UpstreamNames;
+use crate::routing::order::{Standing, hash};
 use crate::upstream::breaker::{Breaker, Lesson, Permit, State};
 use crate::upstream::concurrency::Bounds;
 use crate::upstream::dial::{Dial, Origin};
+use crate::upstream::latency::Latency;
 use crate::upstream::limiter::{Adaptive, Bulkhead, Pause};
 use crate::upstream::pool::Pool;
 use crate::upstream::token::TokenSource;
@@ -28,6 +32,9 @@ use crate::upstream::token::TokenSource;
 const RETRY_SHARE: f32 = 0.1;
 const RETRIES_A_SECOND: u32 = 1;
 const RETRY_MEMORY: Duration = Duration::from_secs(10);
+/// Refusals of our credential in a row that are no accident, and how long the first of them counts; it doubles to 32 times.
+const UNWELCOME_FROM: u32 = 2;
+const UNWELCOME_FOR: Duration = Duration::from_secs(10);
 
 /// One provider made live.
 pub struct LiveProvider {
@@ -72,6 +79,10 @@ pub struct LiveUpstream {
     pub names: Arc<UpstreamNames>,
     /// Its health; kept by id.
     pub health: Arc<Health>,
+    /// How fast it is, if some route wants to know; kept by id.
+    pub latency: Option<Arc<Latency>>,
+    /// Its name as draws take it.
+    pub drawn_as: u64,
     /// Where its requests go, by operation.
     uris: Vec<(Operation, Uri)>,
 }
@@ -90,37 +101,82 @@ impl LiveUpstream {
     }
 }
 
-/// An upstream's breaker and retry budget.
+/// An upstream's breaker and retry budget, and whether it lets us in.
 pub struct Health {
     /// A `std` mutex held for a few comparisons, never across an await.
-    breaker: Mutex<Breaker>,
+    state: Mutex<Condition>,
+    /// True if `state` has anything to say but "all is well": what most calls look at, without the lock and the clock.
+    marked: AtomicBool,
     budget: TpsBudget,
+}
+
+struct Condition {
+    breaker: Breaker,
+    /// Refusals of our credential in a row.
+    refusals: u32,
+    /// Until when it is asked only after all others.
+    unwelcome_until: Option<Instant>,
 }
 
 impl Health {
     fn new(now: Instant, seed: u64) -> Self {
         let budget = TpsBudget::new(RETRY_MEMORY, RETRIES_A_SECOND, RETRY_SHARE);
-        Self { breaker: Mutex::new(Breaker::new(now, seed)), budget }
+        let condition = Condition { breaker: Breaker::new(now, seed), refusals: 0, unwelcome_until: None };
+        Self { state: Mutex::new(condition), marked: AtomicBool::new(false), budget }
     }
 
     /// Asks the breaker.
     pub fn permit(&self, now: Instant) -> Permit {
-        self.breaker().permit(now)
+        self.condition().breaker.permit(now)
     }
 
     /// Tells the breaker.
     pub fn learn(&self, now: Instant, permit: Permit, lesson: Lesson) {
-        self.breaker().learn(now, permit, lesson);
+        let mut condition = self.condition();
+        condition.breaker.learn(now, permit, lesson);
+        if lesson == Lesson::Success {
+            (condition.refusals, condition.unwelcome_until) = (0, None);
+        }
+        self.mark(&condition);
     }
 
     /// Opens the breaker at once.
     pub fn trip(&self, now: Instant, least: Duration) {
-        self.breaker().trip(now, least);
+        let mut condition = self.condition();
+        condition.breaker.trip(now, least);
+        self.mark(&condition);
+    }
+
+    /// It refused our credential. Once may be this one request's doing; from the second time in a row on it is asked
+    /// after all others for a while, which grows. It is not refused: if nobody else answers, its own word is worth more.
+    pub fn refused_credential(&self, now: Instant) {
+        let mut condition = self.condition();
+        condition.refusals = condition.refusals.saturating_add(1);
+        if condition.refusals >= UNWELCOME_FROM {
+            let doublings = (condition.refusals - UNWELCOME_FROM).min(5);
+            condition.unwelcome_until = Some(now + UNWELCOME_FOR * (1 << doublings));
+        }
+        self.mark(&condition);
     }
 
     /// The breaker's state.
     pub fn state(&self, now: Instant) -> State {
-        self.breaker().state(now)
+        self.condition().breaker.state(now)
+    }
+
+    /// True if nothing is known against it. One load; false only means that [`Health::standing`] has to be asked.
+    pub fn is_unmarked(&self) -> bool {
+        !self.marked.load(Ordering::Acquire)
+    }
+
+    /// Whether it takes calls now.
+    pub fn standing(&self, now: Instant) -> Standing {
+        let condition = self.condition();
+        if condition.breaker.state(now) == State::Open {
+            return Standing::Open;
+        }
+        let unwelcome = condition.unwelcome_until.is_some_and(|until| now < until);
+        if unwelcome { Standing::Unwelcome } else { Standing::Well }
     }
 
     /// Every call adds a little to the retry budget.
@@ -133,9 +189,25 @@ impl Health {
         self.budget.withdraw()
     }
 
-    fn breaker(&self) -> MutexGuard<'_, Breaker> {
-        self.breaker.lock().unwrap_or_else(PoisonError::into_inner)
+    fn mark(&self, condition: &Condition) {
+        let marked = !condition.breaker.is_closed() || condition.unwelcome_until.is_some();
+        // Most calls change nothing, and a store would take the line from the other cores.
+        if self.marked.load(Ordering::Relaxed) != marked {
+            self.marked.store(marked, Ordering::Release);
+        }
     }
+
+    fn condition(&self) -> MutexGuard<'_, Condition> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What a fleet is built from beside the candidates.
+struct Around<'a> {
+    previous: &'a Fleet,
+    dial: &'a Arc<dyn Dial>,
+    /// Upstreams that some route puts in order by speed.
+    timed: BTreeSet<&'a UpstreamId>,
 }
 
 /// Everything live, for one configuration.
@@ -151,15 +223,19 @@ impl Fleet {
     /// Makes `table` live, taking over from `previous` whatever kept its identity.
     pub fn build(table: &RoutingTable, previous: &Self, dial: &Arc<dyn Dial>) -> Self {
         let mut fleet = Self::default();
-        let routes = table.llm_routes().values().map(|route| &route.candidates);
-        let risk = table.risk_route().map(|route| &route.candidates);
-        for candidate in routes.chain(risk).flatten() {
-            fleet.add(candidate, previous, dial);
+        let timed = table.llm_routes().values().filter(|route| route.asking.order == Order::Fastest);
+        let timed = timed.flat_map(|route| &route.candidates).map(|candidate| &candidate.upstream).collect();
+        let around = Around { previous, dial, timed };
+        let routes = table.llm_routes().values().flat_map(|route| &route.candidates);
+        let shadows = table.llm_routes().values().filter_map(|route| Some(&route.shadow.as_ref()?.candidate));
+        let risk = table.risk_route().into_iter().flat_map(|route| &route.candidates);
+        for candidate in routes.chain(shadows).chain(risk) {
+            fleet.add(candidate, &around);
         }
         fleet
     }
 
-    fn add(&mut self, candidate: &Candidate, previous: &Self, dial: &Arc<dyn Dial>) {
+    fn add(&mut self, candidate: &Candidate, around: &Around<'_>) {
         if self.upstreams.contains_key(&candidate.upstream) {
             return;
         }
@@ -167,19 +243,21 @@ impl Fleet {
         let provider = if let Some(provider) = self.providers.get(id) {
             Arc::clone(provider)
         } else {
-            let provider = Arc::new(self.revive(&candidate.provider, previous, dial));
+            let provider = Arc::new(self.revive(&candidate.provider, around.previous, around.dial));
             self.providers.insert(id.clone(), Arc::clone(&provider));
             provider
         };
-        let now = Instant::now();
-        let health = previous.upstreams.get(&candidate.upstream).map_or_else(
-            || Arc::new(Health::new(now, seed(candidate.upstream.as_str()))),
-            |upstream| Arc::clone(&upstream.health),
-        );
+        let before = around.previous.upstreams.get(&candidate.upstream);
+        let drawn_as = hash(candidate.upstream.as_str().as_bytes());
+        let health =
+            before.map_or_else(|| Arc::new(Health::new(Instant::now(), drawn_as)), |before| Arc::clone(&before.health));
+        let known = || before.and_then(|before| before.latency.clone());
         let upstream = LiveUpstream {
             names: Arc::new(names(candidate)),
             uris: uris(&candidate.provider),
             candidate: candidate.clone(),
+            latency: around.timed.contains(&candidate.upstream).then(|| known().unwrap_or_default()),
+            drawn_as,
             provider,
             health,
         };
@@ -271,10 +349,6 @@ pub(crate) fn credential(prefix: &[u8], secret: &[u8]) -> HeaderValue {
 /// Names from configuration are validated to be visible ASCII, so this does not lose anything.
 fn header(text: &str) -> HeaderValue {
     HeaderValue::from_str(text).unwrap_or(HeaderValue::from_static(""))
-}
-
-fn seed(text: &str) -> u64 {
-    text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
 }
 
 #[cfg(test)]

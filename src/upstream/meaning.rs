@@ -30,6 +30,8 @@ pub(super) fn classify(status: u16, said: Option<&EmbeddedError>) -> FailureClas
         // And some say with 400 that our key is at fault: the caller's request is not, and another provider may answer.
         400 if said.is_some_and(EmbeddedError::is_about_credentials) => FailureClass::Unauthorised,
         429 => FailureClass::RateLimited,
+        // Some refuse content with 403: that is about the request and not about our key.
+        403 if said.is_some_and(EmbeddedError::is_content_policy) => FailureClass::Refused,
         401 | 403 => FailureClass::Unauthorised,
         503 | 529 => FailureClass::Overloaded,
         408 | 425 => FailureClass::ProviderFault,

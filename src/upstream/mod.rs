@@ -10,6 +10,7 @@ pub mod concurrency;
 pub mod dial;
 mod exchange;
 mod form;
+pub mod latency;
 pub mod limiter;
 pub mod live;
 mod meaning;

@@ -29,9 +29,10 @@ use crate::upstream::exchange::{ReadError, read_whole};
 use crate::upstream::form::{Form, wrote_nothing};
 use crate::upstream::live::LiveUpstream;
 use crate::upstream::meaning::{classify, embedded, recoded, without_secret};
-use crate::upstream::pool::UpstreamBody;
+use crate::upstream::pool::{Outgoing, UpstreamBody};
 use crate::upstream::retry_after;
 use crate::upstream::stream::{Reading, Retold, UsageEvent, prime};
+use crate::wire::filtered::is_filtered;
 use crate::wire::json_edit::{self, UsageRequest};
 use crate::wire::openai::parse_error;
 
@@ -128,13 +129,8 @@ pub async fn prepare_apart(call: &Call, upstream: &Arc<LiveUpstream>) -> Result<
 }
 
 /// The request to the provider: our headers, its credential, nothing of the caller's but the body and what its form needs.
-pub fn request(
-    body: impl Into<RequestBody>,
-    spoken: &Spoken<'_>,
-    call: &Call,
-    upstream: &LiveUpstream,
-) -> Request<RequestBody> {
-    let mut request = Request::new(body.into());
+pub fn request(body: impl Into<RequestBody>, spoken: &Spoken<'_>, call: &Call, upstream: &LiveUpstream) -> Outgoing {
+    let mut request = Box::new(Request::new(body.into()));
     *request.method_mut() = Method::POST;
     *request.uri_mut() = upstream.uri(spoken.operation).cloned().unwrap_or_default();
     *request.headers_mut() = upstream.provider.headers.clone();
@@ -173,7 +169,7 @@ pub async fn read(
         return understand(response, spoken, attempt, upstream).await.map_err(hide);
     }
     let reply = understand(response, spoken, attempt, upstream).await.map_err(hide)?;
-    attempt.call.context.trail.lock().left_out = left_out(spoken, provider);
+    attempt.call.context.trail.lock().heard_left_out(&upstream.names, left_out(spoken, provider));
     match spoken.carried {
         Some(carried) => bring_back(reply, carried, &frame(attempt, upstream)),
         None => Ok(reply),
@@ -210,7 +206,7 @@ async fn understand(
 ) -> Result<Reply, AttemptError> {
     let (head, body) = response.into_parts();
     let sifted = sift(&head.headers);
-    attempt.call.context.trail.lock().upstream_request_id = sifted.their_id;
+    attempt.call.context.trail.lock().heard_id(&upstream.names, sifted.their_id);
     if head.status != StatusCode::OK {
         let patience = attempt.idle.min(ERROR_PATIENCE);
         let body = Box::pin(read_whole(body, ERROR_BYTES, patience)).await.unwrap_or_default();
@@ -225,7 +221,7 @@ async fn understand(
     }
     match (spoken.facts.stream, sifted.is_stream) {
         (true, true) => Box::pin(stream(sifted.passed, body, (spoken, attempt, upstream))).await,
-        (false, false) => whole(sifted.passed, body, spoken, attempt).await,
+        (false, false) => whole(sifted.passed, body, (spoken, attempt, upstream)).await,
         (true, false) => {
             // Some aggregators answer a stream request with a plain error object and status 200.
             let body = Box::pin(read_whole(body, ERROR_BYTES, attempt.idle)).await.unwrap_or_default();
@@ -242,8 +238,7 @@ async fn understand(
 async fn whole(
     headers: HeaderMap,
     body: UpstreamBody,
-    spoken: &Spoken<'_>,
-    attempt: &Attempt,
+    (spoken, attempt, upstream): (&Spoken<'_>, &Attempt, &LiveUpstream),
 ) -> Result<Reply, AttemptError> {
     let bytes = read_whole(body, ANSWER_BYTES, attempt.idle).await.map_err(ReadError::into_attempt_error)?;
     if bytes.is_empty() {
@@ -257,6 +252,9 @@ async fn whole(
     if !said {
         return Err(AttemptError::new(FailureClass::NoContent, Sent::Yes, "the answer has no content"));
     }
+    if facts.cut && !facts.content && is_filtered(&bytes) {
+        attempt.call.context.trail.lock().heard_filter(&upstream.names);
+    }
     let usage = UsageSlot::default();
     usage.set(facts.usage.unwrap_or_else(Usage::default));
     let (body, complete) = (ReplyBody::whole(bytes), facts.complete);
@@ -268,10 +266,14 @@ async fn stream(
     body: UpstreamBody,
     (spoken, attempt, upstream): (&Spoken<'_>, &Attempt, &LiveUpstream),
 ) -> Result<Reply, AttemptError> {
-    let usage_event = if spoken.facts.include_usage { UsageEvent::Forward } else { UsageEvent::Strip };
+    let wanted = spoken.facts.include_usage || spoken.facts.keeps_usage;
+    let usage_event = if wanted { UsageEvent::Forward } else { UsageEvent::Strip };
     let usage = UsageSlot::default();
     let reading = Reading { form: spoken.form(), usage_event, idle: attempt.idle };
     let primed = prime(body, usage.clone(), reading).await?;
+    if primed.is_filtered() {
+        attempt.call.context.trail.lock().heard_filter(&upstream.names);
+    }
     let events: EventStream = match spoken.carried {
         Some(carried) => {
             let teller = carried.back.stream(&frame(attempt, upstream));

@@ -40,6 +40,9 @@ const MOST_LINGERING_FRAMES: usize = 8;
 /// Largest response head.
 const HEAD_BYTES: usize = 64 * 1024;
 
+/// A request on its way out. Boxed, because it is large and passes through many hands.
+pub type Outgoing = Box<Request<RequestBody>>;
+
 /// All connections to one origin.
 pub struct Pool {
     origin: Origin,
@@ -102,13 +105,13 @@ impl Pool {
     /// Dropping the future closes the connection it was using.
     pub async fn exchange(
         self: &Arc<Self>,
-        mut request: Request<RequestBody>,
+        mut request: Outgoing,
         connect: Duration,
     ) -> Result<Response<UpstreamBody>, ExchangeError> {
         for _ in 0..MOST_STALE {
             let Some(line) = self.take_idle().await else { break };
             match self.over(line, request, true).await {
-                Err((error, Some(unsent))) if error.is_unsent() => request = *unsent,
+                Err((error, Some(unsent))) if error.is_unsent() => request = unsent,
                 Err((error, _)) => return Err(error),
                 Ok(response) => return Ok(response),
             }
@@ -123,7 +126,7 @@ impl Pool {
     /// As [`Pool::exchange`].
     pub async fn exchange_fresh(
         self: &Arc<Self>,
-        request: Request<RequestBody>,
+        request: Outgoing,
         connect: Duration,
     ) -> Result<Response<UpstreamBody>, ExchangeError> {
         let line = self.connect(connect).await.map_err(ExchangeError::Connect)?;
@@ -137,7 +140,7 @@ impl Pool {
     /// As [`Pool::exchange`].
     pub async fn exchange_once(
         self: &Arc<Self>,
-        request: Request<RequestBody>,
+        request: Outgoing,
         connect: Duration,
     ) -> Result<Response<UpstreamBody>, ExchangeError> {
         let mut response = self.exchange_fresh(request, connect).await?;
@@ -150,10 +153,10 @@ impl Pool {
     async fn over(
         self: &Arc<Self>,
         mut line: Box<Line>,
-        request: Request<RequestBody>,
+        request: Outgoing,
         reused: bool,
-    ) -> Result<Response<UpstreamBody>, (ExchangeError, Option<Box<Request<RequestBody>>>)> {
-        match line.sender.try_send_request(request).await {
+    ) -> Result<Response<UpstreamBody>, (ExchangeError, Option<Outgoing>)> {
+        match line.sender.try_send_request(*request).await {
             Ok(response) => {
                 let lease = Lease { line, pool: Some(Arc::clone(self)) };
                 let mut response = response.map(|body| UpstreamBody { body, lease: Some(lease) });
@@ -196,12 +199,13 @@ impl Pool {
 
     fn put_back(&self, line: Box<Line>) {
         let Some(mut shelf) = self.shelf() else { return };
+        let now = Instant::now();
         // The oldest lie at the bottom: let go of what nobody will take again.
         let stale =
-            shelf.iter().take_while(|idle| idle.since.elapsed() >= IDLE_LIMIT || idle.line.sender.is_closed()).count();
+            shelf.iter().take_while(|idle| now - idle.since >= IDLE_LIMIT || idle.line.sender.is_closed()).count();
         shelf.drain(..stale);
         if shelf.len() < MOST_IDLE && !line.sender.is_closed() {
-            shelf.push(Idle { line, since: Instant::now() });
+            shelf.push(Idle { line, since: now });
         }
     }
 

@@ -21,9 +21,9 @@ use crate::flight::reply::UsageSlot;
 use crate::upstream::form::{Form, wrote_nothing};
 use crate::upstream::meaning::embedded;
 use crate::upstream::pool::UpstreamBody;
-use crate::wire::json_edit::{self, NullUsage};
+use crate::wire::filtered::is_filtered;
 use crate::wire::messages::Tokens;
-use crate::wire::openai::peek_chunk;
+use crate::wire::openai::without_usage;
 use crate::wire::sse::{Decoder, Event, Limits};
 
 /// Most bytes of lifecycle events held back while waiting for content.
@@ -56,6 +56,8 @@ struct Ear {
     tokens: Tokens,
     /// It said that it is finished.
     finished: bool,
+    /// All it said is that a filter stopped it.
+    filtered: bool,
 }
 
 /// A stream that may be relayed: it starts with what was held back, and its content has begun.
@@ -80,7 +82,7 @@ pub struct Primed {
 /// # Cancel safety
 /// Dropping the future closes the upstream connection.
 pub async fn prime(mut body: UpstreamBody, usage: UsageSlot, reading: Reading) -> Result<Primed, AttemptError> {
-    let mut ear = Ear { reading, usage, tokens: Tokens::default(), finished: false };
+    let mut ear = Ear { reading, usage, tokens: Tokens::default(), finished: false, filtered: false };
     let mut decoder = Decoder::new(Limits::default());
     let mut held = VecDeque::new();
     let mut held_bytes = 0;
@@ -129,6 +131,7 @@ impl Ear {
             self.usage.set(usage);
         }
         self.finished |= heard.finished;
+        self.filtered |= heard.cut && !heard.content && event.data().is_some_and(|data| is_filtered(&data));
         match heard.error {
             Some(error) => Err(embedded(error)),
             None if heard.content || heard.cut => Ok(true),
@@ -141,20 +144,7 @@ impl Ear {
     /// The event as the client may see it; `None` if it may not.
     fn shape(&self, event: Event) -> Option<Event> {
         let ours = self.reading.usage_event == UsageEvent::Strip && self.reading.form == Form::Chat;
-        if !ours || !mentions(event.raw(), b"\"usage\"") {
-            return Some(event);
-        }
-        let data = event.data()?;
-        let facts = peek_chunk(&data);
-        if facts.usage_only {
-            return None;
-        }
-        if let Some(edited) = json_edit::rewrite_chunk(&data, None, NullUsage::Drop) {
-            Some(event.with_data(&edited))
-        } else {
-            drop(data);
-            Some(event)
-        }
+        if ours { without_usage(event) } else { Some(event) }
     }
 }
 
@@ -171,6 +161,11 @@ fn mentions(haystack: &[u8], needle: &[u8]) -> bool {
 }
 
 impl Primed {
+    /// True if it begins, and so ends, with a filter's word.
+    pub fn is_filtered(&self) -> bool {
+        self.ear.filtered
+    }
+
     fn poll_upstream(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Event>, FailureClass>> {
         loop {
             match self.decoder.next() {

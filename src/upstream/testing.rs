@@ -188,12 +188,15 @@ pub(crate) fn live(upstream: &str, dial: &Arc<Memory>) -> Arc<LiveUpstream> {
 
 fn context(table: &RoutingTable, caller: usize) -> CallContext {
     CallContext {
+        quota: None,
         id: crate::domain::id::RequestId::parse("req_test").unwrap(),
         caller: Arc::clone(&table.callers()[caller]),
         arrived: Instant::now(),
         trail: Trail::default(),
         cache: CacheWish::Default,
         forwarded: HeaderMap::new(),
+        conversation: None,
+        idempotency_key: None,
     }
 }
 
@@ -209,8 +212,10 @@ pub(crate) fn llm_call_of(caller: usize, body: impl Into<Bytes>, cache: CacheWis
     let facts = LlmFacts {
         stream: facts.stream,
         include_usage: facts.include_usage,
+        keeps_usage: false,
         has_stream_options: facts.has_stream_options,
         plain: false,
+        anchored: false,
         model_at: facts.model_at(&body).map(|at| crate::flight::facts::Span { start: at.start, end: at.end }),
     };
     let context = CallContext { cache, ..context(&table(), caller) };
@@ -253,8 +258,17 @@ pub(crate) fn risk_call_of(caller: usize, out_trade_no: &str, amount: &str) -> C
 
 /// A first attempt with ten seconds to its first content and five of patience within the body.
 pub(crate) fn attempt(call: Call) -> Attempt {
-    let limit = Instant::now() + Duration::from_secs(10);
-    Attempt { call, number: 1, limit, fair: limit, connect: Duration::from_secs(1), idle: Duration::from_secs(5) }
+    let begun = Instant::now();
+    let limit = begun + Duration::from_secs(10);
+    Attempt {
+        call,
+        number: 1,
+        begun,
+        limit,
+        fair: limit,
+        connect: Duration::from_secs(1),
+        idle: Duration::from_secs(5),
+    }
 }
 
 fn reply(body: ReplyBody, complete: bool) -> Reply {

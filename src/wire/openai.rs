@@ -6,16 +6,20 @@
 
 mod answer;
 mod audio;
+mod ceiling;
 pub(super) mod failure;
 pub(super) mod lenient;
 pub(super) mod reply;
 pub(super) mod request;
+mod usage;
 
 pub use answer::{ErrorBody, ModelEntry, error_body, error_event, model_object, models_list};
 pub use audio::{AudioEventFacts, TranscriptFacts, is_last_audio_event, peek_audio_event, peek_transcript};
+pub use ceiling::{Ceiling, peek_ceiling};
 pub use failure::{EmbeddedError, parse_error};
 pub use reply::{ChunkFacts, ReplyFacts, peek_chunk, peek_reply};
 pub use request::{DecodeError, RequestFacts, peek_request};
+pub use usage::without_usage;
 
 #[cfg(test)]
 mod golden;

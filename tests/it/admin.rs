@@ -26,8 +26,12 @@ fn health_is_plain_text_that_is_never_stored() {
 }
 
 /// Rows whose series need a name that only traffic gives.
-const AFTER_TRAFFIC: [&str; 3] =
-    ["weighbridge_failovers_total", "weighbridge_risk_score", "weighbridge_cost_micro_total"];
+const AFTER_TRAFFIC: [&str; 4] = [
+    "weighbridge_failovers_total",
+    "weighbridge_risk_score",
+    "weighbridge_cost_micro_total",
+    "weighbridge_extra_cost_micro_total",
+];
 
 #[test]
 fn metrics_are_prometheus_text_with_every_row_of_the_catalogue_from_the_start() {
@@ -90,9 +94,13 @@ fn status_says_what_is_in_force_and_how_it_does() {
         let found = status[kind].as_array().unwrap().iter().find(|known| known["id"] == id).cloned();
         found.unwrap_or_else(|| panic!("{kind} {id}"))
     };
-    let candidate = |upstream: &str| json!({ "upstream": upstream, "breaker": "closed", "paused_for_ms": 0 });
+    let candidate =
+        |upstream: &str| json!({ "upstream": upstream, "breaker": "closed", "standing": "well", "paused_for_ms": 0 });
     let candidates = [candidate("tokenmix/deepseek-chat"), candidate("openrouter/deepseek-chat")];
-    assert_eq!(of("routes", "summary"), json!({ "id": "summary", "in_flight": 0, "candidates": candidates }));
+    assert_eq!(
+        of("routes", "summary"),
+        json!({ "id": "summary", "order": "as-listed", "in_flight": 0, "candidates": candidates })
+    );
     assert_eq!(of("routes", "risk")["candidates"], json!([candidate("alipay")]));
     assert_eq!(of("providers", "tokenmix"), json!({ "id": "tokenmix", "in_flight": 0, "limit": 200 }));
     assert_eq!(of("callers", "backoffice"), json!({ "id": "backoffice", "in_flight": 0 }));

@@ -388,3 +388,61 @@ async fn p3_what_is_no_form_or_names_no_model_of_the_callers_is_refused_in_opena
     assert_eq!(answer.openai_error(), "unsupported_operation");
     assert_eq!(only_alpha.counts(), [0, 0, 0]);
 }
+
+#[tokio::test(start_paused = true)]
+async fn neither_sound_nor_recordings_are_cached() {
+    let world = world();
+    for _ in 0..2 {
+        for request in [speech("kept", &json!({})), upload(TRANSCRIPTIONS, small("kept"))] {
+            let answer = world.call(request).await;
+            assert_eq!((answer.status, answer.header("wb-cache")), (200, "bypass"));
+        }
+    }
+    assert_eq!(world.counts(), [4, 0, 0]);
+    world.assert_idle();
+}
+
+#[tokio::test(start_paused = true)]
+async fn c12_the_same_key_gets_the_same_sound_and_the_same_transcript() {
+    let world = world();
+    let keyed = |mut request: Request<Full<Bytes>>, key: &str| {
+        request.headers_mut().insert("idempotency-key", key.parse().unwrap());
+        request
+    };
+    let ask = |model: &str| [speech(model, &json!({})), upload(TRANSCRIPTIONS, large(model))];
+    for (number, model) in ["duo", "kept"].into_iter().enumerate() {
+        for (key, (first, again)) in ["s", "t"].iter().zip(ask(model).into_iter().zip(ask(model))) {
+            let key = format!("{key}-{model}");
+            let (first, again) = (world.call(keyed(first, &key)).await, world.call(keyed(again, &key)).await);
+            assert_eq!((first.status, again.status), (200, 200), "{key}: {}", again.text());
+            assert_eq!((first.header("idempotent-replayed"), again.header("idempotent-replayed")), ("", "true"));
+            assert!(first.body == again.body && !first.body.is_empty(), "{key}");
+            assert_eq!(first.header("content-type"), again.header("content-type"));
+        }
+        assert_eq!(world.counts()[0], 2 * (number + 1));
+    }
+    let body = form(&[field("model", "duo"), file(&noise(5_001))]);
+    let other = world.call(keyed(upload(TRANSCRIPTIONS, body), "t-duo")).await;
+    assert_eq!((other.status, other.openai_error().as_str()), (409, "idempotency_key_reused"));
+    world.assert_idle();
+}
+
+#[tokio::test(start_paused = true)]
+async fn c12_f7_sound_under_a_key_that_breaks_off_is_an_error_for_everyone_and_not_kept() {
+    let pace = Duration::from_millis(100);
+    let world = World::with(&Plan { alpha_offers: AUDIO, pace, ..Plan::default() });
+    world.fault("alpha", "cut:3");
+    let request = || {
+        let mut request = speech("solo", &json!({}));
+        request.headers_mut().insert("idempotency-key", "k".parse().unwrap());
+        request
+    };
+    let (one, two) = tokio::join!(world.call(request()), world.call(request()));
+    assert_eq!((one.status, two.status), (502, 502), "{}", one.text());
+    assert_eq!(world.counts(), [2, 0, 0], "who joined tries once alone, as after any failure");
+    world.faults.clear("alpha");
+    let whole = world.call(request()).await;
+    assert_eq!((whole.status, whole.header("idempotent-replayed")), (200, ""));
+    assert!(whole.body.starts_with(b"SOUND of alpha"));
+    world.assert_idle();
+}

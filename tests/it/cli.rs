@@ -94,6 +94,34 @@ fn check_takes_the_file_as_an_argument_and_says_when_there_is_none() {
 }
 
 #[test]
+fn check_shows_what_a_route_says_of_its_order_and_what_is_worth_a_look() {
+    let site = Site::new();
+    let text = r#"version = 1
+[model.drawn]
+order = "weighted"
+sticky = "conversation"
+candidates = [{ use = "tokenmix/deepseek-chat", weight = 3 }, "openrouter/deepseek-chat"]
+fallback_on = ["content_policy"]
+hedge = { after = "p95" }
+shadow = { use = "openai/gpt-5.6-luna", percent = 5 }
+[model.cheap]
+order = "cheapest"
+candidates = ["openai/gpt-5.6-luna", "tokenmix/deepseek-chat"]
+"#;
+    site.write("routes.toml", text);
+    let checked = run(weighbridge().current_dir(site.path(".")).args(["check", "--allow-missing-secrets"]));
+    assert_eq!(checked.code, Some(0), "{}", checked.err);
+    for note in [
+        "(order weighted; weights 3:1; sticky by conversation; fallback on content_policy; hedged; shadow openai/gpt-5.6-luna)",
+        "(order cheapest)",
+    ] {
+        assert!(checked.out.contains(note), "{note}: {}", checked.out);
+    }
+    let remark = "worth a look: route cheap: the price of tokenmix/deepseek-chat is not known, so it is asked last\n";
+    assert_eq!(checked.err, remark);
+}
+
+#[test]
 fn a_digest_is_made_of_a_key_with_or_without_its_newline() {
     // printf 'wb-demo-checkout-0123456789abcdef' | sha256sum; it also stands in routes.toml.
     let known = "sha256:88207c57eb9adfeaafac72db07bb11f632740eab18c10730930fda14f84bc7f4\n";

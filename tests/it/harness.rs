@@ -17,12 +17,14 @@ use weighbridge::config::table::{BaseUrl, Protocol, RoutingTable};
 use weighbridge::config::{CompileOptions, SecretPolicy, Secrets, SourceFile, Sources, compile, render_all};
 use weighbridge::domain::id::ProviderId;
 use weighbridge::domain::secret::{Secret, SecretSource};
+use weighbridge::flight::quota::Calendar;
 use weighbridge::gateway::build::build;
 use weighbridge::gateway::snapshot::{Live, Shared};
 use weighbridge::gateway::stack;
 use weighbridge::layer::admission::Gate;
 use weighbridge::layer::cache::Store;
 use weighbridge::layer::idempotency::Ledger;
+use weighbridge::layer::idempotency_key::Answers;
 use weighbridge::sandbox::aggregator::{self, Aggregator, AggregatorConfig};
 use weighbridge::sandbox::alipay::{Alipay, AlipayConfig};
 use weighbridge::sandbox::fault::{Fault, Faults};
@@ -139,6 +141,10 @@ pub struct Plan {
     pub alpha_limits: Option<&'static str>,
     /// What `beta` offers.
     pub beta_offers: &'static str,
+    /// What the clock says at the start, milliseconds since 1970; it goes on with the paused one.
+    pub starts: u64,
+    /// What becomes of an LLM provider's file, by its id.
+    pub edit: fn(&str, String) -> String,
 }
 
 impl Default for Plan {
@@ -153,6 +159,9 @@ impl Default for Plan {
             alpha_keys: "",
             alpha_limits: None,
             beta_offers: r#""chat.completions""#,
+            // 2026-11-30T23:59:00Z: a minute before a day and a month turn.
+            starts: 1_796_083_140_000,
+            edit: |_, file| file,
         }
     }
 }
@@ -206,7 +215,7 @@ fn llm_file(id: &str, plan: &Plan) -> String {
     let more = if alpha { plan.alpha_keys } else { "" };
     let usual = format!("{{ in_flight = {in_flight} }}");
     let limits = plan.alpha_limits.filter(|_| alpha).unwrap_or(&usual);
-    format!(
+    let file = format!(
         r#"
 id = "{id}"
 protocol = "openai"
@@ -220,8 +229,12 @@ limits = {limits}
 id = "fast"
 name = "{id}-fast-1"
 price = {{ input_per_million_tokens = "1.00 USD", output_per_million_tokens = "2.00 USD", source = "https://{id}.example/p", checked = "2026-11-22" }}
+[[model]]
+id = "unpriced"
+name = "{id}-unpriced-1"
 "#
-    )
+    );
+    (plan.edit)(id, file)
 }
 
 const ALIPAY_FILE: &str = r#"
@@ -277,8 +290,10 @@ impl World {
         let writer = LineWriter::start(written.clone(), metrics.log_dropped.clone()).unwrap();
         let shared = Shared {
             store: Store::new(64 << 20, [7; 32], &metrics),
+            answers: Answers::new(64 << 20),
             ledger: Ledger::default(),
             gate: Arc::new(Gate::default()),
+            calendar: Calendar::at(plan.starts),
             drained: shutdown.signal().ending(),
             log: AccessLog::new(LogFormat::Json, writer.lines()),
             dial: Arc::clone(&net) as Arc<dyn Dial>,

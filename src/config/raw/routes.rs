@@ -2,8 +2,10 @@
 
 use std::time::Duration;
 
+use super::callers::RawCaller;
+use super::llm::{self, RawRoute};
 use crate::config::error::Code;
-use crate::config::read::{ANY_LIMIT, Table, Value, suggest};
+use crate::config::read::{ANY_LIMIT, Table, Value};
 use crate::config::report::Field;
 use crate::config::table::OnExhausted;
 use crate::config::units;
@@ -15,7 +17,6 @@ const PLANNED: [&str; 2] = ["jurisdiction", "test"];
 const MIB: usize = 1 << 20;
 const GIB: usize = 1 << 30;
 const MOST_CANDIDATES: usize = 32;
-const LONGEST_TTL: Duration = Duration::from_secs(30 * 86_400);
 
 /// One file: `routes.toml` itself or an overlay.
 #[derive(Default, Debug)]
@@ -41,33 +42,6 @@ pub(in crate::config) struct RawLimits {
     pub(in crate::config) connections: Option<Field<usize>>,
     pub(in crate::config) in_flight: Option<Field<usize>>,
     pub(in crate::config) in_flight_bytes: Option<Field<usize>>,
-}
-
-#[derive(Debug)]
-pub(in crate::config) struct RawCaller {
-    pub(in crate::config) id: Option<Field<String>>,
-    pub(in crate::config) tenant: Option<Field<String>>,
-    pub(in crate::config) key_digest: Option<Field<String>>,
-    pub(in crate::config) allow: Option<Field<Vec<Field<String>>>>,
-    pub(in crate::config) requests_per_minute: Option<Field<u32>>,
-    pub(in crate::config) in_flight: Option<Field<u32>>,
-}
-
-#[derive(Debug)]
-pub(in crate::config) struct RawRoute {
-    pub(in crate::config) name: Field<String>,
-    pub(in crate::config) candidates: Option<Field<Vec<Field<String>>>>,
-    pub(in crate::config) timeouts: RawTimeouts,
-    pub(in crate::config) max_attempts: Option<Field<u32>>,
-    pub(in crate::config) cache_ttl: Option<Field<Duration>>,
-}
-
-#[derive(Default, Debug)]
-pub(in crate::config) struct RawTimeouts {
-    pub(in crate::config) total: Option<Field<Duration>>,
-    pub(in crate::config) connect: Option<Field<Duration>>,
-    pub(in crate::config) first_content: Option<Field<Duration>>,
-    pub(in crate::config) idle: Option<Field<Duration>>,
 }
 
 #[derive(Debug)]
@@ -110,8 +84,13 @@ impl RawRoutes {
         let models = root.get("model").and_then(|value| value.table());
         Self {
             limits: root.get("limits").and_then(|value| limits(&value)),
-            callers: root.get("caller").map(|value| value.tables().iter().map(caller).collect()).unwrap_or_default(),
-            models: models.map(|table| table.entries().filter_map(|entry| route(&entry)).collect()).unwrap_or_default(),
+            callers: root
+                .get("caller")
+                .map(|value| value.tables().iter().map(RawCaller::read).collect())
+                .unwrap_or_default(),
+            models: models
+                .map(|table| table.entries().filter_map(|entry| llm::route(&entry)).collect())
+                .unwrap_or_default(),
             risk: root.get("risk").and_then(|value| risk(&value)),
         }
     }
@@ -159,68 +138,6 @@ fn limits(value: &Value<'_>) -> Option<RawLimits> {
         in_flight: count("in_flight", 1..=1_000_000),
         in_flight_bytes: size("in_flight_bytes", MIB..=1024 * GIB),
     })
-}
-
-fn caller(table: &Table<'_>) -> RawCaller {
-    let table = table.clone().only(&["id", "tenant", "key_digest", "allow", "limits"], &["budget", "signature"]);
-    let limits = table.get("limits").and_then(|value| value.table());
-    let limits = limits.map(|table| table.only(&["requests_per_minute", "in_flight"], &["tokens_per_minute"]));
-    let limit = |name: &str| limits.as_ref().and_then(|table| table.get(name)?.whole(1..=100_000_000));
-    RawCaller {
-        id: table.required("id").and_then(|value| value.name("-_.")),
-        tenant: table.get("tenant").and_then(|value| value.name("-_.")),
-        key_digest: table.required("key_digest").and_then(|value| value.string()),
-        allow: table.required("allow").and_then(|value| strings(&value)),
-        requests_per_minute: limit("requests_per_minute"),
-        in_flight: limit("in_flight"),
-    }
-}
-
-fn route((name, value): &(Field<String>, Value<'_>)) -> Option<RawRoute> {
-    const ROUTE_KEYS: [&str; 5] = ["order", "candidates", "timeouts", "max_attempts", "cache"];
-    let table = value.table()?.only(&ROUTE_KEYS, &["rule", "redact", "fallback_on"]);
-    if let Some(order) = table.get("order") {
-        check_order(&order);
-    }
-    Some(RawRoute {
-        name: name.clone(),
-        candidates: table.required("candidates").and_then(|value| candidates(&value)),
-        timeouts: table.get("timeouts").and_then(|value| timeouts(&value)).unwrap_or_default(),
-        max_attempts: table.get("max_attempts").and_then(|value| value.whole(1..=5)),
-        cache_ttl: table.get("cache").and_then(|value| cache_ttl(&value)),
-    })
-}
-
-fn check_order(value: &Value<'_>) {
-    let Some(order) = value.string() else { return };
-    match order.value.as_str() {
-        "as-listed" => {}
-        "weighted" | "fastest" | "cheapest" => value.report().add(
-            order
-                .mistake(Code::Unsupported, "this order is not supported by this version")
-                .hint("write order = \"as-listed\", or leave it out"),
-        ),
-        other => {
-            let hint = suggest(other, &["as-listed"]).unwrap_or_default();
-            value.report().add(order.mistake(Code::BadValue, "not a known order").hint(hint));
-        }
-    }
-}
-
-fn timeouts(value: &Value<'_>) -> Option<RawTimeouts> {
-    let table = value.table()?.only(&["total", "connect", "first_content", "idle"], &[]);
-    let time = |name: &str| table.get(name).and_then(|value| value.duration(ANY_LIMIT));
-    Some(RawTimeouts {
-        total: time("total"),
-        connect: time("connect"),
-        first_content: time("first_content"),
-        idle: time("idle"),
-    })
-}
-
-fn cache_ttl(value: &Value<'_>) -> Option<Field<Duration>> {
-    let table = value.table()?.only(&["ttl"], &["stale_if_error"]);
-    table.required("ttl")?.duration(Duration::from_secs(1)..=LONGEST_TTL)
 }
 
 fn risk(value: &Value<'_>) -> Option<RawRisk> {
@@ -291,15 +208,11 @@ fn on_exhausted(value: &Value<'_>) -> Option<Field<OnExhausted>> {
 
 /// The route's candidates, each of which may be asked once per call.
 fn candidates(value: &Value<'_>) -> Option<Field<Vec<Field<String>>>> {
-    let candidates = strings(value)?;
+    let candidates = value.string_list()?;
     if candidates.value.len() > MOST_CANDIDATES {
         return value.bad(format!("more than {MOST_CANDIDATES} candidates"));
     }
     Some(candidates)
-}
-
-fn strings(value: &Value<'_>) -> Option<Field<Vec<Field<String>>>> {
-    Some(Field { value: value.strings()?, at: value.at, key: value.key.clone() })
 }
 
 fn place(table: &Table<'_>) -> Field<()> {

@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use super::*;
 use crate::config::SecretPolicy;
-use crate::config::table::{Auth, OnExhausted};
+use crate::config::table::{Auth, OnExhausted, Unpriced};
+use crate::domain::period::Period;
 use crate::domain::policy::VendorAction;
 
 #[test]
@@ -35,6 +36,24 @@ fn an_ordinary_configuration_becomes_a_table_with_defaults() {
     assert_eq!((limits.body_bytes, limits.risk_body_bytes, limits.json_depth), (33_554_432, 65_536, 64));
     assert_eq!((limits.connections, limits.in_flight, limits.in_flight_bytes), (10_000, 2000, 536_870_912));
     assert_eq!(table.facts()["agg"].model_prices["fast"].checked, "2026-11-22");
+}
+
+#[test]
+fn a_caller_may_have_one_budget_or_several_and_none_unless_it_says_so() {
+    let caller = |extra: &str| {
+        let routes = with(ROUTES, "allow = [\"risk\"", &format!("{extra}\nallow = [\"risk\""));
+        table(&routes).callers()[0].clone()
+    };
+    let plain = caller("");
+    assert!(!plain.has_quota() && plain.budgets.is_empty() && plain.tokens_per_minute.is_none());
+    let one = caller("budget = { amount = \"500.00 CNY\", per = \"day\" }");
+    assert_eq!(
+        (one.budgets[0].amount.micro, one.budgets[0].per, one.unpriced),
+        (500_000_000, Period::Day, Unpriced::Allow)
+    );
+    let list = "budget = [{ amount = \"1 JPY\", per = \"day\" }, { amount = \"1 JPY\", per = \"month\" }]";
+    let two = caller(&format!("limits = {{ tokens_per_minute = 1000 }}\n{list}\nunpriced = \"refuse\""));
+    assert_eq!((two.budgets.len(), two.tokens_per_minute, two.unpriced), (2, Some(1_000), Unpriced::Refuse));
 }
 
 #[test]

@@ -6,7 +6,8 @@
 //! | headers timeout, no content, provider fault, bad reply, overloaded | yes, unless a repeat could be a second decision | provider fault only, once, budget |
 //! | rate limited, quota exhausted, unauthorised | yes, unless a repeat could be a second decision | no |
 //! | open, full, paced | yes | no |
-//! | bad signature, refused, stream cut, deadline passed | no | no |
+//! | refused | only if the route lists the reason | no |
+//! | bad signature, stream cut, deadline passed | no | no |
 //!
 //! "Could be a second decision" is `AtMostOnce` with anything but [`Sent::No`]. A refusal that a provider signs off before
 //! processing (401, 402, 429, 503) still says [`Sent::Yes`] here: unless a descriptor's source says otherwise, nobody
@@ -20,7 +21,7 @@ use crate::domain::outcome::{FailureClass, Sent};
 /// Before trying the same upstream again.
 const BACKOFF: Duration = Duration::from_millis(50);
 /// No attempt is worth starting with less.
-const LEAST_TIME: Duration = Duration::from_millis(50);
+pub(super) const LEAST_TIME: Duration = Duration::from_millis(50);
 
 /// Everything the decision depends on.
 #[derive(Clone, Copy, Debug)]
@@ -39,6 +40,8 @@ pub struct Situation {
     pub others: bool,
     /// True if this candidate was tried again already.
     pub repeated: bool,
+    /// True if the route lists what the request was refused for.
+    pub listed: bool,
 }
 
 /// What to do.
@@ -54,28 +57,46 @@ pub enum Next {
 
 /// Decides.
 pub fn next(situation: &Situation) -> Next {
-    let Situation { safety, class, sent, attempts_left, time_left, others, repeated } = *situation;
+    let Situation { safety, class, sent, attempts_left, time_left, others, repeated, listed } = *situation;
     let harmless = safety != Safety::AtMostOnce || sent == Sent::No;
-    if !harmless || attempts_left == 0 || time_left < LEAST_TIME {
+    if !harmless || attempts_left == 0 || time_left < LEAST_TIME || is_final(class, listed) {
         return Next::Stop;
     }
-    let again = if repeated || time_left < LEAST_TIME + BACKOFF { Next::Stop } else { Next::Again(BACKOFF) };
+    if others {
+        return Next::Move;
+    }
+    let again = matches!(class, FailureClass::Connect | FailureClass::ProviderFault);
+    let time = time_left >= LEAST_TIME + BACKOFF;
+    if again && !repeated && time { Next::Again(BACKOFF) } else { Next::Stop }
+}
+
+/// True if no other candidate would fare better, or none may be asked.
+pub fn is_final(class: FailureClass, listed: bool) -> bool {
     match class {
-        FailureClass::BadSignature | FailureClass::Refused | FailureClass::StreamCut | FailureClass::DeadlinePassed => {
-            Next::Stop
-        }
-        _ if others => Next::Move,
-        FailureClass::Connect | FailureClass::ProviderFault => again,
-        FailureClass::HeadersTimeout
+        FailureClass::Refused => !listed,
+        FailureClass::BadSignature | FailureClass::StreamCut | FailureClass::DeadlinePassed => true,
+        _ => false,
+    }
+}
+
+/// Which of several failures is told to the caller: the one with the highest number, the later one of equals.
+///
+/// What a caller can do something about comes first: a word about its request. Then what providers really did, then what
+/// passes by itself, and last what only the operator can change, since waiting for the others may still help.
+pub fn weight(class: FailureClass) -> u8 {
+    match class {
+        FailureClass::Refused => 6,
+        FailureClass::DeadlinePassed | FailureClass::BadSignature => 5,
+        FailureClass::Connect
+        | FailureClass::HeadersTimeout
         | FailureClass::NoContent
-        | FailureClass::Overloaded
-        | FailureClass::RateLimited
-        | FailureClass::QuotaExhausted
+        | FailureClass::ProviderFault
         | FailureClass::BadReply
-        | FailureClass::Unauthorised
-        | FailureClass::Open
-        | FailureClass::Full
-        | FailureClass::Paced => Next::Stop,
+        | FailureClass::StreamCut
+        | FailureClass::Overloaded => 4,
+        FailureClass::RateLimited | FailureClass::Paced => 3,
+        FailureClass::Open | FailureClass::Full => 2,
+        FailureClass::Unauthorised | FailureClass::QuotaExhausted => 1,
     }
 }
 
@@ -93,6 +114,7 @@ mod tests {
         time_left: Duration::from_secs(10),
         others: true,
         repeated: false,
+        listed: false,
     };
 
     #[test]
@@ -130,6 +152,25 @@ mod tests {
     }
 
     #[test]
+    fn a_refusal_moves_on_only_where_the_route_lists_it() {
+        let refused = Situation { class: FailureClass::Refused, listed: true, ..PLENTY };
+        assert_eq!(next(&refused), Next::Move);
+        assert_eq!(next(&Situation { others: false, ..refused }), Next::Stop);
+        assert_eq!(next(&Situation { attempts_left: 0, ..refused }), Next::Stop);
+    }
+
+    #[test]
+    fn what_the_caller_can_act_on_speaks_before_what_passes_by_itself() {
+        let telling = |a, b| if weight(b) >= weight(a) { b } else { a };
+        use FailureClass as C;
+        assert_eq!(telling(C::Refused, C::Open), C::Refused);
+        assert_eq!(telling(C::Refused, C::DeadlinePassed), C::Refused);
+        assert_eq!(telling(C::ProviderFault, C::Full), C::ProviderFault);
+        assert_eq!(telling(C::RateLimited, C::Paced), C::Paced);
+        assert_eq!(telling(C::Unauthorised, C::Open), C::Open);
+    }
+
+    #[test]
     fn without_attempts_or_time_nothing_follows() {
         assert_eq!(next(&Situation { attempts_left: 0, ..PLENTY }), Next::Stop);
         assert_eq!(next(&Situation { time_left: Duration::from_millis(49), ..PLENTY }), Next::Stop);
@@ -139,8 +180,8 @@ mod tests {
         let safety = prop::sample::select(vec![Safety::ReadOnly, Safety::Repeatable, Safety::AtMostOnce]);
         let class = prop::sample::select(FailureClass::ALL.to_vec());
         let sent = prop::sample::select(vec![Sent::No, Sent::Maybe, Sent::Yes]);
-        (safety, class, sent, 0u32..4, 0u64..100_000, any::<bool>(), any::<bool>()).prop_map(
-            |(safety, class, sent, attempts_left, time_ms, others, repeated)| Situation {
+        (safety, class, sent, 0u32..4, 0u64..100_000, any::<bool>(), any::<bool>(), any::<bool>()).prop_map(
+            |(safety, class, sent, attempts_left, time_ms, others, repeated, listed)| Situation {
                 safety,
                 class,
                 sent,
@@ -148,6 +189,7 @@ mod tests {
                 time_left: Duration::from_millis(time_ms),
                 others,
                 repeated,
+                listed,
             },
         )
     }

@@ -53,7 +53,7 @@ where
             answer(index, asked.fetch_add(1, Ordering::SeqCst))
         });
         let metrics = metrics.provider(&upstream.names.provider);
-        Lane { upstream, service: AttemptService::new(service), metrics }
+        Lane { upstream, service: AttemptService::new(service), weight: 1, metrics }
     };
     let lanes: Arc<[Lane]> = (0..names.len()).map(lane).collect();
     Scripted { failover: Failover::new(params(&lanes, &metrics)), made, metrics, lanes }
@@ -62,7 +62,17 @@ where
 fn params(lanes: &Arc<[Lane]>, metrics: &Arc<Metrics>) -> Params {
     let second = Duration::from_secs(1);
     let (lanes, metrics) = (Arc::clone(lanes), Arc::clone(metrics));
-    Params { lanes, max_attempts: 3, connect: second, first_content: 10 * second, idle: 5 * second, metrics }
+    Params {
+        lanes,
+        order: Order::AsListed,
+        fallback_on: FallbackOn::default(),
+        hedge: None,
+        max_attempts: 3,
+        connect: second,
+        first_content: 10 * second,
+        idle: 5 * second,
+        metrics,
+    }
 }
 
 impl Scripted {
@@ -94,6 +104,27 @@ async fn the_first_candidate_that_answers_serves() {
     flight.call(call).await.unwrap();
     assert_eq!(flight.order(), [0]);
     assert_eq!(trail.lock().served.as_ref().unwrap().upstream.as_str(), "agg/fast");
+}
+
+#[tokio::test]
+async fn a_listed_route_whose_first_candidate_is_well_looks_at_nobody_else() {
+    let flight = scripted(3, |_, _| async { Ok(whole("hi")) });
+    let call = llm_call(CHAT);
+    let mut walk = walk::Walk::new(&flight.lanes, Order::AsListed);
+    assert!(std::ptr::eq(walk.first(&call).unwrap(), &flight.lanes[0]));
+    assert!(!walk.is_ranked());
+    assert_eq!((walk.left(&call), walk.left_well(&call)), (2, 2));
+    assert!(std::ptr::eq(walk.next(&call).unwrap(), &flight.lanes[1]));
+    assert!(walk.is_ranked());
+    flight.lanes[0].upstream.health.trip(Instant::now(), Duration::from_secs(5));
+    let mut walk = walk::Walk::new(&flight.lanes, Order::AsListed);
+    let order: Vec<_> = std::iter::once(walk.first(&call)).chain([walk.next(&call), walk.next(&call)]).collect();
+    let expected = [1, 2, 0].map(|index| flight.lanes[index].upstream.names.upstream.clone());
+    assert_eq!(
+        order.into_iter().map(|lane| lane.unwrap().upstream.names.upstream.clone()).collect::<Vec<_>>(),
+        expected
+    );
+    assert!(walk.next(&call).is_none());
 }
 
 #[tokio::test]
@@ -264,7 +295,7 @@ fn real() -> Real {
             .layer(TimeoutLayer)
             .service(service_fn(move |attempt| send(attempt, Arc::clone(&sender))));
         let metrics = metrics.provider(&upstream.names.provider);
-        Lane { upstream, service: AttemptService::new(service), metrics }
+        Lane { upstream, service: AttemptService::new(service), weight: 1, metrics }
     };
     let lanes: Arc<[Lane]> = NAMES[..2].iter().map(lane).collect();
     Real { failover: Failover::new(params(&lanes, &metrics)), aggregator, faults, metrics }

@@ -97,3 +97,92 @@ async fn f45_a_stream_nobody_finished_is_settled_with_what_is_known() {
     drop(reply);
     assert_eq!((meter.cost(), meter.unpriced()), (CostNote::Unknown, 1));
 }
+
+/// A caller's budget of one USD, and what it has spent of it: all of it, and the estimated part.
+fn paying(meter: &Fixture) -> impl Fn() -> (i64, i64) + use<> {
+    use crate::config::table::{Budget, Caller};
+    use crate::domain::period::Period;
+    use crate::flight::quota::{Calendar, Quota, Wish};
+
+    let CostNote::Known(amount) = usd("1.00") else { unreachable!() };
+    let caller = crate::upstream::testing::table().callers()[0].clone();
+    let caller = Caller { budgets: vec![Budget { amount, per: Period::Day }], ..(*caller).clone() };
+    let quota = Arc::new(Quota::new(Calendar::at(0)));
+    quota.adopt(&caller, &meter.params.metrics);
+    let size = Size { input: 1_000, output: 5_000 };
+    let claim = quota.claim(&Wish { caller: &caller, size, costs: &[] }).unwrap();
+    meter.trail.lock().claim = Some(claim);
+    move || {
+        let sums = quota.spending(&caller)[0].sums;
+        (sums.spent, sums.estimated)
+    }
+}
+
+/// At 0.30 and 1.20 USD a million.
+fn micro(input: i64, output: i64) -> i64 {
+    (input * 3 + output * 12 + 9) / 10
+}
+
+#[tokio::test]
+async fn what_the_provider_counted_is_paid_once_whole_or_streamed() {
+    let meter = fixture("agg/fast");
+    let spent = paying(&meter);
+    let usage = Usage { input_tokens: Some(10), output_tokens: Some(20), ..Usage::default() };
+    for reply in [whole("hi"), streamed(events(&["1", "[DONE]"]))] {
+        reply.usage.set(usage);
+        drop(meter.answered(reply).await.body.collect().await);
+    }
+    assert_eq!((spent(), meter.unpriced()), ((2 * micro(10, 20), 0), 0));
+}
+
+#[tokio::test]
+async fn f45_what_nobody_counted_is_estimated_by_what_came() {
+    let meter = fixture("agg/fast");
+    let spent = paying(&meter);
+    let text = "a few hundred bytes would be better, but these are enough to be counted as some tokens of an answer";
+    meter.answered(whole(text)).await;
+    let tokens = whole(text).body.as_whole().unwrap().len() as i64 / 4;
+    let after_whole = micro(1_000, tokens);
+    assert_eq!(spent(), (after_whole, after_whole));
+
+    let complete = streamed(events(&["1", "2", "[DONE]"]));
+    drop(meter.answered(complete).await.body.collect().await);
+    let after_stream = after_whole + micro(1_000, 3);
+    assert_eq!(spent(), (after_stream, after_stream));
+
+    // The running count of a stream that broke off is behind what was seen of it.
+    let broken = streamed(events(&["1", "2", "3"]));
+    broken.usage.set(Usage { input_tokens: Some(10), output_tokens: Some(1), ..Usage::default() });
+    drop(meter.answered(broken).await.body.collect().await);
+    let (all, _) = spent();
+    assert_eq!(all - after_stream, micro(10, 4), "three events and the one that says it broke off");
+}
+
+#[tokio::test]
+async fn who_was_left_while_working_is_paid_and_who_failed_or_was_never_asked_is_not() {
+    let meter = fixture("agg/fast");
+    let spent = paying(&meter);
+    let fails = |class, sent| {
+        let error = AttemptError::new(class, sent, "test");
+        let service = service_fn(move |_: Attempt| std::future::ready(Err(error.clone())));
+        MeterLayer(meter.params.clone()).layer(service).oneshot(meter.attempt.clone())
+    };
+    for (class, sent) in [
+        (FailureClass::ProviderFault, Sent::Yes),
+        (FailureClass::RateLimited, Sent::Yes),
+        (FailureClass::Connect, Sent::Maybe),
+        (FailureClass::HeadersTimeout, Sent::No),
+    ] {
+        assert!(fails(class, sent).await.is_err());
+        assert_eq!(spent(), (0, 0), "{class:?}");
+    }
+    let once = micro(1_000, ORDINARY_ANSWER as i64);
+    for (times, class) in [(1, FailureClass::HeadersTimeout), (2, FailureClass::DeadlinePassed)] {
+        assert!(fails(class, Sent::Maybe).await.is_err());
+        assert_eq!(spent(), (times * once, times * once), "{class:?}");
+    }
+    let never = service_fn(|_: Attempt| std::future::pending::<Result<Reply, AttemptError>>());
+    let waiting = MeterLayer(meter.params.clone()).layer(never).oneshot(meter.attempt.clone());
+    assert!(tokio::time::timeout(std::time::Duration::from_millis(1), waiting).await.is_err());
+    assert_eq!((spent(), meter.unpriced()), ((3 * once, 3 * once), 0));
+}

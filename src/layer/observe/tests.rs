@@ -22,7 +22,7 @@ fn fixture() -> Fixture {
     let upstream = live("agg/fast", &Memory::scripted(|_, _| async {}));
     let metrics = Metrics::new();
     let series = metrics.upstream(&upstream.names.provider, "m");
-    let layer = ObserveLayer(Params { names: Arc::clone(&upstream.names), metrics: series });
+    let layer = ObserveLayer(Params { names: Arc::clone(&upstream.names), metrics: series, latency: None });
     Fixture { layer, metrics, attempt: attempt(llm_call(CHAT)) }
 }
 
@@ -95,4 +95,26 @@ async fn a_failure_has_its_class_and_a_refusal_of_our_own_no_duration() {
     assert_eq!((watch.outcomes("\"open\""), watch.durations()), (1.0, 1.0));
     let trail = watch.attempt.call.context.trail.clone();
     assert_eq!(trail.lock().attempts.len(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_attempt_that_another_one_outpaced_is_booked_as_that_and_teaches_how_slow_it_was() {
+    let mut watch = fixture();
+    let latency = Arc::new(Latency::default());
+    watch.layer.0.latency = Some(Arc::clone(&latency));
+    assert!(watch.ends(|| Ok(whole("hi"))).await.is_ok());
+    let trail = watch.attempt.call.context.trail.clone();
+    {
+        let service = service_fn(|_: Attempt| std::future::pending());
+        let mut slow = Box::pin(watch.layer.layer(service).oneshot(watch.attempt.clone()));
+        assert!(tokio::time::timeout(Duration::from_secs(8), &mut slow).await.is_err());
+        assert_eq!(latency.waiting(Form::Whole), 1);
+        trail.lock().flying_to(&watch.layer.0.names).unwrap().outpaced = true;
+    }
+    assert_eq!(latency.waiting(Form::Whole), 0);
+    assert_eq!(watch.outcomes("reason=\"outpaced\""), 1.0);
+    let story = trail.lock();
+    assert_eq!(story.attempts.last().unwrap().outcome, AttemptOutcome::Outpaced);
+    assert!(story.flying.is_none());
+    assert!(latency.expected(Instant::now(), Form::Whole).unwrap() > Duration::from_secs(2));
 }

@@ -148,8 +148,8 @@ async fn an_attempt_nobody_waited_for_is_in_the_line() {
         &crate::upstream::testing::live("judge", &crate::upstream::testing::Memory::scripted(|_, _| async {})).names,
     );
     let service = service_fn(move |arrival: Arrival<Snapshot, ()>| {
-        let flying = trail::Flying { upstream: Arc::clone(&names), since: Instant::now() };
-        arrival.trail.lock().flying = Some(flying);
+        let flying = trail::Flying::new(Arc::clone(&names), Instant::now());
+        arrival.trail.lock().take_off(flying);
         std::future::ready(Ok::<_, Infallible>(Response::new(ReplyBody::whole("x".into()))))
     });
     let response = RecordLayer(log.params.clone()).layer(service).oneshot(arrival(Method::POST)).await.unwrap();

@@ -51,10 +51,14 @@ async fn a_served_call_says_by_whom_at_what_cost_and_what_was_tried() {
         story.served = Some(Arc::clone(&names));
         story.cost =
             CostNote::Known(Cost::parse("0.02", crate::domain::currency::Currency::parse("CNY").unwrap()).unwrap());
-        story.cache = CacheNote::Hit { age_seconds: 7 };
-        for failure in [Some(FailureClass::Open), Some(FailureClass::Connect), Some(FailureClass::Unauthorised), None] {
-            let upstream = Arc::clone(&names);
-            story.attempts.push(AttemptNote { upstream, failure, duration: Duration::from_micros(250) });
+        story.cache = CacheNote::Hit { age_seconds: 7, left_seconds: 53 };
+        let failed = AttemptOutcome::Failed;
+        let outcomes = [FailureClass::Open, FailureClass::Connect, FailureClass::Unauthorised].map(failed);
+        let mut since = Instant::now();
+        for outcome in outcomes.into_iter().chain([AttemptOutcome::Ok]) {
+            let (upstream, duration) = (Arc::clone(&names), Duration::from_micros(250));
+            story.attempts.push(AttemptNote { upstream, outcome, since, duration, filtered: false });
+            since += duration;
         }
     });
     let headers = headers.await;
@@ -73,7 +77,7 @@ async fn a_call_answered_before_its_provider_has_tried_it_and_waited_for_it() {
     let upstream = live("judge", &Memory::scripted(|_, _| async {}));
     let names = Arc::clone(&upstream.names);
     let headers = stamped(move |story| {
-        story.flying = Some(Flying { upstream: Arc::clone(&names), since: Instant::now() });
+        story.take_off(Flying::new(Arc::clone(&names), Instant::now()));
         story.served = Some(Arc::clone(&names));
         story.cost = CostNote::Unknown;
     });

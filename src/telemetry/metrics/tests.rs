@@ -4,7 +4,7 @@ use crate::domain::money::Cost;
 use crate::domain::outcome::End;
 use crate::domain::usage::Usage;
 use crate::telemetry::catalog::{Kind, TABLE};
-use crate::telemetry::labels::{AttemptOutcome, ConnectionEnd, RequestOutcome};
+use crate::telemetry::labels::{AttemptOutcome, ConnectionEnd, ExtraCost, RequestOutcome};
 
 fn provider(name: &str) -> ProviderId {
     ProviderId::new(name)
@@ -17,8 +17,14 @@ fn everything() -> Arc<Metrics> {
     let upstream = metrics.upstream(&provider("p"), "m");
     upstream.cost(Cost { micro: 5, currency: Currency::parse("CNY").unwrap() });
     metrics.failover(&UpstreamId::new("p/m"), &UpstreamId::new("q/m"), FailureClass::Overloaded);
+    metrics.hedges(&RouteId::new("chat"));
+    metrics.shadow(&provider("p"), "m");
+    let cost = Cost { micro: 5, currency: Currency::parse("CNY").unwrap() };
+    ExtraCost::ALL.iter().for_each(|purpose| metrics.extra_cost(&provider("p"), "m", *purpose, cost));
     metrics.risk_score(Some("v1"), Score::ONE);
     metrics.config_in_use("abcdef012345", 1_700_000_000);
+    metrics.caller(&CallerId::new("c"));
+    metrics.budget(&CallerId::new("c"), Period::Day, Currency::parse("CNY").unwrap());
     metrics
 }
 

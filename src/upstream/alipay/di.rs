@@ -29,13 +29,13 @@ use crate::upstream::attempt::Attempt;
 use crate::upstream::body::RequestBody;
 use crate::upstream::exchange::{ReadError, exchange, read_whole};
 use crate::upstream::live::{LiveProvider, LiveUpstream, credential};
-use crate::upstream::pool::UpstreamBody;
+use crate::upstream::pool::{Outgoing, UpstreamBody};
 use crate::upstream::retry_after;
 use crate::upstream::token::Fetched;
 use crate::wire::alipay::di as wire;
 
 /// An assessment is asked for once.
-const NEVER_AGAIN: Option<fn() -> Request<RequestBody>> = None;
+const NEVER_AGAIN: Option<fn() -> Outgoing> = None;
 
 /// Largest answer read.
 const ANSWER_BYTES: usize = 64 * 1024;
@@ -60,8 +60,8 @@ async fn fetch_token(provider: Arc<LiveProvider>, attempt: Attempt) -> Fetched {
     request.headers_mut().insert(CONTENT_TYPE, form);
     // Asking for a token twice decides nothing twice.
     let spare = request.clone();
-    let (request, again) = (request.map(RequestBody::from), || spare.map(RequestBody::from));
-    let response = exchange(&provider, request, attempt.connect, Some(again)).await.map_err(unsent)?;
+    let response =
+        exchange(&provider, outgoing(request), attempt.connect, Some(|| outgoing(spare))).await.map_err(unsent)?;
     let (head, body) = response.into_parts();
     let body = read_whole(body, ANSWER_BYTES, attempt.idle).await.map_err(|err| unsent(err.into_attempt_error()))?;
     if head.status != StatusCode::OK {
@@ -92,7 +92,7 @@ pub async fn assess(attempt: &Attempt, upstream: &Arc<LiveUpstream>, token: &Sec
     if let Ok(key) = HeaderValue::from_str(&facts.assessment.out_trade_no) {
         headers.insert(HeaderName::from_static("idempotency-key"), key);
     }
-    let response = exchange(provider, request.map(RequestBody::from), attempt.connect, NEVER_AGAIN).await?;
+    let response = exchange(provider, outgoing(request), attempt.connect, NEVER_AGAIN).await?;
     let (head, body) = read_answer(response, attempt).await?;
     if head.status != StatusCode::OK {
         return Err(refusal(&provider.provider, head.status, &head.headers, &body));
@@ -112,6 +112,10 @@ async fn read_answer(response: Response<UpstreamBody>, attempt: &Attempt) -> Res
     let (head, body) = response.into_parts();
     let body = read_whole(body, ANSWER_BYTES, attempt.idle).await.map_err(ReadError::into_attempt_error)?;
     Ok((Head { status: head.status, headers: head.headers }, body))
+}
+
+fn outgoing(request: Request<Bytes>) -> Outgoing {
+    Box::new(request.map(RequestBody::from))
 }
 
 /// A signed POST and the nonce it used.

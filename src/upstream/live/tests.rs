@@ -102,3 +102,37 @@ async fn the_retry_budget_is_a_tenth_of_the_calls_and_one_a_second() {
     let share = afforded(&health);
     assert!((95..=105).contains(&share), "{share}");
 }
+
+#[tokio::test(start_paused = true)]
+async fn who_refuses_our_credential_twice_is_asked_last_for_longer_each_time_and_forgiven_at_once() {
+    let health = Health::new(Instant::now(), 1);
+    let standing = || health.standing(Instant::now());
+    assert!(health.is_unmarked());
+    health.refused_credential(Instant::now());
+    assert!(health.is_unmarked(), "once may be this one request's doing");
+    for wait in [10, 20, 40, 80, 160, 320, 320] {
+        health.refused_credential(Instant::now());
+        assert_eq!((standing(), health.is_unmarked()), (Standing::Unwelcome, false));
+        tokio::time::advance(Duration::from_secs(wait) - Duration::from_millis(1)).await;
+        assert_eq!(standing(), Standing::Unwelcome, "{wait}");
+        tokio::time::advance(Duration::from_millis(1)).await;
+        assert_eq!(standing(), Standing::Well, "{wait}");
+    }
+    health.learn(Instant::now(), Permit::Normal, Lesson::Success);
+    health.refused_credential(Instant::now());
+    assert!(health.is_unmarked() && standing() == Standing::Well);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_mark_is_there_from_the_first_opening_to_the_closing() {
+    let health = Health::new(Instant::now(), 1);
+    health.trip(Instant::now(), Duration::from_secs(5));
+    assert_eq!((health.is_unmarked(), health.standing(Instant::now())), (false, Standing::Open));
+    tokio::time::advance(Duration::from_secs(6)).await;
+    assert_eq!((health.is_unmarked(), health.standing(Instant::now())), (false, Standing::Well), "half-open");
+    for _ in 0..3 {
+        let permit = health.permit(Instant::now());
+        health.learn(Instant::now(), permit, Lesson::Success);
+    }
+    assert!(health.is_unmarked());
+}

@@ -22,9 +22,9 @@ fn pool_over(dial: Arc<dyn Dial>) -> Arc<Pool> {
     Arc::new(Pool::new(origin, dial))
 }
 
-fn request() -> Request<RequestBody> {
+fn request() -> Outgoing {
     let builder = Request::builder().method("POST").uri("/ask").header("host", "provider.example");
-    builder.body(Bytes::from("question").into()).unwrap()
+    Box::new(builder.body(Bytes::from("question").into()).unwrap())
 }
 
 /// A real server that answers with the number of the connection it was asked on.

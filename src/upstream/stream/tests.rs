@@ -23,7 +23,7 @@ async fn body(pieces: &[Piece]) -> UpstreamBody {
     let dial: std::sync::Arc<dyn Dial> = events_of(pieces);
     let pool = std::sync::Arc::new(Pool::new(origin, dial));
     let request = Request::builder().method("POST").header("host", "x").body(bytes::Bytes::new().into()).unwrap();
-    pool.exchange(request, IDLE).await.unwrap().into_body()
+    pool.exchange(Box::new(request), IDLE).await.unwrap().into_body()
 }
 
 async fn primed(pieces: &[Piece], usage_event: UsageEvent) -> Result<(Primed, UsageSlot), AttemptError> {

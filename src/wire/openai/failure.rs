@@ -75,6 +75,29 @@ const CREDENTIALS: &[&str] = &["invalid_api_key", "authentication_error", "no_db
 /// The code clients compare when a prompt is too long.
 const TOO_LONG: &str = "context_length_exceeded";
 
+/// What messages say of it where no code does: LiteLLM's class, OpenAI's own words which vLLM and others repeat
+/// (<https://github.com/vllm-project/vllm/issues/20409>), vLLM's since 0.16
+/// (<https://github.com/harbor-framework/harbor/pull/996>), Anthropic's
+/// (<https://docs.anthropic.com/en/api/errors>; all read Nov 2026).
+const TOO_LONG_WORDS: &[&str] = &[
+    "ContextWindowExceededError",
+    "maximum context length is",
+    "the model's context length is only",
+    "prompt is too long:",
+];
+
+/// The code clients know for refused content.
+const POLICY_VIOLATION: &str = "content_policy_violation";
+
+/// Codes and types for refused content: OpenAI's, Azure's, DashScope's.
+const CONTENT_POLICY: &[&str] = &[POLICY_VIOLATION, "content_filter", "data_inspection_failed"];
+
+/// What messages say of it where no code does: LiteLLM's class, DeepSeek
+/// (<https://github.com/deepseek-ai/DeepSeek-V2/issues/30>), OpenRouter, which answers 403
+/// (<https://openrouter.ai/docs/errors>; both read Nov 2026).
+const CONTENT_POLICY_WORDS: &[&str] =
+    &["ContentPolicyViolationError", "Content Exists Risk", "requires moderation on", "input was flagged"];
+
 /// What a provider said about a failure. The message may repeat the prompt, so debug output leaves it out.
 #[derive(Clone, PartialEq, Eq, Default)]
 pub struct EmbeddedError {
@@ -102,12 +125,27 @@ impl EmbeddedError {
     /// The code a caller of this dialect understands. Servers that put the status or nothing there are helped out where
     /// programs depend on it: llama.cpp says by the type that a prompt is too long, LiteLLM by the message.
     pub fn code_for_callers(&self) -> Option<&str> {
-        let too_long =
-            self.says(&["exceed_context_size_error", TOO_LONG]) || self.message.contains("ContextWindowExceededError");
-        if too_long {
+        if self.is_too_long() {
             return Some(TOO_LONG);
         }
+        if self.is_content_policy() && !self.says(CONTENT_POLICY) {
+            return Some(POLICY_VIOLATION);
+        }
         self.code.as_deref().filter(|code| !code.bytes().all(|byte| byte.is_ascii_digit()))
+    }
+
+    /// True if the prompt has more tokens than the model takes.
+    pub fn is_too_long(&self) -> bool {
+        self.says(&["exceed_context_size_error", TOO_LONG]) || self.words(TOO_LONG_WORDS)
+    }
+
+    /// True if the content is what was refused: a policy's or a filter's word, not the model's.
+    pub fn is_content_policy(&self) -> bool {
+        self.says(CONTENT_POLICY) || self.words(CONTENT_POLICY_WORDS)
+    }
+
+    fn words(&self, known: &[&str]) -> bool {
+        known.iter().any(|words| self.message.contains(words))
     }
 
     fn says(&self, words: &[&str]) -> bool {

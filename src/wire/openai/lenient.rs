@@ -148,9 +148,47 @@ impl<'de, T: Shape<'de>> Visitor<'de> for AnyValue<T> {
     }
 }
 
-/// Reads an object's members into a shape that lies still, because the outermost is large and moving it is not free.
-/// False for any other value.
+/// Reads an object's members into a shape that lies still, because a large one is not free to move. False, and the shape
+/// left as it was, for any other value.
 pub(super) struct Members<'s, T>(pub(super) &'s mut T);
+
+/// As [`Members`], a list's elements.
+pub(super) struct Elements<'s, T>(pub(super) &'s mut T);
+
+/// The visits that [`Members`] and [`Elements`] have in common: values that are neither.
+macro_rules! nothing_else_fits {
+    () => {
+        type Value = bool;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("any value")
+        }
+
+        fn visit_unit<E: Error>(self) -> Result<bool, E> {
+            Ok(false)
+        }
+
+        fn visit_bool<E: Error>(self, _: bool) -> Result<bool, E> {
+            Ok(false)
+        }
+
+        fn visit_u64<E: Error>(self, _: u64) -> Result<bool, E> {
+            Ok(false)
+        }
+
+        fn visit_i64<E: Error>(self, _: i64) -> Result<bool, E> {
+            Ok(false)
+        }
+
+        fn visit_f64<E: Error>(self, _: f64) -> Result<bool, E> {
+            Ok(false)
+        }
+
+        fn visit_str<E: Error>(self, _: &str) -> Result<bool, E> {
+            Ok(false)
+        }
+    };
+}
 
 impl<'de, T: Shape<'de>> DeserializeSeed<'de> for Members<'_, T> {
     type Value = bool;
@@ -161,35 +199,7 @@ impl<'de, T: Shape<'de>> DeserializeSeed<'de> for Members<'_, T> {
 }
 
 impl<'de, T: Shape<'de>> Visitor<'de> for Members<'_, T> {
-    type Value = bool;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("any value")
-    }
-
-    fn visit_unit<E: Error>(self) -> Result<bool, E> {
-        Ok(false)
-    }
-
-    fn visit_bool<E: Error>(self, _: bool) -> Result<bool, E> {
-        Ok(false)
-    }
-
-    fn visit_u64<E: Error>(self, _: u64) -> Result<bool, E> {
-        Ok(false)
-    }
-
-    fn visit_i64<E: Error>(self, _: i64) -> Result<bool, E> {
-        Ok(false)
-    }
-
-    fn visit_f64<E: Error>(self, _: f64) -> Result<bool, E> {
-        Ok(false)
-    }
-
-    fn visit_str<E: Error>(self, _: &str) -> Result<bool, E> {
-        Ok(false)
-    }
+    nothing_else_fits!();
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<bool, A::Error> {
         while list.next_element::<IgnoredAny>()?.is_some() {}
@@ -197,10 +207,34 @@ impl<'de, T: Shape<'de>> Visitor<'de> for Members<'_, T> {
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<bool, A::Error> {
+        *self.0 = T::default();
         while let Some(Key(key)) = map.next_key()? {
             self.0.field(key, &mut map)?;
         }
         Ok(true)
+    }
+}
+
+impl<'de, T: Shape<'de>> DeserializeSeed<'de> for Elements<'_, T> {
+    type Value = bool;
+
+    fn deserialize<D: Deserializer<'de>>(self, from: D) -> Result<bool, D::Error> {
+        from.deserialize_any(self)
+    }
+}
+
+impl<'de, T: Shape<'de>> Visitor<'de> for Elements<'_, T> {
+    nothing_else_fits!();
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<bool, A::Error> {
+        *self.0 = T::default();
+        while self.0.element(&mut list)? {}
+        Ok(true)
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<bool, A::Error> {
+        while map.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
+        Ok(false)
     }
 }
 

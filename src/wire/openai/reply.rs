@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use serde::de::{IgnoredAny, MapAccess, SeqAccess};
 
 use super::failure::{EmbeddedError, ErrorParts, embedded};
-use super::lenient::{Lenient, Loose, Members, Shape};
+use super::lenient::{Elements, Lenient, Loose, Members, Shape};
 use crate::domain::usage::Usage;
 use crate::wire::json_read;
 
@@ -101,16 +101,8 @@ struct Fields<'de> {
 impl<'de> Shape<'de> for Fields<'de> {
     fn field<A: MapAccess<'de>>(&mut self, key: Cow<'de, str>, map: &mut A) -> Result<(), A::Error> {
         match key.as_ref() {
-            "choices" => {
-                if let Lenient::List(choices) = map.next_value()? {
-                    self.choices = choices;
-                }
-            }
-            "usage" => {
-                if let Lenient::Map(usage) = map.next_value()? {
-                    self.usage = usage;
-                }
-            }
+            "choices" => drop(map.next_value_seed(Elements(&mut self.choices))?),
+            "usage" => drop(map.next_value_seed(Members(&mut self.usage))?),
             "model" => self.model = map.next_value::<Loose<'_>>()?.text(),
             "error" => self.error = map.next_value()?,
             "object" => self.object = map.next_value()?,
@@ -164,12 +156,13 @@ struct Choices {
 
 impl<'de> Shape<'de> for Choices {
     fn element<A: SeqAccess<'de>>(&mut self, list: &mut A) -> Result<bool, A::Error> {
-        let Some(choice) = list.next_element::<Lenient<'_, Choice<'_>>>()? else { return Ok(false) };
+        let mut choice = Choice::default();
+        let Some(object) = list.next_element_seed(Members(&mut choice))? else { return Ok(false) };
         self.any = true;
-        let Lenient::Map(choice) = choice else {
+        if !object {
             self.going_on = true;
             return Ok(true);
-        };
+        }
         let reason = choice.finish_reason.as_deref();
         self.finished |= reason.is_some();
         self.cut |= matches!(reason, Some("length" | "content_filter"));
@@ -197,9 +190,9 @@ impl<'de> Shape<'de> for Choice<'de> {
     fn field<A: MapAccess<'de>>(&mut self, key: Cow<'de, str>, map: &mut A) -> Result<(), A::Error> {
         match key.as_ref() {
             "delta" | "message" => {
-                if let Lenient::Map(Said(content)) = map.next_value()? {
-                    self.content |= content;
-                }
+                let mut said = Said::default();
+                map.next_value_seed(Members(&mut said))?;
+                self.content |= said.0;
             }
             "text" => self.content |= map.next_value::<Loose<'_>>()?.is_filled(),
             "usage" => {

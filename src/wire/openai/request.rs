@@ -238,6 +238,9 @@ pub(in crate::wire) fn flag(value: &Loose<'_>) -> Option<bool> {
 /// True if a reader that ignores letter case takes `key` for `name`. Go's reader does, and it folds the long s into s and
 /// the sign for kelvin into k (<https://go.dev/src/encoding/json/v2/fold.go>, read Nov 2026).
 fn folds_to(key: &str, name: &str) -> bool {
+    if key.is_ascii() {
+        return key.eq_ignore_ascii_case(name);
+    }
     let folded = key.chars().map(|letter| match letter {
         '\u{17f}' => 's',
         '\u{212a}' => 'k',
