@@ -20,7 +20,7 @@ fn header<'a>(open: &'a Open, name: &str) -> &'a str {
 }
 
 #[tokio::test(start_paused = true)]
-async fn c46_a_hundred_equal_questions_are_one_request() {
+async fn row_46_a_hundred_equal_questions_are_one_request() {
     let world = World::new();
     world.fault("alpha", "delay:2s");
     let question = chat("kept");

@@ -317,7 +317,7 @@ async fn a_stale_answer_stands_in_when_the_providers_fail_and_for_no_other_reaso
 }
 
 #[tokio::test(start_paused = true)]
-async fn c46_a_thousand_equal_questions_are_asked_once() {
+async fn row_46_a_thousand_equal_questions_are_asked_once() {
     for body in [CHAT, STREAM] {
         let mut cache = Fixture::new();
         cache.takes = Duration::from_secs(1);
