@@ -52,7 +52,10 @@ struct CandidateStatus {
 struct ProviderStatus {
     id: String,
     in_flight: u32,
+    /// Now; an adaptive one moves.
     limit: u32,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    adaptive: bool,
 }
 
 #[derive(Serialize)]
@@ -153,7 +156,8 @@ fn providers(snapshot: &Snapshot) -> Vec<ProviderStatus> {
     let describe = |(id, live): (&ProviderId, &std::sync::Arc<crate::upstream::live::LiveProvider>)| ProviderStatus {
         id: id.to_string(),
         in_flight: live.bulkhead.taken(),
-        limit: live.provider.in_flight,
+        limit: live.limit(),
+        adaptive: live.adaptive.is_some(),
     };
     snapshot.providers().iter().map(describe).collect()
 }

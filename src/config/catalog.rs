@@ -8,11 +8,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::error::Code;
 use super::mask;
 use super::raw::Document;
-use super::raw::provider::RawProvider;
+use super::raw::provider::{RawPrice, RawProvider};
 use super::read::{nearest, shown};
 use super::report::{Field, Mistake, Report};
 use super::table::Protocol;
 use crate::domain::currency::Currency;
+use crate::domain::money::TokenPrice;
 use crate::domain::operation::Operation;
 
 /// A candidate that exists.
@@ -122,7 +123,10 @@ impl Catalog {
     pub(super) fn currency_of(&self, pick: &Pick) -> Option<Currency> {
         let model = pick.model.as_ref()?;
         let known = self.providers.get(&pick.provider)?.models.iter().find(|known| known.id.value == *model)?;
-        Some(known.price.as_ref()?.input.value.currency)
+        Some(match known.price.as_ref()? {
+            RawPrice::Tokens(price) => price.input.value.currency,
+            RawPrice::Free => TokenPrice::FREE.currency(),
+        })
     }
 
     fn llm_provider(&self, candidate: &Field<String>, id: &str) -> Result<Option<&RawProvider>, Mistake> {

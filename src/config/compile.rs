@@ -144,6 +144,7 @@ fn fingerprint(candidates: &[Candidate]) -> [u8; 32] {
         for part in [candidate.upstream.as_str(), protocol, scheme, &authority, &provider.base_url.path, model] {
             add(&mut hash, part.as_bytes());
         }
+        add(&mut hash, format!("{:?}{:?}", provider.shape, provider.paths).as_bytes());
         hash.update(length(provider.headers.len()));
         for (name, value) in &provider.headers {
             add(&mut hash, name.as_bytes());

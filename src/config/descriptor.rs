@@ -8,10 +8,13 @@ use super::checks;
 use super::error::Code;
 use super::options::CompileOptions;
 use super::raw::RawFact;
-use super::raw::provider::{AuthKind, RawAuth, RawModel, RawProvider, RawRiskPrice, RawTokenPrice};
+use super::raw::provider::{
+    AuthKind, RawAuth, RawInFlight, RawLimits, RawModel, RawPrice, RawProvider, RawRiskPrice, RawTokenPrice,
+};
 use super::report::{Field, Mistake, Report};
 use super::routes::accept;
 use super::secrets::{Form, Use};
+use super::shape;
 use super::table::{Auth, BaseUrl, Fact, Model, Protocol, Provider, ProviderFacts, RiskPrice, StreamUsage};
 use crate::domain::id::ProviderId;
 use crate::domain::money::TokenPrice;
@@ -19,6 +22,8 @@ use crate::domain::secret::Secret;
 
 /// Enough for an ordinary account; every provider file should say its own.
 const DEFAULT_IN_FLIGHT: u32 = 256;
+/// An adaptive limit leaves at least this much, so that it can learn that things are well again.
+const LEAST_IN_FLIGHT: u32 = 2;
 
 /// A provider and what is known about where its numbers come from.
 pub(super) struct Built {
@@ -47,6 +52,10 @@ impl Builder<'_> {
         let protocol = protocol?;
         checks::sections_of_protocol(raw, protocol, self.report);
         let operations = checks::operations(raw, protocol, self.report);
+        let shape = shape::shape(&raw.shape, self.report);
+        let paths = shape::paths(&raw.shape, &operations, self.report);
+        shape::of_protocol(&raw.shape, protocol, self.report);
+        let limits = self.limits(&raw.limits);
         let id = ProviderId::new(raw.id.as_ref()?.value.as_str());
         let facts = facts(raw)?;
         let (auth, secret_is_real) = auth?;
@@ -56,10 +65,15 @@ impl Builder<'_> {
             auth,
             operations,
             headers,
-            in_flight: raw.in_flight.as_ref().map_or(DEFAULT_IN_FLIGHT, |limit| limit.value),
+            in_flight: limits.0,
+            adaptive_least: limits.1,
             quota_group: raw.quota_group.as_ref().map_or_else(|| id.as_str().to_owned(), |group| group.value.clone()),
             stream_usage: raw.stream_usage.as_ref().map_or(StreamUsage::OnRequest, |field| field.value),
             errors: raw.errors.clone(),
+            error_codes: raw.shape.error_codes.clone(),
+            shape,
+            // Simulators have everything where the protocol has it.
+            paths: if self.options.rewire.is_some() { BTreeMap::new() } else { paths },
             models,
             price,
             allow_private: self.options.rewire.is_some() || raw.allow_private.as_ref().is_some_and(|flag| flag.value),
@@ -79,6 +93,26 @@ impl Builder<'_> {
             }
             None => accept(checks::base_url(text, raw.allow_private.as_ref()), self.report),
         }
+    }
+
+    /// The most requests in flight, and the least where that adapts.
+    fn limits(&self, raw: &RawLimits) -> (u32, Option<u32>) {
+        let adaptive = raw.in_flight.as_ref().is_some_and(|limit| limit.value == RawInFlight::Adaptive);
+        if !adaptive {
+            for bound in [&raw.least, &raw.most].into_iter().flatten() {
+                let mistake = bound.mistake(Code::Conflict, "this bounds an adaptive limit, and the limit is fixed");
+                self.report.add(mistake.hint("write in_flight = \"adaptive\", or remove it"));
+            }
+            let number = raw.in_flight.as_ref().map(|limit| limit.value);
+            return (if let Some(RawInFlight::Number(number)) = number { number } else { DEFAULT_IN_FLIGHT }, None);
+        }
+        let most = raw.most.as_ref().map_or(DEFAULT_IN_FLIGHT, |most| most.value);
+        let least = raw.least.as_ref().map_or(LEAST_IN_FLIGHT.min(most), |least| least.value);
+        if let Some(field) = raw.least.as_ref().filter(|_| least > most) {
+            let mistake = field.mistake(Code::Conflict, format!("more than most, which is {most}"));
+            self.report.add(mistake.hint("lower it, or raise most"));
+        }
+        (most, Some(least))
     }
 
     fn headers(&self, raw: &RawProvider) -> Vec<(String, String)> {
@@ -130,17 +164,30 @@ impl Builder<'_> {
 
     fn model(&self, raw: &RawModel) -> Option<Arc<Model>> {
         let price = match &raw.price {
-            Some(price) => Some(self.token_price(price)?),
+            Some(RawPrice::Tokens(price)) => Some(self.token_price(price)?),
+            Some(RawPrice::Free) => Some(TokenPrice::FREE),
             None => None,
         };
+        let (context, max_output) = (raw.context.as_ref(), raw.max_output.as_ref());
+        if let (Some(context), Some(most)) =
+            (context, max_output.filter(|most| context.is_some_and(|c| most.value > c.value)))
+        {
+            let mistake = most.mistake(Code::Conflict, format!("more than context, which is {}", context.value));
+            self.report.add(mistake.hint("an answer is part of the context"));
+        }
         let name = raw.name.as_ref().unwrap_or(&raw.id).value.clone();
-        Some(Arc::new(Model { id: raw.id.value.clone(), name, price }))
+        let (context, max_output) = (context.map(|field| field.value), max_output.map(|field| field.value));
+        Some(Arc::new(Model { id: raw.id.value.clone(), name, price, context, max_output }))
     }
 
     fn token_price(&self, raw: &RawTokenPrice) -> Option<TokenPrice> {
         let input = raw.input.value;
         let output = accept(checks::same_currency(&raw.output, input.currency), self.report)?;
-        Some(TokenPrice { input_per_million: input, output_per_million: output })
+        let cached = match &raw.cached {
+            Some(price) => Some(accept(checks::same_currency(price, input.currency), self.report)?),
+            None => None,
+        };
+        Some(TokenPrice { input_per_million: input, cached_input_per_million: cached, output_per_million: output })
     }
 
     fn risk_price(&self, raw: &RawRiskPrice) -> Option<RiskPrice> {
@@ -174,8 +221,10 @@ fn required<'f, T>(
 
 fn facts(raw: &RawProvider) -> Option<ProviderFacts> {
     let fact = |raw: &RawFact| Fact { url: raw.url.value.clone(), checked: raw.checked.value.clone() };
-    let models =
-        raw.models.iter().filter_map(|model| Some((model.id.value.clone(), fact(&model.price.as_ref()?.fact))));
+    let models = raw.models.iter().filter_map(|model| match &model.price {
+        Some(RawPrice::Tokens(price)) => Some((model.id.value.clone(), fact(&price.fact))),
+        Some(RawPrice::Free) | None => None,
+    });
     Some(ProviderFacts {
         source: fact(raw.source.as_ref()?),
         model_prices: models.collect(),

@@ -30,6 +30,7 @@ mod read;
 mod report;
 mod routes;
 mod secrets;
+mod shape;
 
 pub use compile::compile;
 pub use diff::TableDiff;

@@ -15,6 +15,7 @@ pub(super) mod callers;
 pub(super) mod llm;
 pub(super) mod provider;
 pub(super) mod routes;
+pub(super) mod shape;
 
 /// A parsed file; after a syntax error only what could be recovered.
 pub(super) struct Document<'s> {

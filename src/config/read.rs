@@ -306,6 +306,32 @@ impl<'t> Value<'t> {
         self.report
     }
 
+    /// The same as JSON, at most `levels` deep.
+    pub(super) fn json(&self, levels: usize) -> Option<serde_json::Value> {
+        use serde_json::Value as Json;
+        if levels == 0 {
+            return self.bad("nested too deeply");
+        }
+        let number = |text: &str| text.replace('_', "").parse().ok().map(Json::Number);
+        Some(match self.content {
+            DeValue::String(_) => Json::String(self.string()?.value),
+            DeValue::Boolean(flag) => Json::Bool(*flag),
+            DeValue::Integer(_) | DeValue::Float(_) => match number(&self.number()?.value) {
+                Some(number) => number,
+                None => return self.bad("not a number that JSON has"),
+            },
+            DeValue::Array(_) => {
+                Json::Array(self.list()?.iter().map(|value| value.json(levels - 1)).collect::<Option<_>>()?)
+            }
+            DeValue::Table(_) => {
+                let entries = self.table()?;
+                let entries = entries.entries().map(|(name, value)| Some((name.value, value.json(levels - 1)?)));
+                Json::Object(entries.collect::<Option<_>>()?)
+            }
+            DeValue::Datetime(_) => return self.wrong_type("a value that JSON has"),
+        })
+    }
+
     /// True if the value is a string.
     pub(super) fn is_string(&self) -> bool {
         self.content.is_str()

@@ -17,6 +17,7 @@ use crate::domain::outcome::FailureClass;
 use crate::domain::period::Period;
 use crate::domain::policy::{Bands, VendorAction};
 use crate::domain::secret::Secret;
+use crate::wire::json_edit::Shape;
 
 /// SHA-256 over all configuration bytes and secret fingerprints; shown as 12 hex digits.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
@@ -283,12 +284,20 @@ pub struct Provider {
     pub headers: Vec<(String, String)>,
     /// Most requests in flight to it.
     pub in_flight: u32,
+    /// Present if the limit moves between this, its least, and `in_flight`.
+    pub adaptive_least: Option<u32>,
     /// Providers that share one quota pause together.
     pub quota_group: String,
     /// Whether a stream reports usage.
     pub stream_usage: StreamUsage,
     /// Statuses that mean something else here than in the protocol's table.
     pub errors: BTreeMap<u16, FailureClass>,
+    /// Codes and types of its errors that mean something else; they are looked at before the status.
+    pub error_codes: BTreeMap<String, FailureClass>,
+    /// What it needs changed in request bodies.
+    pub shape: Option<Arc<Shape>>,
+    /// Whole paths of operations that are not below the address.
+    pub paths: BTreeMap<Operation, String>,
     /// Models it offers; empty on the risk side.
     pub models: Vec<Arc<Model>>,
     /// What a risk call costs.
@@ -374,6 +383,10 @@ pub struct Model {
     pub name: String,
     /// Its price; `None` is unknown, never free.
     pub price: Option<TokenPrice>,
+    /// Tokens that prompt and answer may have together; `None` is unknown.
+    pub context: Option<u32>,
+    /// Tokens an answer may have; `None` is unknown.
+    pub max_output: Option<u32>,
 }
 
 /// The price of a risk call.

@@ -22,6 +22,9 @@ const TWO_DECIMALS: &str = "AED AFN ALL AMD AOA ARS AUD AWG AZN BAM BBD BDT BMD 
      SYP SZL THB TJS TMT TOP TRY TTD TWD TZS UAH USD UYU UZS VED VES WST XCD XCG YER ZAR ZMW ZWG";
 
 impl Currency {
+    /// US dollars.
+    pub const USD: Self = Self { code: "USD", exponent: 2 };
+
     /// Finds an active currency by its upper-case code.
     pub fn parse(code: &str) -> Option<Self> {
         if code.len() != 3 {

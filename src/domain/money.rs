@@ -128,11 +128,19 @@ impl fmt::Display for Cost {
 pub struct TokenPrice {
     /// For prompt tokens.
     pub input_per_million: Cost,
+    /// For prompt tokens the provider had in its cache; `None` if they cost what all do, or if nobody knows.
+    pub cached_input_per_million: Option<Cost>,
     /// For completion tokens.
     pub output_per_million: Cost,
 }
 
 impl TokenPrice {
+    /// Nobody sends a bill. The currency of nothing is as good as any.
+    pub const FREE: Self = {
+        let nothing = Cost { micro: 0, currency: Currency::USD };
+        Self { input_per_million: nothing, cached_input_per_million: None, output_per_million: nothing }
+    };
+
     /// What both are in.
     pub fn currency(self) -> Currency {
         self.input_per_million.currency
@@ -140,9 +148,16 @@ impl TokenPrice {
 
     /// What this many tokens cost, rounded up to the next micro-unit; `None` if it would not fit.
     pub fn cost(self, input_tokens: u64, output_tokens: u64) -> Option<Cost> {
+        self.cost_with_cache(input_tokens, 0, output_tokens)
+    }
+
+    /// As [`TokenPrice::cost`], `cached` of the prompt's tokens at their own price if they have one.
+    pub fn cost_with_cache(self, input_tokens: u64, cached: u64, output_tokens: u64) -> Option<Cost> {
         let part = |price: Cost, tokens: u64| i128::from(price.micro).checked_mul(i128::from(tokens));
-        let exact =
-            part(self.input_per_million, input_tokens)?.checked_add(part(self.output_per_million, output_tokens)?)?;
+        let cached = cached.min(input_tokens);
+        let cached_price = self.cached_input_per_million.unwrap_or(self.input_per_million);
+        let input = part(self.input_per_million, input_tokens - cached)?.checked_add(part(cached_price, cached)?)?;
+        let exact = input.checked_add(part(self.output_per_million, output_tokens)?)?;
         let micro = i64::try_from(exact.checked_add(999_999)?.div_euclid(1_000_000)).ok()?;
         Some(Cost { micro, currency: self.input_per_million.currency })
     }
@@ -292,9 +307,15 @@ mod tests {
     fn tokens_are_priced_per_million_and_rounded_up() {
         let price = TokenPrice {
             input_per_million: Cost::parse("0.30", currency("USD")).unwrap(),
+            cached_input_per_million: None,
             output_per_million: Cost::parse("1.20", currency("USD")).unwrap(),
         };
         assert_eq!(price.cost(1_000_000, 0).unwrap().micro, 300_000);
+        assert_eq!(price.cost_with_cache(1_000_000, 400_000, 0).unwrap().micro, 300_000, "without a price of its own");
+        let cached = TokenPrice { cached_input_per_million: Cost::parse("0.03", currency("USD")).ok(), ..price };
+        assert_eq!(cached.cost_with_cache(1_000_000, 400_000, 1_000_000).unwrap().micro, 180_000 + 12_000 + 1_200_000);
+        assert_eq!(cached.cost_with_cache(10, 11, 0).unwrap().micro, 1, "no more than all of it");
+        assert_eq!(TokenPrice::FREE.cost(9, 9).unwrap().to_string(), "0.00 USD");
         assert_eq!(price.cost(1, 0).unwrap().micro, 1);
         assert_eq!(price.cost(u64::MAX, u64::MAX), None);
     }

@@ -19,6 +19,12 @@ pub enum Operation {
     Moderations,
     /// `POST /v1/images/generations`
     Images,
+    /// `POST /v1/audio/transcriptions`
+    Transcriptions,
+    /// `POST /v1/audio/translations`
+    Translations,
+    /// `POST /v1/audio/speech`
+    Speech,
     /// `GET /v1/models`
     ModelsList,
     /// `GET /v1/models/{id}`
@@ -45,6 +51,8 @@ pub enum Dialect {
     OpenAi,
     /// OpenAI's error object; streams end in an event of their own.
     Responses,
+    /// OpenAI's error object; streams end in an event of their own or in `[DONE]`, and may be no events at all.
+    Audio,
     /// Anthropic's error object; streams end in an event of their own.
     Anthropic,
     /// RFC 9457 problem details.
@@ -62,7 +70,7 @@ pub enum TrafficClass {
 
 impl Operation {
     /// Every operation, for tables.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 14] = [
         Self::ChatCompletions,
         Self::Completions,
         Self::Embeddings,
@@ -71,6 +79,9 @@ impl Operation {
         Self::CountTokens,
         Self::Moderations,
         Self::Images,
+        Self::Transcriptions,
+        Self::Translations,
+        Self::Speech,
         Self::ModelsList,
         Self::ModelsGet,
         Self::RiskAssess,
@@ -87,6 +98,9 @@ impl Operation {
             Self::CountTokens => "messages.count_tokens",
             Self::Moderations => "moderations",
             Self::Images => "images.generations",
+            Self::Transcriptions => "audio.transcriptions",
+            Self::Translations => "audio.translations",
+            Self::Speech => "audio.speech",
             Self::ModelsList => "models.list",
             Self::ModelsGet => "models.get",
             Self::RiskAssess => "risk.assess",
@@ -104,6 +118,9 @@ impl Operation {
             Self::CountTokens => "/v1/messages/count_tokens",
             Self::Moderations => "/v1/moderations",
             Self::Images => "/v1/images/generations",
+            Self::Transcriptions => "/v1/audio/transcriptions",
+            Self::Translations => "/v1/audio/translations",
+            Self::Speech => "/v1/audio/speech",
             Self::ModelsList => "/v1/models",
             Self::ModelsGet => "/v1/models/{*id}",
             Self::RiskAssess => "/v1/risk/assessments",
@@ -118,6 +135,11 @@ impl Operation {
     /// True if a model of some provider answers it.
     pub fn asks_a_model(self) -> bool {
         !matches!(self, Self::ModelsList | Self::ModelsGet | Self::RiskAssess)
+    }
+
+    /// True if its body is a form (`multipart/form-data`), which may hold a file; the others take JSON.
+    pub fn takes_form(self) -> bool {
+        matches!(self, Self::Transcriptions | Self::Translations)
     }
 
     /// What it can be turned into for a provider that does not have it.
@@ -140,6 +162,7 @@ impl Operation {
             Self::RiskAssess => Dialect::Problem,
             Self::Messages | Self::CountTokens => Dialect::Anthropic,
             Self::Responses => Dialect::Responses,
+            Self::Transcriptions | Self::Translations | Self::Speech => Dialect::Audio,
             _ => Dialect::OpenAi,
         }
     }

@@ -5,6 +5,8 @@
 pub struct Usage {
     /// Prompt tokens.
     pub input_tokens: Option<u64>,
+    /// Those of the prompt tokens that the provider had in its cache.
+    pub cached_input_tokens: Option<u64>,
     /// Completion tokens, reasoning included.
     pub output_tokens: Option<u64>,
 }

@@ -38,6 +38,12 @@ pub struct Arrival<P, B> {
 }
 
 impl<P, B> Arrival<P, B> {
+    /// The arrival and its body apart.
+    pub fn split(self) -> (Arrival<P, ()>, B) {
+        let Self { head, body, id, arrived, trail, pinned, operation, parameter, caller } = self;
+        (Arrival { head, body: (), id, arrived, trail, pinned, operation, parameter, caller }, body)
+    }
+
     /// The same arrival with another body.
     pub fn with_body<C>(self, body: C) -> Arrival<P, C> {
         let Self { head, body: _, id, arrived, trail, pinned, operation, parameter, caller } = self;

@@ -9,11 +9,12 @@ use tokio::time::Instant;
 use crate::config::table::{Caller, RiskRoute};
 use crate::domain::deadline::Deadline;
 use crate::domain::id::RequestId;
-use crate::domain::operation::Operation;
+use crate::domain::operation::{Operation, Safety};
 use crate::flight::carried::Carried;
 use crate::flight::facts::LlmFacts;
 use crate::flight::quota::Quota;
 use crate::flight::trail::Trail;
+use crate::flight::upload::Upload;
 use crate::wire::risk::Assessment;
 
 /// What a caller asked for. Cloning is cheap: an attempt gets its own.
@@ -25,6 +26,8 @@ pub struct Call {
     pub body: Bytes,
     /// The few facts read from it.
     pub facts: Facts,
+    /// The form that `body` is the beginning of, if it is one.
+    pub upload: Option<Arc<Upload>>,
     /// The same as chat completions, if some candidate needs that.
     pub carried: Option<Arc<Carried>>,
     /// Who, when, until when.
@@ -93,6 +96,19 @@ impl Call {
         match self.facts {
             Facts::Llm(facts) => facts,
             Facts::Risk(_) => LlmFacts::default(),
+        }
+    }
+
+    /// True if all of it is here, so that two may ask for it at the same time.
+    pub fn is_kept(&self) -> bool {
+        self.upload.as_ref().is_none_or(|upload| upload.is_whole())
+    }
+
+    /// Whether it may be sent again now: a form of which some is gone may not.
+    pub fn safety(&self) -> Safety {
+        match &self.upload {
+            Some(upload) if upload.is_spent() => Safety::AtMostOnce,
+            _ => self.operation.safety(),
         }
     }
 

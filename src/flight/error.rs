@@ -149,6 +149,14 @@ pub enum CallError {
         /// The earliest moment a candidate may have room again.
         retry_after: Option<Duration>,
     },
+    /// An upload too large to be kept was tried once, and that failed.
+    #[error("the upload was tried once: {last}")]
+    UploadLost {
+        /// How.
+        last: AttemptError,
+        /// When the provider may have room again.
+        retry_after: Option<Duration>,
+    },
     /// Our own time is up.
     #[error("the deadline passed")]
     DeadlinePassed,
@@ -184,7 +192,7 @@ impl CallError {
             Self::Conflict => "conflict",
             Self::KeyReused => "idempotency_key_reused",
             Self::NotCached => "not_cached",
-            Self::Exhausted { last, .. } => last.class.label(),
+            Self::Exhausted { last, .. } | Self::UploadLost { last, .. } => last.class.label(),
             Self::DeadlinePassed => "deadline_passed",
             Self::NoDecision(reason) => reason.code(),
             Self::Internal => "internal",

@@ -11,6 +11,8 @@ pub struct LlmFacts {
     pub keeps_usage: bool,
     /// The caller sent `stream_options`, which not every provider takes.
     pub has_stream_options: bool,
+    /// The answer may be something else than JSON or events: sound, subtitles, bare text.
+    pub plain: bool,
     /// It refers to something its provider keeps, or adds to it, so that a second one at the same time would not be the
     /// same call.
     pub anchored: bool,

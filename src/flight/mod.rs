@@ -14,3 +14,4 @@ pub mod quota;
 pub mod reply;
 pub mod shared_reply;
 pub mod trail;
+pub mod upload;

@@ -328,7 +328,9 @@ impl Claim {
             Payment::Counted(cost) | Payment::Estimated(cost) => Some(cost),
             Payment::Unpriced => None,
         };
-        let mut counted = held.shares.is_empty();
+        // Nothing is nothing in every currency.
+        let free = matches!(payment, Payment::Counted(cost) if cost.micro == 0);
+        let mut counted = held.shares.is_empty() || free;
         for share in &mut held.shares {
             let Some(purse) = state.purses.get_mut(share.place) else { continue };
             let Some(cost) = cost.filter(|cost| cost.currency == purse.currency) else { continue };

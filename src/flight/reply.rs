@@ -4,7 +4,6 @@
 //! go into [`ReplyBody::on_end`]; there is no second mechanism. The body is polled, never pumped through a channel, so a
 //! slow reader slows the provider instead of filling our memory.
 
-use std::convert::Infallible;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
@@ -58,6 +57,15 @@ impl UsageSlot {
 /// Events of a stream that is past its commit point. `Err` is the one failure that ends it.
 pub type EventStream = Pin<Box<dyn Stream<Item = Result<Event, FailureClass>> + Send>>;
 
+/// Bytes of an answer that is neither text nor events, such as sound. `Err` is the one failure that ends it.
+pub type ByteStream = Pin<Box<dyn Stream<Item = Result<Bytes, FailureClass>> + Send>>;
+
+/// An answer that cannot be completed and has no way to say so: its connection ends in the middle, so that nobody takes
+/// what came for all of it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("the answer could not be completed")]
+pub struct Aborted;
+
 type Interrupt = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// What the end of a body looked like.
@@ -86,9 +94,13 @@ struct Inside {
     dialect: Dialect,
 }
 
+type Polled = Poll<Option<Result<Frame<Bytes>, Aborted>>>;
+
 enum Content {
     Whole(Bytes),
     Events(EventStream),
+    /// With how many bytes are left, if the provider said so.
+    Bytes(ByteStream, Option<u64>),
     /// The terminal event went out. The stream was let go with it: its connection finishes on its own time.
     Closing,
     Over,
@@ -105,6 +117,11 @@ impl ReplyBody {
         let mut body = Self::new(Content::Events(events));
         body.0.dialect = dialect;
         body
+    }
+
+    /// Bytes on their way, `length` in all if that is known. They end as they should or not at all: see [`Aborted`].
+    pub fn bytes(bytes: ByteStream, length: Option<u64>) -> Self {
+        Self::new(Content::Bytes(bytes, length))
     }
 
     fn new(content: Content) -> Self {
@@ -125,7 +142,7 @@ impl ReplyBody {
         self.0.hooks.push(Box::new(hook));
     }
 
-    /// Ends a stream with one error event once `moment` is ready. A whole body ignores it: it is already here.
+    /// Ends a stream with one error event, or one of bytes in the middle, once `moment` is ready. A whole body ignores it: it is already here.
     pub fn end_when(&mut self, moment: impl Future<Output = ()> + Send + 'static, end: End) {
         if self.is_stream() {
             self.0.interrupts.push((Box::pin(moment), end));
@@ -144,16 +161,21 @@ impl ReplyBody {
         self.0.call = Some(id);
     }
 
-    /// True for server-sent events.
+    /// True for what is not here yet: server-sent events, or sound.
     pub fn is_stream(&self) -> bool {
-        matches!(self.0.content, Content::Events(_))
+        matches!(self.0.content, Content::Events(_) | Content::Bytes(..))
+    }
+
+    /// True for sound on its way.
+    pub fn is_bytes(&self) -> bool {
+        matches!(self.0.content, Content::Bytes(..))
     }
 
     /// The bytes of a whole body that has not been sent yet.
     pub fn as_whole(&self) -> Option<&Bytes> {
         match &self.0.content {
             Content::Whole(bytes) => Some(bytes),
-            Content::Events(_) | Content::Closing | Content::Over => None,
+            Content::Events(_) | Content::Bytes(..) | Content::Closing | Content::Over => None,
         }
     }
 
@@ -198,12 +220,12 @@ impl Inside {
         }
     }
 
-    fn hand_out(&mut self, bytes: Bytes) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+    fn hand_out(&mut self, bytes: Bytes) -> Polled {
         self.count(&bytes);
         Poll::Ready(Some(Ok(Frame::data(bytes))))
     }
 
-    fn fail(&mut self, end: End) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+    fn fail(&mut self, end: End) -> Polled {
         let call = self.call.as_ref().map_or("", RequestId::as_str);
         let event = ending::error_event(self.dialect, &describe(end), call, self.frames);
         let frame = self.hand_out(event.raw().clone());
@@ -211,7 +233,7 @@ impl Inside {
         frame
     }
 
-    fn poll_events(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+    fn poll_events(&mut self, cx: &mut Context<'_>) -> Polled {
         match ready!(self.poll_next(cx)) {
             Ok(event) => self.hand_out(event.raw().clone()),
             Err(end) => self.fail(end),
@@ -237,6 +259,27 @@ impl Inside {
         }
     }
 
+    fn poll_bytes(&mut self, cx: &mut Context<'_>) -> Polled {
+        let Content::Bytes(bytes, left) = &mut self.content else { return Poll::Ready(None) };
+        let end = match bytes.as_mut().poll_next(cx) {
+            Poll::Ready(Some(Ok(bytes))) => {
+                *left = left.map(|left| left.saturating_sub(bytes.len() as u64));
+                return self.hand_out(bytes);
+            }
+            Poll::Ready(None) => {
+                self.finish(End::Complete);
+                return Poll::Ready(None);
+            }
+            Poll::Ready(Some(Err(class))) => End::UpstreamFailed(class),
+            Poll::Pending => match self.interrupted(cx) {
+                Some(end) => end,
+                None => return Poll::Pending,
+            },
+        };
+        self.finish(end);
+        Poll::Ready(Some(Err(Aborted)))
+    }
+
     fn interrupted(&mut self, cx: &mut Context<'_>) -> Option<End> {
         self.interrupts.iter_mut().find_map(|(moment, end)| moment.as_mut().poll(cx).is_ready().then_some(*end))
     }
@@ -244,9 +287,9 @@ impl Inside {
 
 impl http_body::Body for ReplyBody {
     type Data = Bytes;
-    type Error = Infallible;
+    type Error = Aborted;
 
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Polled {
         let this = &mut *self.0;
         match &mut this.content {
             Content::Whole(bytes) => {
@@ -261,6 +304,7 @@ impl http_body::Body for ReplyBody {
                 frame
             }
             Content::Events(_) => this.poll_events(cx),
+            Content::Bytes(..) => this.poll_bytes(cx),
             Content::Closing => {
                 this.finish(End::Complete);
                 Poll::Ready(None)
@@ -273,6 +317,7 @@ impl http_body::Body for ReplyBody {
         match &self.0.content {
             Content::Whole(bytes) => bytes.is_empty(),
             Content::Over => true,
+            Content::Bytes(_, left) => *left == Some(0),
             Content::Events(_) | Content::Closing => false,
         }
     }
@@ -281,7 +326,8 @@ impl http_body::Body for ReplyBody {
         match &self.0.content {
             Content::Whole(bytes) => SizeHint::with_exact(bytes.len() as u64),
             Content::Over => SizeHint::with_exact(0),
-            Content::Events(_) | Content::Closing => SizeHint::default(),
+            Content::Bytes(_, Some(left)) => SizeHint::with_exact(*left),
+            Content::Bytes(_, None) | Content::Events(_) | Content::Closing => SizeHint::default(),
         }
     }
 }
@@ -291,8 +337,8 @@ impl Drop for ReplyBody {
         // An empty body is never asked for: hyper lets go of it as soon as the head is written.
         let all_sent = match &self.0.content {
             Content::Whole(bytes) => bytes.is_empty(),
-            Content::Closing => true,
-            Content::Events(_) | Content::Over => false,
+            Content::Closing | Content::Bytes(_, Some(0)) => true,
+            Content::Events(_) | Content::Bytes(..) | Content::Over => false,
         };
         self.0.finish(if all_sent { End::Complete } else { End::ClientGone });
     }

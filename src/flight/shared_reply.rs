@@ -15,17 +15,21 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use futures_util::Stream;
 use http::{HeaderMap, StatusCode};
+use http_body::Body as _;
 
 use self::hub::{Hub, Step};
-use crate::domain::outcome::{End, FailureClass};
-use crate::flight::error::CallError;
-use crate::flight::reply::{Reply, UsageSlot};
+use crate::domain::outcome::{End, FailureClass, Sent};
+use crate::flight::error::{AttemptError, CallError};
+use crate::flight::reply::{Reply, ReplyBody, UsageSlot};
 use crate::wire::sse::Event;
 
 pub use self::hub::Room;
+
+/// Largest sound that several share.
+const SOUND_BYTES: usize = 32 << 20;
 
 /// What is being asked.
 pub type Asking = Pin<Box<dyn Future<Output = Result<Reply, CallError>> + Send>>;
@@ -135,6 +139,10 @@ impl Pump {
         let Reply { status, headers, mut body, usage, complete, decision: _ } = reply;
         let hub = Arc::clone(&self.hub);
         let mut shown = Shown { status, headers, usage, complete, kept: false };
+        if body.is_bytes() {
+            let Some(whole) = self.collected(body).await else { return };
+            body = whole;
+        }
         if let Some(bytes) = body.take_whole() {
             shown.kept = self.landed(&Landing::Whole(&shown, &bytes));
             self.hub.tell(|state| {
@@ -149,6 +157,31 @@ impl Pump {
                 Step::Told(event) => self.hub.push(event),
                 Step::Deserted => return,
                 Step::Over(end) => return self.over(&shown, end),
+            }
+        }
+    }
+
+    /// Sound in one piece, because what several share must be all of it. `None` if nobody waits any more, or if it broke
+    /// off and they have been told: nothing of it was shown.
+    async fn collected(&mut self, mut body: ReplyBody) -> Option<ReplyBody> {
+        let hub = Arc::clone(&self.hub);
+        let mut sound = BytesMut::new();
+        loop {
+            let next = poll_fn(|cx| {
+                if hub.is_deserted(cx) { Poll::Ready(None) } else { Pin::new(&mut body).poll_frame(cx).map(Some) }
+            });
+            match next.await? {
+                None => return Some(ReplyBody::whole(sound.freeze())),
+                Some(Ok(frame)) if sound.len() < SOUND_BYTES => {
+                    sound.extend_from_slice(&frame.into_data().unwrap_or_default());
+                }
+                Some(_) => {
+                    let last = AttemptError::new(FailureClass::NoContent, Sent::Yes, "the sound broke off");
+                    self.landed(&Landing::Unkept);
+                    let failed = CallError::Exhausted { last, retry_after: None };
+                    self.hub.tell(|state| state.shown = Some(Err(failed)));
+                    return None;
+                }
             }
         }
     }

@@ -2,6 +2,7 @@
 //! does not have the caller's form, the same call as chat completions.
 
 use std::borrow::Cow;
+use std::ops::Range;
 use std::sync::Arc;
 
 use http::{HeaderMap, HeaderName, HeaderValue};
@@ -12,6 +13,7 @@ use crate::domain::operation::{Dialect, Operation};
 use crate::flight::carried::{Back, Carried};
 use crate::flight::error::CallError;
 use crate::flight::facts::{LlmFacts, Span};
+use crate::flight::upload::Upload;
 use crate::routing::order;
 use crate::wire::openai::{self, DecodeError};
 use crate::wire::session::conversation_of;
@@ -50,6 +52,7 @@ pub(super) fn decode(operation: Operation, body: &[u8], depth: usize) -> Result<
                 include_usage: facts.include_usage,
                 keeps_usage: false,
                 has_stream_options: facts.has_stream_options,
+                plain: false,
                 anchored: false,
                 model_at: facts.model_at(body).map(span),
             },
@@ -57,6 +60,25 @@ pub(super) fn decode(operation: Operation, body: &[u8], depth: usize) -> Result<
         }),
     };
     decoded.map_err(|error| CallError::BadRequest { message: error.to_string(), param: error.param.map(str::to_owned) })
+}
+
+/// Reads the facts of a form that is here or has begun to be.
+pub(super) fn decode_form<'b>(body: &'b [u8], upload: &Upload) -> Result<Decoded<'b>, CallError> {
+    let refused =
+        |message: &str| CallError::BadRequest { message: message.to_owned(), param: Some("model".to_owned()) };
+    let at = upload.fields.model.clone().ok_or_else(|| refused("model is missing"))?;
+    let model = body.get(at.clone()).and_then(|name| std::str::from_utf8(name).ok());
+    let model =
+        model.filter(|name| !name.chars().any(char::is_control)).ok_or_else(|| refused("model is not a name"))?;
+    let value = |place: &Option<Range<usize>>| body.get(place.clone()?).map(<[u8]>::trim_ascii);
+    let plain = match value(&upload.fields.response_format) {
+        Some(format) => !format.ends_with(b"json"),
+        // It may lie in the part nobody has seen yet.
+        None => !upload.is_whole(),
+    };
+    let stream = value(&upload.fields.stream).is_some_and(|wish| wish.eq_ignore_ascii_case(b"true") || wish == b"1");
+    let facts = LlmFacts { stream, plain, model_at: Some(span(at)), ..LlmFacts::default() };
+    Ok(Decoded { model: Cow::Borrowed(model), facts })
 }
 
 fn message(operation: Operation, body: &[u8], depth: usize) -> Result<Decoded<'_>, DecodeError> {
@@ -132,6 +154,7 @@ fn carried_facts(stream: bool, model_at: Option<std::ops::Range<usize>>) -> LlmF
         include_usage: stream,
         keeps_usage: false,
         has_stream_options: stream,
+        plain: false,
         anchored: false,
         model_at: model_at.map(span),
     }

@@ -10,19 +10,25 @@ use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use matchit::Router;
 use tower::{Layer, Service};
 
+use crate::config::table::{LlmRoute, Model};
 use crate::domain::deadline::Deadline;
 use crate::domain::operation::Operation;
+use crate::domain::outcome::FailureClass;
 use crate::flight::arrival::{Arrival, LiveCaller};
 use crate::flight::call::{CacheWish, Call, CallContext, Facts, RiskFacts};
+use crate::flight::carried::Carried;
 use crate::flight::error::CallError;
+use crate::flight::facts::LlmFacts;
 use crate::flight::reply::{Reply, ReplyBody, UsageSlot};
-use crate::gateway::decode::{Decoded, carry, conversation, decode, forwarded};
+use crate::flight::upload::{Fault, Received, Upload};
+use crate::gateway::decode::{Decoded, carry, conversation, decode, decode_form, forwarded};
 use crate::gateway::snapshot::{ReadyRoute, Snapshot};
 use crate::layer::answering::{Gated, Touch, Touching};
 use crate::layer::{BoxFuture, always_ready};
 use crate::routing::select::{self, NoRoute};
 use crate::telemetry::cells::Held;
-use crate::wire::openai::{model_object, models_list};
+use crate::upstream::apart::{LARGE, apart};
+use crate::wire::openai::{ModelEntry, model_object, models_list};
 use crate::wire::risk::{self, DecisionView, encode_decision};
 
 /// Who made the models, as `GET /v1/models` says it.
@@ -98,10 +104,10 @@ fn find(method: &Method, path: &str) -> Result<(Operation, Option<String>), Call
 #[derive(Clone, Copy)]
 pub struct Dispatch;
 
-impl Service<Arrival<Arc<Snapshot>, Bytes>> for Dispatch {
+impl Service<Arrival<Arc<Snapshot>, Received>> for Dispatch {
     type Response = Reply;
     type Error = CallError;
-    type Future = Either<Ready<Result<Reply, CallError>>, Flying>;
+    type Future = Either<Ready<Result<Reply, CallError>>, Either<Flying, BoxFuture<Result<Reply, CallError>>>>;
 
     always_ready!();
 
@@ -113,42 +119,94 @@ impl Service<Arrival<Arc<Snapshot>, Bytes>> for Dispatch {
             Operation::RiskAssess => assess(&arrival, caller),
             Operation::ModelsList => return Either::Left(ready(Ok(list_models(&arrival, caller)))),
             Operation::ModelsGet => return Either::Left(ready(get_model(&arrival, caller))),
+            _ if arrival.body.bytes.len() > LARGE && arrival.body.upload.is_none() => {
+                return Either::Right(Either::Right(Box::pin(ask_apart(arrival, operation))));
+            }
             _ => ask(&arrival, caller, operation),
         };
-        flying.map_or_else(|error| Either::Left(ready(Err(error))), Either::Right)
+        flying.map_or_else(|error| Either::Left(ready(Err(error))), |flying| Either::Right(Either::Left(flying)))
     }
 }
 
-/// An arrival whose body is here.
-type Whole = Arrival<Arc<Snapshot>, Bytes>;
+/// An arrival whose body is here, or enough of it.
+type Whole = Arrival<Arc<Snapshot>, Received>;
 
 /// A call with its route.
 type Flying = Touching<BoxFuture<Result<Reply, CallError>>, Landing>;
 
+/// A call to a model, as far as its body had to be read.
+struct Understood<'r> {
+    route: &'r Arc<LlmRoute>,
+    facts: LlmFacts,
+    carried: Option<Arc<Carried>>,
+    conversation: Option<u64>,
+}
+
 fn ask(arrival: &Whole, caller: &LiveCaller, operation: Operation) -> Result<Flying, CallError> {
+    take_off(arrival, caller, operation, understand(arrival, caller, operation)?)
+}
+
+/// As [`ask`], the body being read on another thread. What is counted is counted on this one.
+async fn ask_apart(arrival: Whole, operation: Operation) -> Result<Reply, CallError> {
+    let caller = arrival.caller.clone().ok_or(CallError::Internal)?;
+    let read = apart(move || {
+        let understood = understand(&arrival, &caller, operation);
+        let owned = understood.map(|Understood { route, facts, carried, conversation }| {
+            let route = Arc::clone(route);
+            move |arrival: &Whole, caller: &LiveCaller| {
+                take_off(arrival, caller, operation, Understood { route: &route, facts, carried, conversation })
+            }
+        });
+        (arrival, caller, owned)
+    });
+    let (arrival, caller, take_off) = read.await.ok_or(CallError::Internal)?;
+    let flying = take_off?(&arrival, &caller)?;
+    drop(arrival);
+    flying.await
+}
+
+fn understand<'a>(arrival: &'a Whole, caller: &LiveCaller, operation: Operation) -> Result<Understood<'a>, CallError> {
     let snapshot = &arrival.pinned;
-    let Decoded { model, facts } = decode(operation, &arrival.body, snapshot.table().limits().json_depth)?;
+    let body = &arrival.body.bytes;
+    let Decoded { model, facts } = match &arrival.body.upload {
+        Some(upload) => decode_form(body, upload)?,
+        None => decode(operation, body, snapshot.table().limits().json_depth)?,
+    };
     let route = select::llm(snapshot.table(), &caller.caller, &model).map_err(|missing| match missing {
         NoRoute::Unknown => CallError::UnknownModel { model: model.clone().into_owned() },
         NoRoute::NotAllowed => CallError::NotAllowed(model.clone().into_owned()),
     })?;
-    let ready = snapshot.llm(&route.id).ok_or(CallError::Internal)?;
-    let carried = carry(operation, &arrival.body, facts.stream, route)?;
+    let carried = carry(operation, body, facts.stream, route)?;
+    let sticky = route.asking.sticky.is_some();
+    let said = || conversation((&arrival.head.headers, body), &caller.caller.tenant);
+    let conversation = if sticky { said() } else { None };
+    Ok(Understood { route, facts, carried, conversation })
+}
+
+fn take_off(
+    arrival: &Whole,
+    caller: &LiveCaller,
+    operation: Operation,
+    understood: Understood<'_>,
+) -> Result<Flying, CallError> {
+    let Understood { route, facts, carried, conversation } = understood;
+    let ready = arrival.pinned.llm(&route.id).ok_or(CallError::Internal)?;
     let asked = Asked::of(&arrival.head.headers)?;
-    let longest = route.timeouts.total.min(asked.patience(facts.stream));
+    let shows_early = facts.stream || operation == Operation::Speech;
+    let longest = route.timeouts.total.min(asked.patience(shows_early));
     arrival.trail.lock().stream = facts.stream;
     let mut call = Call { carried, ..call(arrival, caller, operation, Facts::Llm(facts), (longest, asked)) };
-    if route.asking.sticky.is_some()
+    if conversation.is_some()
         && let Some(context) = Arc::get_mut(&mut call.context)
     {
-        context.conversation = conversation((&arrival.head.headers, &arrival.body), &caller.caller.tenant);
+        context.conversation = conversation;
     }
     Ok(fly(ready, call, None))
 }
 
 fn assess(arrival: &Whole, caller: &LiveCaller) -> Result<Flying, CallError> {
     let snapshot = &arrival.pinned;
-    let assessment = risk::decode(&arrival.body).map_err(|fields| CallError::BadFields(Arc::new(fields)))?;
+    let assessment = risk::decode(&arrival.body.bytes).map_err(|fields| CallError::BadFields(Arc::new(fields)))?;
     let route = select::risk(snapshot.table(), &caller.caller).map_err(|missing| match missing {
         NoRoute::Unknown => CallError::NotFound,
         NoRoute::NotAllowed => CallError::NotAllowed("risk".to_owned()),
@@ -162,7 +220,8 @@ fn assess(arrival: &Whole, caller: &LiveCaller) -> Result<Flying, CallError> {
 
 fn fly(route: &ReadyRoute, call: Call, assessed: Option<(Arc<RiskFacts>, Arc<Snapshot>)>) -> Flying {
     call.context.trail.lock().route = Some(Arc::clone(&route.names));
-    let landing = Landing { in_flight: route.names.metrics.in_flight.hold(), assessed };
+    let upload = call.upload.clone();
+    let landing = Landing { in_flight: route.names.metrics.in_flight.hold(), assessed, upload };
     Touching::new(route.service.ask(call), landing)
 }
 
@@ -170,17 +229,47 @@ fn fly(route: &ReadyRoute, call: Call, assessed: Option<(Arc<RiskFacts>, Arc<Sna
 pub struct Landing {
     in_flight: Held,
     assessed: Option<(Arc<RiskFacts>, Arc<Snapshot>)>,
+    upload: Option<Arc<Upload>>,
 }
 
 impl Touch<Result<Reply, CallError>> for Landing {
     fn touch(self, answer: &mut Result<Reply, CallError>) {
-        let Ok(reply) = answer else { return };
+        let reply = match answer {
+            Ok(reply) => reply,
+            Err(error) => {
+                if let Some(upload) = &self.upload {
+                    lost(error, upload);
+                }
+                return;
+            }
+        };
         let spelt = self.assessed.map_or(Ok(()), |(facts, snapshot)| spell_out(reply, &facts, &snapshot));
         let in_flight = self.in_flight;
         reply.body.on_end(move |_| drop(in_flight));
         if let Err(error) = spelt {
             *answer = Err(error);
         }
+    }
+}
+
+/// What became of an upload: if the caller did something wrong while sending, that is why there is no answer.
+fn lost(error: &mut CallError, upload: &Upload) {
+    let fault = upload.fault().map(|fault| match fault {
+        Fault::TooLarge { limit_bytes } => CallError::BodyTooLarge { limit_bytes },
+        Fault::Stalled => CallError::BodyIncomplete,
+        Fault::Broken => CallError::Framing("the request body is malformed or broke off"),
+        Fault::Form(wrong) => {
+            CallError::BadRequest { message: wrong.message.to_owned(), param: wrong.param.map(str::to_owned) }
+        }
+    });
+    match (fault, &mut *error) {
+        (Some(fault), _) => *error = fault,
+        (None, CallError::Exhausted { last, retry_after })
+            if upload.is_spent() && last.class != FailureClass::Refused =>
+        {
+            *error = CallError::UploadLost { last: last.clone(), retry_after: *retry_after };
+        }
+        (None, _) => {}
     }
 }
 
@@ -212,13 +301,23 @@ fn call(
         quota: caller.quota.clone(),
         arrived: arrival.arrived,
         trail: arrival.trail.clone(),
-        cache: asked.cache,
+        cache: match asked.cache {
+            // No form comes twice in the same bytes, its boundary is made up; and sound is handed on, not kept.
+            CacheWish::Default | CacheWish::NoCache
+                if arrival.body.upload.is_some() || operation == Operation::Speech =>
+            {
+                CacheWish::NoStore
+            }
+            wish => wish,
+        },
         idempotency_key: asked.idempotency_key,
         forwarded: forwarded(operation, &arrival.head.headers),
         conversation: None,
     };
     let deadline = Deadline::after(arrival.arrived, longest);
-    Call { operation, body: arrival.body.clone(), facts, carried: None, context: Arc::new(context), deadline }
+    let Received { bytes: body, upload } = &arrival.body;
+    let (body, upload, context) = (body.clone(), upload.clone(), Arc::new(context));
+    Call { operation, body, facts, upload, carried: None, context, deadline }
 }
 
 /// What the caller asks of us in headers, found in one pass over them.
@@ -290,16 +389,25 @@ fn bad_header(name: &str, what: &str) -> CallError {
 
 fn list_models(arrival: &Whole, caller: &LiveCaller) -> Reply {
     let snapshot = &arrival.pinned;
-    let routes = snapshot.table().llm_routes().keys().map(crate::domain::id::RouteId::as_str);
-    let mine: Vec<_> =
-        routes.filter(|id| caller.caller.may_use(id)).map(|id| (id, snapshot.loaded_at(), OWNER)).collect();
+    let routes = snapshot.table().llm_routes().values().filter(|route| caller.caller.may_use(route.id.as_str()));
+    let mine: Vec<_> = routes.map(|route| entry(route, snapshot.loaded_at())).collect();
     json(models_list(&mine))
+}
+
+/// A route as a model: what holds whichever candidate answers.
+fn entry(route: &LlmRoute, created: u64) -> ModelEntry<'_> {
+    let least = |fact: fn(&Model) -> Option<u32>| {
+        let facts = route.candidates.iter().map(|candidate| fact(candidate.model.as_deref()?));
+        facts.reduce(|a, b| Some(a?.min(b?))).flatten()
+    };
+    let (context, max_output) = (least(|model| model.context), least(|model| model.max_output));
+    ModelEntry { id: route.id.as_str(), created, owned_by: OWNER, context, max_output }
 }
 
 fn get_model(arrival: &Whole, caller: &LiveCaller) -> Result<Reply, CallError> {
     let id = arrival.parameter.as_deref().unwrap_or_default();
     match select::llm(arrival.pinned.table(), &caller.caller, id) {
-        Ok(route) => Ok(json(model_object(route.id.as_str(), arrival.pinned.loaded_at(), OWNER))),
+        Ok(route) => Ok(json(model_object(&entry(route, arrival.pinned.loaded_at())))),
         Err(_) => Err(CallError::UnknownModel { model: id.to_owned() }),
     }
 }

@@ -48,7 +48,7 @@ use crate::layer::throttle::ThrottleLayer;
 use crate::layer::timeout::TimeoutLayer;
 use crate::layer::trip::{self, TripLayer};
 use crate::telemetry::metrics::Metrics;
-use crate::upstream::live::{Fleet, LiveUpstream};
+use crate::upstream::live::{Fleet, LiveProvider, LiveUpstream};
 use crate::upstream::send::send;
 
 /// Once per request, whatever it asks for.
@@ -163,7 +163,6 @@ pub fn llm(route: &Arc<LlmRoute>, kept: &Kept, fleet: &Fleet, shared: &Shared) -
 pub fn attempt(upstream: &Arc<LiveUpstream>, metrics: &Arc<Metrics>) -> AttemptService {
     let series = metrics.upstream(&upstream.names.provider, &upstream.names.model);
     let provider = &upstream.provider;
-    let (places, limit) = (Arc::clone(&provider.bulkhead), provider.provider.in_flight);
     let (model, sender) = (upstream.candidate.model.clone(), Arc::clone(upstream));
     let stack = ServiceBuilder::new()
         // Outermost: local refusals are attempts too.
@@ -175,7 +174,7 @@ pub fn attempt(upstream: &Arc<LiveUpstream>, metrics: &Arc<Metrics>) -> AttemptS
         // Refuses at once while the breaker is open; outside Timeout, so that a timeout counts.
         .layer(TripLayer(trip::Params { health: Arc::clone(&upstream.health), metrics: Arc::clone(&series) }))
         // The provider's places; refuses when full, never queues.
-        .layer(BulkheadLayer(bulkhead::Params { places, limit }))
+        .layer(BulkheadLayer(places(provider, 1)))
         // The quota group's pause.
         .layer(PaceLayer(pace::Params { pause: Arc::clone(&provider.pause) }))
         // Tokens and cost of what came back.
@@ -192,10 +191,9 @@ fn shadow(route: &LlmRoute, kept: &Kept, fleet: &Fleet, shared: &Shared) -> Opti
     let plan = route.shadow.as_ref()?;
     let upstream = fleet.upstreams.get(&plan.candidate.upstream)?;
     let (provider, sender) = (&upstream.provider, Arc::clone(upstream));
-    let (places, limit) = (Arc::clone(&provider.bulkhead), provider.provider.in_flight.div_ceil(2));
     let stack = ServiceBuilder::new()
         // Callers keep half of the provider's places.
-        .layer(BulkheadLayer(bulkhead::Params { places, limit }))
+        .layer(BulkheadLayer(places(provider, 2)))
         // The quota group's pause.
         .layer(PaceLayer(pace::Params { pause: Arc::clone(&provider.pause) }))
         // Until the first content.
@@ -214,6 +212,12 @@ fn shadow(route: &LlmRoute, kept: &Kept, fleet: &Fleet, shared: &Shared) -> Opti
         metrics: Arc::clone(&shared.metrics),
         upstream: Arc::clone(upstream),
     }))
+}
+
+/// A provider's places, or a part of them.
+fn places(provider: &LiveProvider, part: u32) -> bulkhead::Params {
+    let adaptive = provider.adaptive.clone().map(|learned| (learned, provider.bounds()));
+    bulkhead::Params { places: Arc::clone(&provider.bulkhead), limit: provider.provider.in_flight, part, adaptive }
 }
 
 /// Candidates with an attempt stack in front of each, all of the same weight unless `weights` says otherwise.

@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use tokio::time::Instant;
 use tower::{Layer, Service};
 
 use crate::domain::outcome::FailureClass;
@@ -11,7 +12,8 @@ use crate::flight::reply::Reply;
 use crate::layer::always_ready;
 use crate::layer::answering::{Gated, Touch, Touching};
 use crate::upstream::attempt::Attempt;
-use crate::upstream::limiter;
+use crate::upstream::concurrency::{Bounds, Ended, Outcome};
+use crate::upstream::limiter::{self, Adaptive};
 
 /// Plain values for [`BulkheadLayer`].
 #[derive(Clone)]
@@ -20,6 +22,10 @@ pub struct Params {
     pub places: Arc<limiter::Bulkhead>,
     /// How many there are.
     pub limit: u32,
+    /// What the limit is divided by: 1 for callers, more for what must leave them room.
+    pub part: u32,
+    /// Present if that moves with what becomes of requests, up to `limit`; survives reloads too.
+    pub adaptive: Option<(Arc<Adaptive>, Bounds)>,
 }
 
 /// Makes [`Bulkhead`].
@@ -52,21 +58,53 @@ where
     always_ready!();
 
     fn call(&mut self, attempt: Attempt) -> Self::Future {
-        let Some(place) = self.params.places.enter(self.params.limit) else {
+        let learner =
+            self.params.adaptive.clone().map(|(learned, bounds)| Learner { learned, bounds, sent: Instant::now() });
+        let limit = learner.as_ref().map_or(self.params.limit, |learner| learner.learned.limit(learner.bounds));
+        let Some(place) = self.params.places.enter(limit.div_ceil(self.params.part.max(1))) else {
             let full = AttemptError::local(FailureClass::Full, None, "the provider's bulkhead is full");
             return Gated::shut(full);
         };
-        Gated::open(Touching::new(self.inner.call(attempt), Occupy { _place: place }))
+        Gated::open(Touching::new(self.inner.call(attempt), Occupy { place, learner }))
     }
 }
 
 /// A place at the provider, taken for as long as this lives.
 pub struct Occupy {
-    _place: limiter::Place,
+    place: limiter::Place,
+    learner: Option<Learner>,
+}
+
+/// Tells an adaptive limit what became of a request.
+struct Learner {
+    learned: Arc<Adaptive>,
+    bounds: Bounds,
+    sent: Instant,
+}
+
+impl Learner {
+    fn learn(&self, in_flight: u32, answer: &Result<Reply, AttemptError>) {
+        let outcome = match answer {
+            Ok(reply) => Outcome::Answered(reply.body.is_stream().then(|| self.sent.elapsed())),
+            Err(error) => match error.class {
+                FailureClass::HeadersTimeout
+                | FailureClass::Overloaded
+                | FailureClass::RateLimited
+                | FailureClass::ProviderFault => Outcome::Overloaded,
+                // These say nothing of how busy it is: who cannot be reached, what cannot be understood, the account,
+                // our key, the caller's request, our own refusals and deadlines.
+                _ => return,
+            },
+        };
+        self.learned.learn(&Ended { sent: self.sent, in_flight, outcome }, self.bounds);
+    }
 }
 
 impl Touch<Result<Reply, AttemptError>> for Occupy {
     fn touch(self, answer: &mut Result<Reply, AttemptError>) {
+        if let Some(learner) = &self.learner {
+            learner.learn(self.place.taken(), answer);
+        }
         if let Ok(reply) = answer
             && reply.body.is_stream()
         {

@@ -10,6 +10,7 @@ use tower::{Layer, Service};
 
 use crate::config::table::Model;
 use crate::domain::decision::Decision;
+use crate::domain::money::TokenPrice;
 use crate::domain::operation::Operation;
 use crate::domain::outcome::{End, FailureClass, Sent};
 use crate::domain::usage::Usage;
@@ -93,7 +94,13 @@ impl Params {
 
     fn price(&self, usage: Usage) -> CostNote {
         let price = self.model.as_ref().and_then(|model| model.price);
-        let cost = price.zip(usage.input_tokens).and_then(|(price, input)| price.cost(input, usage.output_tokens?));
+        // What costs nothing costs nothing however much of it was used.
+        if price == Some(TokenPrice::FREE) {
+            return CostNote::Known(TokenPrice::FREE.input_per_million);
+        }
+        let cached = usage.cached_input_tokens.unwrap_or(0);
+        let cost = price.zip(usage.input_tokens);
+        let cost = cost.and_then(|(price, input)| price.cost_with_cache(input, cached, usage.output_tokens?));
         cost.map_or(CostNote::Unknown, CostNote::Known)
     }
 
@@ -102,7 +109,9 @@ impl Params {
         let size = claim.size();
         let input = usage.input_tokens.unwrap_or(size.input);
         let output = seen.output(usage, size);
-        let estimate = || self.model.as_ref()?.price?.cost(input, output);
+        // Of a recording nothing is known until it was counted.
+        let sized = usage.input_tokens.is_some() || size.input > 0;
+        let estimate = || self.model.as_ref()?.price?.cost(input, output).filter(|_| sized);
         let payment = match known(cost) {
             counted @ Payment::Counted(_) if usage.output_tokens == Some(output) => counted,
             _ => estimate().map_or(Payment::Unpriced, Payment::Estimated),

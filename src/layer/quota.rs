@@ -9,7 +9,7 @@ use std::sync::Arc;
 use tower::{Layer, Service};
 
 use crate::config::table::{Candidate, LlmRoute, Unpriced};
-use crate::domain::money::Cost;
+use crate::domain::money::{Cost, TokenPrice};
 use crate::domain::operation::Operation;
 use crate::flight::call::Call;
 use crate::flight::error::CallError;
@@ -121,7 +121,7 @@ impl Params {
             let cost = price(candidate, size);
             let counted =
                 |cost: &Cost| call.context.caller.budgets.iter().any(|budget| budget.amount.currency == cost.currency);
-            all_priced &= cost.as_ref().is_some_and(counted);
+            all_priced &= is_free(candidate) || cost.as_ref().is_some_and(counted);
             let Some(cost) = cost else { continue };
             match dearest.iter_mut().find(|known| known.currency == cost.currency) {
                 Some(known) => known.micro = known.micro.max(cost.micro),
@@ -130,6 +130,10 @@ impl Params {
         }
         (dearest, all_priced)
     }
+}
+
+fn is_free(candidate: &Candidate) -> bool {
+    candidate.model.as_ref().is_some_and(|model| model.price == Some(TokenPrice::FREE))
 }
 
 fn price(candidate: &Candidate, size: Size) -> Option<Cost> {
@@ -144,7 +148,8 @@ fn can(candidate: &Candidate, call: &Call) -> bool {
 
 /// How large the call is taken to be.
 fn size(call: &Call) -> Size {
-    let input = (call.body.len() as u64).div_ceil(BYTES_PER_TOKEN);
+    // The bytes of a recording stand for no tokens; what it came to is counted when the provider says so.
+    let input = if call.upload.is_some() { 0 } else { (call.body.len() as u64).div_ceil(BYTES_PER_TOKEN) };
     let writes = matches!(
         call.operation,
         Operation::ChatCompletions | Operation::Completions | Operation::Responses | Operation::Messages

@@ -1,6 +1,9 @@
 //! Collects the request body into `Bytes`, within its size limit and without long silences.
 //!
-//! A body of one frame, which is most of them, is not copied.
+//! A body of one frame, which is most of them, is not copied. A form may hold a file, so of a large one only the beginning
+//! is collected ([`form`]).
+
+mod form;
 
 use std::time::Duration;
 
@@ -15,8 +18,11 @@ use crate::domain::operation::{Operation, TrafficClass};
 use crate::flight::arrival::{Arrival, Pinned};
 use crate::flight::error::CallError;
 use crate::flight::reply::Reply;
+use crate::flight::upload::Received;
+use crate::layer::read_body::form::Keep;
 use crate::layer::{BoxFuture, always_ready};
 use crate::upstream::patience::within;
+use crate::wire::multipart::Boundary;
 
 /// Makes [`ReadBody`].
 #[derive(Clone, Copy)]
@@ -36,7 +42,7 @@ impl<S> Layer<S> for ReadBodyLayer {
 
 impl<S, P, B> Service<Arrival<P, B>> for ReadBody<S>
 where
-    S: Service<Arrival<P, Bytes>, Response = Reply, Error = CallError> + Clone + Send + 'static,
+    S: Service<Arrival<P, Received>, Response = Reply, Error = CallError> + Clone + Send + 'static,
     S::Future: Send,
     P: Pinned,
     B: Body<Data = Bytes> + Unpin + Send + 'static,
@@ -51,26 +57,63 @@ where
         let mut inner = self.0.clone();
         Box::pin(async move {
             let limits = arrival.pinned.limits();
-            let limit = match arrival.operation.map(Operation::class) {
+            let idle = limits.body_idle;
+            let limit_bytes = match arrival.operation.map(Operation::class) {
                 Some(TrafficClass::Risk) => limits.risk_body_bytes,
                 Some(TrafficClass::Llm) | None => limits.body_bytes,
             };
-            check_head(&arrival.head, limit)?;
-            let body = collect(&mut arrival.body, limit, limits.body_idle).await?;
-            arrival.trail.lock().bytes_in = body.len() as u64;
-            inner.call(arrival.with_body(body)).await
+            if arrival.operation.is_some_and(Operation::takes_form) {
+                // Boxed because it is rare and large.
+                return Box::pin(upload(arrival, Room { limit_bytes, idle }, inner)).await;
+            }
+            check_head(&arrival.head, Kind::Json, limit_bytes)?;
+            let bytes = collect(&mut arrival.body, limit_bytes, idle).await?;
+            arrival.trail.lock().bytes_in = bytes.len() as u64;
+            inner.call(arrival.with_body(Received { bytes, upload: None })).await
         })
     }
 }
 
-fn check_head(head: &Parts, limit_bytes: usize) -> Result<(), CallError> {
+/// What a body may take.
+#[derive(Clone, Copy)]
+struct Room {
+    /// Its size.
+    limit_bytes: usize,
+    /// Its longest silence.
+    idle: Duration,
+}
+
+async fn upload<S, P, B>(arrival: Arrival<P, B>, room: Room, mut inner: S) -> Result<Reply, CallError>
+where
+    S: Service<Arrival<P, Received>, Response = Reply, Error = CallError>,
+    B: Body<Data = Bytes> + Unpin + Send + 'static,
+{
+    const NO_FORM: CallError = CallError::MediaType("send content-type: multipart/form-data with a boundary");
+    let headers = &arrival.head.headers;
+    check_head(&arrival.head, Kind::Form, room.limit_bytes)?;
+    let kind = headers.get(CONTENT_TYPE).ok_or(NO_FORM)?;
+    let boundary = Boundary::of(kind.as_bytes()).ok_or(NO_FORM)?.map_err(form::refused)?;
+    let keep = if headers.contains_key("idempotency-key") { Keep::All } else { Keep::Beginning };
+    let (arrival, body) = arrival.split();
+    let received = form::receive(body, &boundary, (room, keep), &arrival.trail).await?;
+    inner.call(arrival.with_body(received)).await
+}
+
+/// What a path takes.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Json,
+    Form,
+}
+
+fn check_head(head: &Parts, kind: Kind, limit_bytes: usize) -> Result<(), CallError> {
     // One pass: three look-ups would each hash a name.
     for (name, value) in &head.headers {
         let text = value.as_bytes();
         if name == CONTENT_ENCODING && !text.eq_ignore_ascii_case(b"identity") {
             return Err(CallError::MediaType("send the body without content-encoding"));
         }
-        if name == CONTENT_TYPE && !is_json(text) {
+        if name == CONTENT_TYPE && kind == Kind::Json && !is_json(text) {
             return Err(CallError::MediaType("send content-type: application/json"));
         }
         let declared = || value.to_str().ok()?.parse::<u64>().ok();
@@ -150,11 +193,10 @@ mod tests {
     fn p3_compressed_and_foreign_bodies_are_refused() {
         let head = |name: &str, value: &str| {
             let request = http::Request::builder().header(name, value).body(Full::<Bytes>::default()).unwrap();
-            check_head(&request.into_parts().0, 10)
+            check_head(&request.into_parts().0, Kind::Json, 10)
         };
         assert!(matches!(head("content-encoding", "gzip"), Err(CallError::MediaType(_))));
-        assert!(matches!(head("content-type", "multipart/form-data; boundary=x"), Err(CallError::MediaType(_))));
-        assert!(head("content-type", "application/json; charset=utf-8").is_ok());
+        assert!(is_json(b"application/json; charset=utf-8") && !is_json(b"multipart/form-data; boundary=x"));
         assert!(matches!(head("content-length", "11"), Err(CallError::BodyTooLarge { .. })));
     }
 }

@@ -129,7 +129,7 @@ impl Told {
 pub fn respond(error: &CallError, dialect: Dialect, id: &str) -> Response<ReplyBody> {
     let told = tell(error);
     let (media_type, body) = match dialect {
-        Dialect::OpenAi | Dialect::Responses => {
+        Dialect::OpenAi | Dialect::Responses | Dialect::Audio => {
             let (param, code) = (told.param.as_deref(), told.code.as_deref());
             let body = error_body(&ErrorBody { message: &told.message, kind: told.kind, param, code });
             ("application/json", body)
@@ -227,6 +227,10 @@ fn tell(error: &CallError) -> Told {
             Told::new(StatusCode::GATEWAY_TIMEOUT, API, Some("not_cached"), error.to_string()).final_word()
         }
         CallError::Exhausted { last, retry_after } => exhausted(last, *retry_after),
+        CallError::UploadLost { last, retry_after } => {
+            let message = "the provider failed, and the upload is too large to be kept for another; send it again";
+            Told { message: message.to_owned(), should_retry: None, ..exhausted(last, *retry_after) }
+        }
         CallError::DeadlinePassed => timed_out("the call's deadline passed before a provider answered"),
         CallError::NoDecision(_) => {
             let (status, code) = (StatusCode::SERVICE_UNAVAILABLE, Some("no_decision"));

@@ -149,7 +149,7 @@ async fn run(params: &Params, attempt: Attempt) -> Result<(), FailureClass> {
 
 impl Params {
     fn objection(&self, call: &Call) -> Option<ShadowDrop> {
-        let harmless = call.operation.safety() != Safety::AtMostOnce && !call.llm().anchored;
+        let harmless = call.operation.safety() != Safety::AtMostOnce && !call.llm().anchored && call.is_kept();
         if !harmless || self.upstream.speaks(call).is_none() {
             return Some(ShadowDrop::Unable);
         }

@@ -1,6 +1,9 @@
 //! Ends an attempt that has shown nothing by its limit. Dropping it closes its connection.
 //!
-//! A caller whose own deadline left less than a fair time learns nothing about the provider: that is nobody's failure.
+//! A caller whose own deadline left less than a fair time learns nothing about the provider: that is nobody's failure, and
+//! neither is an upload that the caller has not finished.
+
+use std::sync::Arc;
 
 use tokio::time::error::Elapsed;
 use tokio::time::{Instant, timeout_at};
@@ -9,6 +12,7 @@ use tower::{Layer, Service};
 use crate::domain::outcome::{FailureClass, Sent};
 use crate::flight::error::AttemptError;
 use crate::flight::reply::Reply;
+use crate::flight::upload::Upload;
 use crate::layer::always_ready;
 use crate::layer::answering::{Act, Answering};
 use crate::upstream::attempt::Attempt;
@@ -40,7 +44,7 @@ where
     always_ready!();
 
     fn call(&mut self, attempt: Attempt) -> Self::Future {
-        let blame = Blame { limit: attempt.limit, fair: attempt.fair };
+        let blame = Blame { limit: attempt.limit, fair: attempt.fair, upload: attempt.call.upload.clone() };
         Answering::new(timeout_at(attempt.limit, self.0.call(attempt)), blame)
     }
 }
@@ -49,6 +53,7 @@ where
 pub struct Blame {
     limit: Instant,
     fair: Instant,
+    upload: Option<Arc<Upload>>,
 }
 
 impl Act<Result<Result<Reply, AttemptError>, Elapsed>> for Blame {
@@ -56,7 +61,8 @@ impl Act<Result<Result<Reply, AttemptError>, Elapsed>> for Blame {
 
     fn act(self, answer: Result<Result<Reply, AttemptError>, Elapsed>) -> Self::Output {
         answer.unwrap_or_else(|_| {
-            let ours = self.limit < self.fair;
+            let waited = self.upload.as_ref().is_some_and(|upload| upload.waits_for_caller());
+            let ours = self.limit < self.fair || waited;
             let class = if ours { FailureClass::DeadlinePassed } else { FailureClass::HeadersTimeout };
             Err(AttemptError::new(class, Sent::Maybe, "nothing was shown in time"))
         })

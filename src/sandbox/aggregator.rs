@@ -5,6 +5,8 @@
 //! they do with real providers. It understands nothing it is told and keeps no conversation.
 
 mod ask;
+mod asked;
+mod audio;
 mod data;
 mod flow;
 mod magic;
@@ -26,6 +28,8 @@ use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
 
 use self::ask::Ask;
+use self::asked::Asked;
+use self::audio::{Audio, Told};
 use self::data::Plain;
 use self::flow::{Flow, Pace, Progress, Step, Watch};
 use self::magic::Magic;
@@ -34,7 +38,7 @@ use self::speech::Speech;
 use super::fault::{Fault, Faults};
 use super::{SandboxBody, refused, reset};
 use crate::domain::secret::Secret;
-use crate::wire::openai::{ErrorBody, error_body, models_list};
+use crate::wire::openai::{ErrorBody, ModelEntry, error_body, models_list};
 
 pub use self::magic::MAGIC_MODELS;
 
@@ -178,21 +182,12 @@ impl Aggregator {
         let (prefix, operation) = path.split_once("/v1/").unwrap_or((path, ""));
         let provider = prefix.split('/').find(|segment| !segment.is_empty()).unwrap_or(NO_PREFIX).to_owned();
         let form = Form::of(operation);
-        let ask = match form {
-            Form::Chat => Ask::read(&body, &provider),
-            Form::Messages => messages::read(&body, &provider),
-            Form::Responses => responses::read(&body, &provider),
-        };
+        let asked = Asked::read(operation, &head.headers, &body, &provider);
         let authorization_ok = self.is_authorized(&head.headers, form);
-        let plain = Plain::knows(operation).then(|| Plain::read(operation, &body, &provider));
-        let model = match &plain {
-            Some(plain) => plain.as_ref().map(|plain| plain.model.clone()).unwrap_or_default(),
-            None => ask.as_ref().map(|ask| ask.model.clone()).unwrap_or_default(),
-        };
         let seen = Seen {
             provider: provider.clone(),
             path: path.to_owned(),
-            model,
+            model: asked.as_ref().map(|asked| asked.model().to_owned()).unwrap_or_default(),
             authorization_ok,
             headers: texts(&head.headers),
             body,
@@ -204,26 +199,34 @@ impl Aggregator {
         if !authorization_ok {
             return Ok(turn.error(StatusCode::UNAUTHORIZED, "the api key is not the one this provider was given"));
         }
-        match (&head.method, operation) {
-            (&Method::POST, "chat/completions" | "responses") => match ask {
-                Ok(ask) => self.chat(turn, ask).await,
+        match (&head.method, Asked::knows(operation), operation) {
+            (&Method::POST, true, _) => match asked {
+                Ok(asked) => self.answer(turn, &head.headers, operation, asked).await,
                 Err(message) => Ok(turn.error(StatusCode::BAD_REQUEST, &message)),
             },
-            (&Method::POST, "messages" | "messages/count_tokens") => {
-                self.messages(turn, &head.headers, operation, ask).await
-            }
-            (&Method::POST, _) if let Some(plain) = plain => match plain {
-                Ok(plain) => self.data(turn, plain).await,
-                Err(message) => Ok(turn.error(StatusCode::BAD_REQUEST, &message)),
-            },
-            (&Method::GET, "models") => self.models(turn).await,
-            (_, "chat/completions" | "messages" | "messages/count_tokens" | "responses" | "models") => {
+            (&Method::GET, _, "models") => self.models(turn).await,
+            (_, true, _) | (_, _, "models") => {
                 Ok(turn.error(StatusCode::METHOD_NOT_ALLOWED, "this path takes another method"))
             }
             _ => {
                 let message = "no such path, try /v1/chat/completions, /v1/messages, /v1/responses or /v1/models";
                 Ok(turn.error(StatusCode::NOT_FOUND, message))
             }
+        }
+    }
+
+    async fn answer(
+        &self,
+        turn: Turn,
+        headers: &HeaderMap,
+        operation: &str,
+        asked: Asked,
+    ) -> Result<Response<SandboxBody>, io::Error> {
+        match asked {
+            Asked::Chat(ask) if turn.form == Form::Messages => self.messages(turn, headers, operation, ask).await,
+            Asked::Chat(ask) => self.chat(turn, ask).await,
+            Asked::Data(ask) => self.data(turn, ask).await,
+            Asked::Audio(ask) => self.audio(turn, ask).await,
         }
     }
 
@@ -262,9 +265,19 @@ impl Aggregator {
     }
 
     async fn whole(&self, turn: Turn, json: &Bytes, fault: Option<&Fault>) -> Response<SandboxBody> {
+        self.whole_of(turn, JSON, json, fault).await
+    }
+
+    async fn whole_of(
+        &self,
+        turn: Turn,
+        kind: &'static str,
+        body: &Bytes,
+        fault: Option<&Fault>,
+    ) -> Response<SandboxBody> {
         tokio::time::sleep(self.0.config.first_token).await;
-        let mut answer = turn.answer(JSON, flow::whole(json, fault));
-        answer.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from(json.len()));
+        let mut answer = turn.answer(kind, flow::whole(body, fault));
+        answer.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from(body.len()));
         answer
     }
 
@@ -273,15 +286,30 @@ impl Aggregator {
         turn: Turn,
         headers: &HeaderMap,
         operation: &str,
-        ask: Result<Ask, String>,
+        ask: Ask,
     ) -> Result<Response<SandboxBody>, io::Error> {
-        match ask {
-            Err(message) => Ok(turn.error(StatusCode::BAD_REQUEST, &message)),
-            Ok(ask) if operation != "messages" => Ok(turn.answer(JSON, vec![Step::Send(messages::count(&ask))])),
-            Ok(ask) => match messages::objection(headers, &ask) {
-                Some(message) => Ok(turn.error(StatusCode::BAD_REQUEST, message)),
-                None => self.chat(turn, ask).await,
-            },
+        if operation != "messages" {
+            return Ok(turn.answer(JSON, vec![Step::Send(messages::count(&ask))]));
+        }
+        match messages::objection(headers, &ask) {
+            Some(message) => Ok(turn.error(StatusCode::BAD_REQUEST, message)),
+            None => self.chat(turn, ask).await,
+        }
+    }
+
+    async fn audio(&self, turn: Turn, ask: Audio) -> Result<Response<SandboxBody>, io::Error> {
+        let kind = ask.media_type();
+        let (turn, fault) = match self.act_on(turn, ask.fault.clone(), &ask.model, kind).await? {
+            Acted::Answered(answer) => return Ok(answer),
+            Acted::Remaining(turn, fault) => (turn, fault),
+        };
+        if let Some(Fault::ErrorIn200 { status }) = fault {
+            let kind = if kind == EVENTS { EVENTS } else { JSON };
+            return Ok(turn.answer(kind, vec![Step::Send(ask.error(status))]));
+        }
+        match ask.answer() {
+            Told::Pieces(pieces) => Ok(turn.answer(kind, flow::events(pieces, fault.as_ref(), self.pace()))),
+            Told::Whole(bytes) => Ok(self.whole_of(turn, kind, &bytes, fault.as_ref()).await),
         }
     }
 
@@ -307,7 +335,10 @@ impl Aggregator {
             Acted::Answered(answer) => Ok(answer),
             Acted::Remaining(turn, _) => {
                 let provider = turn.provider.clone();
-                let models: Vec<_> = MAGIC_MODELS.iter().map(|(name, ..)| (*name, 0, provider.as_str())).collect();
+                let models: Vec<_> = MAGIC_MODELS
+                    .iter()
+                    .map(|(id, ..)| ModelEntry { id, owned_by: &provider, ..ModelEntry::default() })
+                    .collect();
                 Ok(turn.answer(JSON, vec![Step::Send(models_list(&models))]))
             }
         }

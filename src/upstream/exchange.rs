@@ -29,17 +29,27 @@ pub(super) async fn exchange(
         }
         (result, _) => result,
     };
-    result.map_err(|error| match error {
-        ExchangeError::Connect(_) => {
-            AttemptError::new(FailureClass::Connect, Sent::No, "no connection to the provider")
-        }
+    result.map_err(|error| classified(&error))
+}
+
+/// As [`exchange`], over a connection of its own and once.
+pub(super) async fn exchange_once(
+    provider: &LiveProvider,
+    request: Outgoing,
+    connect: Duration,
+) -> Result<Response<UpstreamBody>, AttemptError> {
+    provider.pool.exchange_once(request, connect).await.map_err(|error| classified(&error))
+}
+
+fn classified(error: &ExchangeError) -> AttemptError {
+    let (sent, detail) = match *error {
+        ExchangeError::Connect(_) => (Sent::No, "no connection to the provider"),
         ExchangeError::Broken { sent: Sent::No, .. } => {
-            AttemptError::new(FailureClass::Connect, Sent::No, "the connection closed before the request was written")
+            (Sent::No, "the connection closed before the request was written")
         }
-        ExchangeError::Broken { sent, .. } => {
-            AttemptError::new(FailureClass::Connect, sent, "the connection broke before a response")
-        }
-    })
+        ExchangeError::Broken { sent, .. } => (sent, "the connection broke before a response"),
+    };
+    AttemptError::new(FailureClass::Connect, sent, detail)
 }
 
 /// Why a whole body could not be read.

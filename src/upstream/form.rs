@@ -18,6 +18,8 @@ pub(super) enum Form {
     Data,
     /// A number.
     Count,
+    /// Sound and transcripts; whole ones are [`audio`](super::audio)'s to read.
+    Audio,
     /// OpenAI's Responses.
     Responses,
     /// Anthropic's Messages.
@@ -67,6 +69,7 @@ impl Form {
             Operation::Messages => Self::Messages,
             Operation::ChatCompletions | Operation::Completions => Self::Chat,
             Operation::CountTokens => Self::Count,
+            Operation::Transcriptions | Operation::Translations | Operation::Speech => Self::Audio,
             _ => Self::Data,
         }
     }
@@ -75,6 +78,7 @@ impl Form {
     pub(super) fn dialect(self) -> Dialect {
         match self {
             Self::Chat | Self::Data | Self::Count => Dialect::OpenAi,
+            Self::Audio => Dialect::Audio,
             Self::Responses => Dialect::Responses,
             Self::Messages => Dialect::Anthropic,
         }
@@ -90,17 +94,16 @@ impl Form {
         Some(match self {
             Self::Chat => {
                 let facts = openai::peek_reply(body)?;
-                let reason = facts.finish_reason.as_deref();
                 Whole {
                     content: facts.content,
-                    cut: is_cut(reason),
+                    cut: facts.any_cut,
                     finished: facts.finished,
-                    complete: matches!(reason, Some("stop" | "tool_calls" | "function_call")),
+                    complete: facts.all_stopped,
                     error: facts.error,
                     usage: facts.usage,
                 }
             }
-            Self::Data | Self::Count => {
+            Self::Data | Self::Count | Self::Audio => {
                 let facts = openai::peek_reply(body)?;
                 let content = facts.content || self == Self::Count;
                 Whole { content, complete: content, error: facts.error, usage: facts.usage, ..Whole::default() }
@@ -139,13 +142,21 @@ impl Form {
                 let facts = openai::peek_chunk(&data);
                 Heard {
                     content: facts.content,
-                    cut: facts.finished && !facts.content && is_cut_chunk(&data),
+                    cut: facts.any_cut && !facts.content,
                     finished: facts.finished,
                     last,
                     error: facts.error,
                     usage: facts.usage,
                     json: facts.json,
                 }
+            }
+            Self::Audio => {
+                let Some(data) = event.data().filter(|_| !event.is_done()) else {
+                    return Heard { last, ..Heard::default() };
+                };
+                let facts = openai::peek_audio_event(&data);
+                let (content, error, usage, json) = (facts.content, facts.error, facts.usage, facts.json);
+                Heard { content, last, error, usage, json, ..Heard::default() }
             }
             Self::Responses => {
                 let facts = responses::peek_event(event);
@@ -162,13 +173,4 @@ impl Form {
             }
         }
     }
-}
-
-fn is_cut_chunk(data: &[u8]) -> bool {
-    let reason = openai::peek_reply(data).and_then(|facts| facts.finish_reason);
-    is_cut(reason.as_deref())
-}
-
-fn is_cut(reason: Option<&str>) -> bool {
-    matches!(reason, Some("length" | "content_filter"))
 }

@@ -2,15 +2,40 @@
 //!
 //! Both refuse and never queue: a queue in front of a full provider is latency in disguise.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::time::Instant;
 
+use crate::upstream::concurrency::{Bounds, Concurrency, Ended};
+
 /// Requests in flight to one provider.
 #[derive(Debug, Default)]
 pub struct Bulkhead(AtomicU32);
+
+/// A bulkhead's limit that moves with what becomes of requests; shared by all upstreams of a provider.
+#[derive(Debug, Default)]
+pub struct Adaptive {
+    /// A `std` mutex held for a few sums, never across an await.
+    learned: Mutex<Concurrency>,
+}
+
+impl Adaptive {
+    /// How many may be in flight now.
+    pub fn limit(&self, bounds: Bounds) -> u32 {
+        self.learned().limit(bounds)
+    }
+
+    /// Learns from a request that ended just now.
+    pub fn learn(&self, request: &Ended, bounds: Bounds) {
+        self.learned().learn(Instant::now(), request, bounds);
+    }
+
+    fn learned(&self) -> MutexGuard<'_, Concurrency> {
+        self.learned.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
 
 /// A place in a bulkhead; given back when dropped.
 #[derive(Debug)]
@@ -29,6 +54,13 @@ impl Bulkhead {
     /// How many are taken.
     pub fn taken(&self) -> u32 {
         self.0.load(Ordering::Acquire)
+    }
+}
+
+impl Place {
+    /// How many places of its bulkhead are taken, this one included.
+    pub fn taken(&self) -> u32 {
+        self.0.taken()
     }
 }
 

@@ -21,9 +21,10 @@ use crate::flight::call::Call;
 use crate::flight::trail::UpstreamNames;
 use crate::routing::order::{Standing, hash};
 use crate::upstream::breaker::{Breaker, Lesson, Permit, State};
+use crate::upstream::concurrency::Bounds;
 use crate::upstream::dial::{Dial, Origin};
 use crate::upstream::latency::Latency;
-use crate::upstream::limiter::{Bulkhead, Pause};
+use crate::upstream::limiter::{Adaptive, Bulkhead, Pause};
 use crate::upstream::pool::Pool;
 use crate::upstream::token::TokenSource;
 
@@ -43,6 +44,8 @@ pub struct LiveProvider {
     pub pool: Arc<Pool>,
     /// Requests in flight to it; kept by id.
     pub bulkhead: Arc<Bulkhead>,
+    /// How many of them it can take, if that is learned; kept by id.
+    pub adaptive: Option<Arc<Adaptive>>,
     /// Its quota group's pause; kept by group name.
     pub pause: Arc<Pause>,
     /// Its access token; kept while id and credential stay the same.
@@ -51,6 +54,19 @@ pub struct LiveProvider {
     pub headers: HeaderMap,
     /// `Host`, as it is signed.
     pub authority: String,
+}
+
+impl LiveProvider {
+    /// What an adaptive limit moves between.
+    pub fn bounds(&self) -> Bounds {
+        let most = self.provider.in_flight;
+        Bounds { least: self.provider.adaptive_least.unwrap_or(most), most }
+    }
+
+    /// How many requests may be in flight to it now.
+    pub fn limit(&self) -> u32 {
+        self.adaptive.as_ref().map_or(self.provider.in_flight, |adaptive| adaptive.limit(self.bounds()))
+    }
 }
 
 /// One candidate made live.
@@ -263,6 +279,9 @@ impl Fleet {
             before.filter(|live| live.provider.auth == provider.auth && live.provider.base_url == provider.base_url);
         LiveProvider {
             pool: pool.unwrap_or_else(|| Arc::new(Pool::new(origin, Arc::clone(dial)))),
+            adaptive: provider
+                .adaptive_least
+                .map(|_| before.and_then(|live| live.adaptive.clone()).unwrap_or_default()),
             bulkhead: before.map(|live| Arc::clone(&live.bulkhead)).unwrap_or_default(),
             pause: group.map_or_else(|| Arc::new(Pause::new(Instant::now())), |live| Arc::clone(&live.pause)),
             token: same_account.map(|live| Arc::clone(&live.token)).unwrap_or_default(),
@@ -290,7 +309,9 @@ fn uris(provider: &Provider) -> Vec<(Operation, Uri)> {
             Protocol::OpenAi => operation.path().strip_prefix("/v1").unwrap_or_default(),
             Protocol::DiHmac => "/gateway.do",
         };
-        (*operation, format!("{}{path}", provider.base_url.path).parse().unwrap_or_default())
+        let own = provider.paths.get(operation).cloned();
+        let path = own.unwrap_or_else(|| format!("{}{path}", provider.base_url.path));
+        (*operation, path.parse().unwrap_or_default())
     };
     provider.operations.iter().map(uri).collect()
 }

@@ -1,5 +1,6 @@
 //! What an OpenAI-compatible provider's refusal means, whether it comes as a status or inside a 200.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::config::table::Auth;
@@ -37,6 +38,18 @@ pub(super) fn classify(status: u16, said: Option<&EmbeddedError>) -> FailureClas
         400..500 => FailureClass::Refused,
         _ => FailureClass::ProviderFault,
     }
+}
+
+/// Another class for an error whose code or type has one in the provider's file. The status alone says less.
+pub(super) fn recoded(error: AttemptError, codes: &BTreeMap<String, FailureClass>) -> AttemptError {
+    if codes.is_empty() {
+        return error;
+    }
+    let class = error.said.as_deref().and_then(|said| {
+        let words = [said.code.as_deref(), said.kind.as_deref()];
+        words.into_iter().flatten().find_map(|word| codes.get(word)).copied()
+    });
+    AttemptError { class: class.unwrap_or(error.class), ..error }
 }
 
 /// Some providers repeat the key in their error, and what they say of a request reaches the caller.

@@ -1,8 +1,12 @@
 //! Floor 4: one provider, live: its connections, its credentials, its health, and one attempt at it.
 
 pub mod alipay;
+pub mod apart;
 pub mod attempt;
+mod audio;
+pub mod body;
 pub mod breaker;
+pub mod concurrency;
 pub mod dial;
 mod exchange;
 mod form;
@@ -19,3 +23,4 @@ pub mod stream;
 #[cfg(test)]
 pub(crate) mod testing;
 pub mod token;
+mod upload;

@@ -10,7 +10,6 @@ use bytes::Bytes;
 use http::header::CONTENT_TYPE;
 use http::response::Parts;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
-use http_body_util::Full;
 
 use crate::config::table::{Provider, StreamUsage};
 use crate::domain::clock;
@@ -22,11 +21,14 @@ use crate::flight::carried::{Carried, Frame};
 use crate::flight::error::AttemptError;
 use crate::flight::facts::LlmFacts;
 use crate::flight::reply::{EventStream, Reply, ReplyBody, UsageSlot};
+use crate::upstream::apart::{LARGE, apart};
 use crate::upstream::attempt::Attempt;
+use crate::upstream::audio;
+use crate::upstream::body::RequestBody;
 use crate::upstream::exchange::{ReadError, read_whole};
 use crate::upstream::form::{Form, wrote_nothing};
 use crate::upstream::live::LiveUpstream;
-use crate::upstream::meaning::{classify, embedded, without_secret};
+use crate::upstream::meaning::{classify, embedded, recoded, without_secret};
 use crate::upstream::pool::{Outgoing, UpstreamBody};
 use crate::upstream::retry_after;
 use crate::upstream::stream::{Reading, Retold, UsageEvent, prime};
@@ -57,6 +59,8 @@ pub struct Spoken<'a> {
     body: &'a Bytes,
     facts: LlmFacts,
     carried: Option<&'a Carried>,
+    /// Which of the members that the provider refuses were there, a bit for each.
+    pub(super) dropped: u32,
 }
 
 impl<'a> Spoken<'a> {
@@ -69,9 +73,16 @@ impl<'a> Spoken<'a> {
             || AttemptError::new(FailureClass::Refused, Sent::No, "the provider does not have this operation");
         let operation = upstream.speaks(call).ok_or_else(missing)?;
         Ok(match call.carried.as_deref().filter(|_| operation != call.operation) {
-            Some(carried) => Self { operation, body: &carried.body, facts: carried.facts, carried: Some(carried) },
-            None => Self { operation, body: &call.body, facts: call.llm(), carried: None },
+            Some(carried) => {
+                Self { operation, body: &carried.body, facts: carried.facts, carried: Some(carried), dropped: 0 }
+            }
+            None => Self { operation, body: &call.body, facts: call.llm(), carried: None, dropped: 0 },
         })
+    }
+
+    /// True if its body is better worked on [`apart`].
+    pub fn is_large(&self) -> bool {
+        self.body.len() > LARGE
     }
 
     fn form(&self) -> Form {
@@ -79,13 +90,19 @@ impl<'a> Spoken<'a> {
     }
 }
 
-/// The caller's body with the provider's model name.
+/// The caller's body with the provider's model name, and what else its file says of bodies.
 ///
 /// # Errors
 /// [`FailureClass::Refused`] if the body cannot be edited, which decoding it has already ruled out.
-pub fn prepare(spoken: &Spoken<'_>, upstream: &LiveUpstream) -> Result<Bytes, AttemptError> {
+pub fn prepare(spoken: &mut Spoken<'_>, upstream: &LiveUpstream) -> Result<Bytes, AttemptError> {
     let refused =
         |_| AttemptError::new(FailureClass::Refused, Sent::No, "the body could not be prepared for the provider");
+    if let Some(shape) = &upstream.candidate.provider.shape {
+        let usage = usage_request(spoken, upstream);
+        let shaped = shape.apply(spoken.body, &upstream.names.model, usage).map_err(refused)?;
+        spoken.dropped = shaped.dropped.iter().fold(0, |bits, index| bits | 1 << index);
+        return Ok(shaped.body);
+    }
     let (body, model, usage) = (spoken.body, &upstream.names.model, usage_request(spoken, upstream));
     // Decoding has already found the model's place, and most requests need nothing else changed.
     let spliced = spoken.facts.model_at.filter(|_| usage == UsageRequest::AsIs);
@@ -95,9 +112,25 @@ pub fn prepare(spoken: &Spoken<'_>, upstream: &LiveUpstream) -> Result<Bytes, At
     }
 }
 
+/// As [`prepare`], for a large body: with it, which members were left out.
+///
+/// # Errors
+/// As there.
+pub async fn prepare_apart(call: &Call, upstream: &Arc<LiveUpstream>) -> Result<(Bytes, u32), AttemptError> {
+    let (call, upstream) = (call.clone(), Arc::clone(upstream));
+    let prepared = apart(move || {
+        let mut spoken = Spoken::new(&call, &upstream)?;
+        let body = prepare(&mut spoken, &upstream)?;
+        Ok((body, spoken.dropped))
+    });
+    let failed =
+        || AttemptError::new(FailureClass::Refused, Sent::No, "the body could not be prepared for the provider");
+    prepared.await.ok_or_else(failed)?
+}
+
 /// The request to the provider: our headers, its credential, nothing of the caller's but the body and what its form needs.
-pub fn request(body: Bytes, spoken: &Spoken<'_>, call: &Call, upstream: &LiveUpstream) -> Outgoing {
-    let mut request = Box::new(Request::new(Full::new(body)));
+pub fn request(body: impl Into<RequestBody>, spoken: &Spoken<'_>, call: &Call, upstream: &LiveUpstream) -> Outgoing {
+    let mut request = Box::new(Request::new(body.into()));
     *request.method_mut() = Method::POST;
     *request.uri_mut() = upstream.uri(spoken.operation).cloned().unwrap_or_default();
     *request.headers_mut() = upstream.provider.headers.clone();
@@ -130,13 +163,26 @@ pub async fn read(
     attempt: &Attempt,
     upstream: &LiveUpstream,
 ) -> Result<Reply, AttemptError> {
-    let hide = |error| without_secret(error, &upstream.candidate.provider.auth);
-    let Some(carried) = spoken.carried else {
+    let provider = &upstream.candidate.provider;
+    let hide = |error| without_secret(recoded(error, &provider.error_codes), &provider.auth);
+    if spoken.carried.is_none() && spoken.dropped == 0 {
         return understand(response, spoken, attempt, upstream).await.map_err(hide);
-    };
+    }
     let reply = understand(response, spoken, attempt, upstream).await.map_err(hide)?;
-    attempt.call.context.trail.lock().heard_left_out(&upstream.names, carried.left_out.clone());
-    bring_back(reply, carried, &frame(attempt, upstream))
+    attempt.call.context.trail.lock().heard_left_out(&upstream.names, left_out(spoken, provider));
+    match spoken.carried {
+        Some(carried) => bring_back(reply, carried, &frame(attempt, upstream)),
+        None => Ok(reply),
+    }
+}
+
+/// What the form of chat could not say, and what the provider refuses to hear.
+fn left_out(spoken: &Spoken<'_>, provider: &Provider) -> Option<HeaderValue> {
+    let told = spoken.carried.and_then(|carried| carried.left_out.as_ref());
+    let names = provider.shape.iter().flat_map(|shape| shape.drop.iter().enumerate());
+    let dropped = names.filter(|(index, _)| spoken.dropped >> index & 1 == 1).map(|(_, name)| name.as_str());
+    let all: Vec<&str> = told.and_then(|told| told.to_str().ok()).into_iter().chain(dropped).collect();
+    (!all.is_empty()).then(|| HeaderValue::from_str(&all.join(", ")).ok())?
 }
 
 fn frame<'a>(attempt: &'a Attempt, upstream: &'a LiveUpstream) -> Frame<'a> {
@@ -168,6 +214,10 @@ async fn understand(
     }
     if sifted.is_compressed {
         return Err(bad_reply("the answer is compressed though nobody asked for that"));
+    }
+    if spoken.form() == Form::Audio {
+        let answer = audio::Answer { headers: sifted.passed, body, idle: attempt.idle };
+        return Box::pin(audio::understand(spoken.operation, spoken.facts, answer)).await;
     }
     match (spoken.facts.stream, sifted.is_stream) {
         (true, true) => Box::pin(stream(sifted.passed, body, (spoken, attempt, upstream))).await,

@@ -13,15 +13,17 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Request, Response};
-use http_body::{Body, Frame};
-use http_body_util::{BodyExt, Full};
+use http_body::{Body, Frame, SizeHint};
+use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
+use tokio::task::AbortHandle;
 use tokio::time::{Instant, timeout};
 
 use crate::domain::outcome::Sent;
 use crate::domain::worker;
+use crate::upstream::body::RequestBody;
 use crate::upstream::dial::{Dial, Origin};
 
 /// Idle connections kept per core and origin.
@@ -39,7 +41,7 @@ const MOST_LINGERING_FRAMES: usize = 8;
 const HEAD_BYTES: usize = 64 * 1024;
 
 /// A request on its way out. Boxed, because it is large and passes through many hands.
-pub type Outgoing = Box<Request<Full<Bytes>>>;
+pub type Outgoing = Box<Request<RequestBody>>;
 
 /// All connections to one origin.
 pub struct Pool {
@@ -49,8 +51,21 @@ pub struct Pool {
 }
 
 struct Idle {
-    sender: SendRequest<Full<Bytes>>,
+    line: Box<Line>,
     since: Instant,
+}
+
+/// A connection, boxed once, because every attempt carries it. Dropped, it is closed, even if its other side has stopped
+/// reading what is still being written.
+struct Line {
+    sender: SendRequest<RequestBody>,
+    driver: AbortHandle,
+}
+
+impl Drop for Line {
+    fn drop(&mut self) {
+        self.driver.abort();
+    }
 }
 
 /// Why no response head came.
@@ -94,8 +109,8 @@ impl Pool {
         connect: Duration,
     ) -> Result<Response<UpstreamBody>, ExchangeError> {
         for _ in 0..MOST_STALE {
-            let Some(sender) = self.take_idle().await else { break };
-            match self.over(sender, request, true).await {
+            let Some(line) = self.take_idle().await else { break };
+            match self.over(line, request, true).await {
                 Err((error, Some(unsent))) if error.is_unsent() => request = unsent,
                 Err((error, _)) => return Err(error),
                 Ok(response) => return Ok(response),
@@ -114,19 +129,36 @@ impl Pool {
         request: Outgoing,
         connect: Duration,
     ) -> Result<Response<UpstreamBody>, ExchangeError> {
-        let sender = self.connect(connect).await.map_err(ExchangeError::Connect)?;
-        self.over(sender, request, false).await.map_err(|(error, _)| error)
+        let line = self.connect(connect).await.map_err(ExchangeError::Connect)?;
+        self.over(line, request, false).await.map_err(|(error, _)| error)
+    }
+
+    /// As [`Pool::exchange_fresh`], on a connection that serves nobody afterwards: an answer may come before the request
+    /// has ended, and then the rest of it need not be written.
+    ///
+    /// # Errors
+    /// As [`Pool::exchange`].
+    pub async fn exchange_once(
+        self: &Arc<Self>,
+        request: Outgoing,
+        connect: Duration,
+    ) -> Result<Response<UpstreamBody>, ExchangeError> {
+        let mut response = self.exchange_fresh(request, connect).await?;
+        if let Some(lease) = &mut response.body_mut().lease {
+            lease.pool = None;
+        }
+        Ok(response)
     }
 
     async fn over(
         self: &Arc<Self>,
-        mut sender: SendRequest<Full<Bytes>>,
+        mut line: Box<Line>,
         request: Outgoing,
         reused: bool,
     ) -> Result<Response<UpstreamBody>, (ExchangeError, Option<Outgoing>)> {
-        match sender.try_send_request(*request).await {
+        match line.sender.try_send_request(*request).await {
             Ok(response) => {
-                let lease = Lease { sender, pool: Arc::clone(self) };
+                let lease = Lease { line, pool: Some(Arc::clone(self)) };
                 let mut response = response.map(|body| UpstreamBody { body, lease: Some(lease) });
                 // Nobody reads a body that has nothing in it.
                 if response.body().is_over() {
@@ -142,37 +174,38 @@ impl Pool {
         }
     }
 
-    async fn connect(&self, limit: Duration) -> io::Result<SendRequest<Full<Bytes>>> {
+    async fn connect(&self, limit: Duration) -> io::Result<Box<Line>> {
         let late = |_| io::Error::new(io::ErrorKind::TimedOut, "no connection in time");
         let open = async {
             let io = self.dial.dial(&self.origin).await?;
             let mut builder = http1::Builder::new();
             builder.max_buf_size(HEAD_BYTES.max(8192 * 8));
             let (sender, connection) = builder.handshake(TokioIo::new(io)).await.map_err(io::Error::other)?;
-            // The driver ends when the sender and the response body are dropped, or when the peer closes.
-            tokio::spawn(connection);
-            Ok(sender)
+            // The driver ends with its line, or when the peer closes.
+            let driver = tokio::spawn(connection).abort_handle();
+            Ok(Box::new(Line { sender, driver }))
         };
         timeout(limit, open).await.map_err(late)?
     }
 
-    async fn take_idle(&self) -> Option<SendRequest<Full<Bytes>>> {
+    async fn take_idle(&self) -> Option<Box<Line>> {
         loop {
-            let Idle { mut sender, since } = self.shelf()?.pop()?;
-            if since.elapsed() < IDLE_LIMIT && !sender.is_closed() && is_ready(&mut sender).await {
-                return Some(sender);
+            let Idle { mut line, since } = self.shelf()?.pop()?;
+            if since.elapsed() < IDLE_LIMIT && !line.sender.is_closed() && is_ready(&mut line.sender).await {
+                return Some(line);
             }
         }
     }
 
-    fn put_back(&self, sender: SendRequest<Full<Bytes>>) {
+    fn put_back(&self, line: Box<Line>) {
         let Some(mut shelf) = self.shelf() else { return };
         let now = Instant::now();
         // The oldest lie at the bottom: let go of what nobody will take again.
-        let stale = shelf.iter().take_while(|idle| now - idle.since >= IDLE_LIMIT || idle.sender.is_closed()).count();
+        let stale =
+            shelf.iter().take_while(|idle| now - idle.since >= IDLE_LIMIT || idle.line.sender.is_closed()).count();
         shelf.drain(..stale);
-        if shelf.len() < MOST_IDLE && !sender.is_closed() {
-            shelf.push(Idle { sender, since: now });
+        if shelf.len() < MOST_IDLE && !line.sender.is_closed() {
+            shelf.push(Idle { line, since: now });
         }
     }
 
@@ -183,7 +216,7 @@ impl Pool {
 }
 
 /// A connection whose request was answered before it was read to its end may never be ready again.
-async fn is_ready(sender: &mut SendRequest<Full<Bytes>>) -> bool {
+async fn is_ready(sender: &mut SendRequest<RequestBody>) -> bool {
     sender.is_ready() || matches!(Box::pin(timeout(READY_LIMIT, sender.ready())).await, Ok(Ok(())))
 }
 
@@ -194,8 +227,9 @@ impl ExchangeError {
 }
 
 struct Lease {
-    sender: SendRequest<Full<Bytes>>,
-    pool: Arc<Pool>,
+    line: Box<Line>,
+    /// Absent if it serves nobody after this.
+    pool: Option<Arc<Pool>>,
 }
 
 /// A response body that gives its connection back when it was read to its end, and closes it when it was not.
@@ -226,8 +260,8 @@ impl UpstreamBody {
     }
 
     fn release(&mut self) {
-        if let Some(Lease { sender, pool }) = self.lease.take() {
-            pool.put_back(sender);
+        if let Some(Lease { line, pool: Some(pool) }) = self.lease.take() {
+            pool.put_back(line);
         }
     }
 }
@@ -242,6 +276,10 @@ impl Body for UpstreamBody {
             self.release();
         }
         Poll::Ready(frame)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
     }
 }
 

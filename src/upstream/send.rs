@@ -14,6 +14,7 @@ use crate::upstream::attempt::Attempt;
 use crate::upstream::exchange::exchange;
 use crate::upstream::live::LiveUpstream;
 use crate::upstream::openai;
+use crate::upstream::upload;
 
 /// Sends the call to one upstream and returns a whole answer, or a stream past its first content.
 ///
@@ -25,8 +26,18 @@ use crate::upstream::openai;
 pub async fn send(attempt: Attempt, upstream: Arc<LiveUpstream>) -> Result<Reply, AttemptError> {
     match upstream.candidate.provider.protocol {
         Protocol::OpenAi => {
-            let spoken = openai::Spoken::new(&attempt.call, &upstream)?;
-            let body = openai::prepare(&spoken, &upstream)?;
+            let mut spoken = openai::Spoken::new(&attempt.call, &upstream)?;
+            if let Some(form) = &attempt.call.upload {
+                // Boxed because it is rare and large.
+                return Box::pin(upload::send(form, &spoken, &attempt, &upstream)).await;
+            }
+            let body = if spoken.is_large() {
+                let (body, dropped) = Box::pin(openai::prepare_apart(&attempt.call, &upstream)).await?;
+                spoken.dropped = dropped;
+                body
+            } else {
+                openai::prepare(&mut spoken, &upstream)?
+            };
             let request = || openai::request(body.clone(), &spoken, &attempt.call, &upstream);
             let repeatable = attempt.call.operation.safety() != Safety::AtMostOnce;
             let response =

@@ -214,6 +214,7 @@ pub(crate) fn llm_call_of(caller: usize, body: impl Into<Bytes>, cache: CacheWis
         include_usage: facts.include_usage,
         keeps_usage: false,
         has_stream_options: facts.has_stream_options,
+        plain: false,
         anchored: false,
         model_at: facts.model_at(&body).map(|at| crate::flight::facts::Span { start: at.start, end: at.end }),
     };
@@ -222,6 +223,7 @@ pub(crate) fn llm_call_of(caller: usize, body: impl Into<Bytes>, cache: CacheWis
         operation: Operation::ChatCompletions,
         deadline: Deadline::after(context.arrived, Duration::from_secs(60)),
         facts: Facts::Llm(facts),
+        upload: None,
         carried: None,
         context: Arc::new(context),
         body,
@@ -247,6 +249,7 @@ pub(crate) fn risk_call_of(caller: usize, out_trade_no: &str, amount: &str) -> C
         operation: Operation::RiskAssess,
         deadline: Deadline::after(context.arrived, route.hard_limit),
         facts: Facts::Risk(Arc::new(RiskFacts { assessment, route })),
+        upload: None,
         carried: None,
         context: Arc::new(context),
         body: body.into(),

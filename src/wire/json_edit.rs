@@ -4,12 +4,16 @@
 //! turned into values and written again: the members in question are found by serde's own parser, and the bytes around
 //! them are copied once. Only top-level members can be edited, and those of `stream_options`.
 
+mod shape;
+
 use std::fmt;
 use std::ops::Range;
 
 use bytes::{BufMut, Bytes, BytesMut};
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
+
+pub use self::shape::{Added, RESERVED, Shape, Shaped};
 
 /// What a request is to say about the chunk with the token counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -5,6 +5,7 @@ pub mod filtered;
 pub mod json_edit;
 pub mod json_read;
 pub mod messages;
+pub mod multipart;
 pub mod object;
 pub mod openai;
 pub mod replay;

@@ -5,6 +5,7 @@
 //! providers differ and a field of an odd type must not cost the client its answer. Editing is in [`super::json_edit`].
 
 mod answer;
+mod audio;
 mod ceiling;
 pub(super) mod failure;
 pub(super) mod lenient;
@@ -12,7 +13,8 @@ pub(super) mod reply;
 pub(super) mod request;
 mod usage;
 
-pub use answer::{ErrorBody, error_body, error_event, model_object, models_list};
+pub use answer::{ErrorBody, ModelEntry, error_body, error_event, model_object, models_list};
+pub use audio::{AudioEventFacts, TranscriptFacts, is_last_audio_event, peek_audio_event, peek_transcript};
 pub use ceiling::{Ceiling, peek_ceiling};
 pub use failure::{EmbeddedError, parse_error};
 pub use reply::{ChunkFacts, ReplyFacts, peek_chunk, peek_reply};

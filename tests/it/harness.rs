@@ -135,6 +135,12 @@ pub struct Plan {
     pub provider_in_flight: u32,
     /// What `alpha` offers; the others have chat alone.
     pub alpha_offers: &'static str,
+    /// More keys of `alpha`'s file.
+    pub alpha_keys: &'static str,
+    /// `limits` of `alpha`'s file, if not the usual ones.
+    pub alpha_limits: Option<&'static str>,
+    /// What `beta` offers.
+    pub beta_offers: &'static str,
     /// What the clock says at the start, milliseconds since 1970; it goes on with the paused one.
     pub starts: u64,
     /// What becomes of an LLM provider's file, by its id.
@@ -150,6 +156,9 @@ impl Default for Plan {
             limits: ConnectionLimits::default(),
             provider_in_flight: 200,
             alpha_offers: r#""chat.completions""#,
+            alpha_keys: "",
+            alpha_limits: None,
+            beta_offers: r#""chat.completions""#,
             // 2026-11-30T23:59:00Z: a minute before a day and a month turn.
             starts: 1_796_083_140_000,
             edit: |_, file| file,
@@ -196,8 +205,16 @@ impl SecretSource for Keys {
 
 fn llm_file(id: &str, plan: &Plan) -> String {
     let in_flight = plan.provider_in_flight;
-    let offers = if id == "alpha" { plan.alpha_offers } else { r#""chat.completions""# };
+    let offers = match id {
+        "alpha" => plan.alpha_offers,
+        "beta" => plan.beta_offers,
+        _ => r#""chat.completions""#,
+    };
     let key = id.to_ascii_uppercase();
+    let alpha = id == "alpha";
+    let more = if alpha { plan.alpha_keys } else { "" };
+    let usual = format!("{{ in_flight = {in_flight} }}");
+    let limits = plan.alpha_limits.filter(|_| alpha).unwrap_or(&usual);
     let file = format!(
         r#"
 id = "{id}"
@@ -206,7 +223,8 @@ base_url = "https://{id}.example/v1"
 source = {{ url = "https://{id}.example/docs", checked = "2026-11-22" }}
 auth = {{ kind = "bearer", secret_env = "{key}_KEY" }}
 operations = [{offers}]
-limits = {{ in_flight = {in_flight} }}
+limits = {limits}
+{more}
 [[model]]
 id = "fast"
 name = "{id}-fast-1"

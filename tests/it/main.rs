@@ -15,7 +15,9 @@
     clippy::disallowed_methods
 )]
 
+mod adaptive;
 mod admin;
+mod audio;
 mod auth;
 mod cache;
 mod cli;
@@ -31,6 +33,7 @@ mod order;
 mod process;
 mod reload;
 mod risk;
+mod shape;
 mod shutdown;
 mod stream;
 mod surface;

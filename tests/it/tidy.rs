@@ -129,6 +129,7 @@ const ONLY: &[Only] = &[
             ("src/layer/join.rs", "the call that leads outlives the client that started it"),
             ("src/layer/soft_deadline.rs", "a late verdict is awaited after the answer left"),
             ("src/layer/idempotency.rs", "the one call outlives the client that started it"),
+            ("src/upstream/apart.rs", "large bodies are worked on away from the serving threads, two at a time"),
             ("src/upstream/pool.rs", "drives connections"),
             ("src/upstream/token.rs", "refreshes early, for everybody"),
             ("src/gateway/reload.rs", "watches files"),

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::RawFact;
+use super::shape::RawShape;
 use crate::config::error::Code;
 use crate::config::read::{Table, Value};
 use crate::config::report::Field;
@@ -11,7 +12,7 @@ use crate::domain::money::Cost;
 use crate::domain::operation::Operation;
 use crate::domain::outcome::FailureClass;
 
-const KEYS: [&str; 14] = [
+const KEYS: [&str; 19] = [
     "id",
     "protocol",
     "base_url",
@@ -23,6 +24,11 @@ const KEYS: [&str; 14] = [
     "quota_group",
     "stream_usage",
     "errors",
+    "error_codes",
+    "body",
+    "drop",
+    "rename",
+    "paths",
     "model",
     "price",
     "allow_private",
@@ -31,7 +37,7 @@ const PROTOCOLS: [(&str, Protocol); 2] = [("openai", Protocol::OpenAi), ("di-hma
 const STREAM_USAGES: [(&str, StreamUsage); 3] =
     [("on-request", StreamUsage::OnRequest), ("always", StreamUsage::Always), ("never", StreamUsage::Never)];
 /// What a status may be declared to mean. Classes that describe us, the wire or a lost body are not a status' to give.
-const CLASSES: [(&str, FailureClass); 8] = [
+pub(super) const CLASSES: [(&str, FailureClass); 8] = [
     ("overloaded", FailureClass::Overloaded),
     ("rate-limited", FailureClass::RateLimited),
     ("quota-exhausted", FailureClass::QuotaExhausted),
@@ -43,6 +49,7 @@ const CLASSES: [(&str, FailureClass); 8] = [
 ];
 const MOST_MODELS: usize = 500;
 const MOST_IN_FLIGHT: u32 = 100_000;
+const MOST_TOKENS: u32 = 100_000_000;
 
 /// How a secret proves who we are.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -78,12 +85,22 @@ pub(in crate::config) struct RawAuth {
 pub(in crate::config) struct RawModel {
     pub(in crate::config) id: Field<String>,
     pub(in crate::config) name: Option<Field<String>>,
-    pub(in crate::config) price: Option<RawTokenPrice>,
+    pub(in crate::config) price: Option<RawPrice>,
+    pub(in crate::config) context: Option<Field<u32>>,
+    pub(in crate::config) max_output: Option<Field<u32>>,
+}
+
+#[derive(Clone, Debug)]
+pub(in crate::config) enum RawPrice {
+    /// Nobody sends a bill.
+    Free,
+    Tokens(Box<RawTokenPrice>),
 }
 
 #[derive(Clone, Debug)]
 pub(in crate::config) struct RawTokenPrice {
     pub(in crate::config) input: Field<Cost>,
+    pub(in crate::config) cached: Option<Field<Cost>>,
     pub(in crate::config) output: Field<Cost>,
     pub(in crate::config) fact: RawFact,
 }
@@ -94,6 +111,19 @@ pub(in crate::config) struct RawRiskPrice {
     pub(in crate::config) cross_border: Option<Field<Cost>>,
     pub(in crate::config) features: BTreeMap<String, Field<Cost>>,
     pub(in crate::config) fact: RawFact,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(in crate::config) enum RawInFlight {
+    Number(u32),
+    Adaptive,
+}
+
+#[derive(Clone, Debug, Default)]
+pub(in crate::config) struct RawLimits {
+    pub(in crate::config) in_flight: Option<Field<RawInFlight>>,
+    pub(in crate::config) least: Option<Field<u32>>,
+    pub(in crate::config) most: Option<Field<u32>>,
 }
 
 #[derive(Clone, Debug)]
@@ -119,10 +149,11 @@ pub(in crate::config) struct RawProvider {
     pub(in crate::config) auth: Option<RawAuth>,
     pub(in crate::config) operations: Option<Field<RawOperations>>,
     pub(in crate::config) headers: Vec<(Field<String>, Field<String>)>,
-    pub(in crate::config) in_flight: Option<Field<u32>>,
+    pub(in crate::config) limits: RawLimits,
     pub(in crate::config) quota_group: Option<Field<String>>,
     pub(in crate::config) stream_usage: Option<Field<StreamUsage>>,
     pub(in crate::config) errors: BTreeMap<u16, FailureClass>,
+    pub(in crate::config) shape: RawShape,
     pub(in crate::config) models: Vec<RawModel>,
     /// False if some model could not be read, so that one may be missing from `models`.
     pub(in crate::config) models_sound: bool,
@@ -152,10 +183,11 @@ impl RawProvider {
             auth: root.required("auth").and_then(|value| auth(&value)),
             operations: root.required("operations").and_then(|value| operations(&value)),
             headers: root.get("headers").map(|value| headers(&value)).unwrap_or_default(),
-            in_flight: root.get("limits").and_then(|value| in_flight(&value)),
+            limits: root.get("limits").and_then(|value| limits(&value)).unwrap_or_default(),
             quota_group: root.get("quota_group").and_then(|value| value.name("-_.")),
             stream_usage: root.get("stream_usage").and_then(|value| value.word(&STREAM_USAGES)),
             errors: root.get("errors").map(|value| errors(&value)).unwrap_or_default(),
+            shape: RawShape::read(&root),
             models_sound: models.len() == tables.len(),
             models,
             models_at: place("model"),
@@ -208,8 +240,13 @@ fn auth(value: &Value<'_>) -> Option<RawAuth> {
     Some(auth)
 }
 
+/// Every operation by its name.
+pub(super) fn operation_words() -> Vec<(&'static str, Operation)> {
+    Operation::ALL.iter().map(|op| (op.label(), *op)).collect()
+}
+
 fn operations(value: &Value<'_>) -> Option<Field<RawOperations>> {
-    let words: Vec<(&str, Operation)> = Operation::ALL.iter().map(|op| (op.label(), *op)).collect();
+    let words = operation_words();
     let elements = value.list()?;
     let known: Vec<_> = elements.iter().filter_map(|element| element.word(&words)).collect();
     if elements.is_empty() {
@@ -224,18 +261,28 @@ fn headers(value: &Value<'_>) -> Vec<(Field<String>, Field<String>)> {
     table.entries().filter_map(|(name, value)| Some((name, value.string()?))).collect()
 }
 
-fn in_flight(value: &Value<'_>) -> Option<Field<u32>> {
-    let value = value.table()?.only(&["in_flight"], &[]).get("in_flight")?;
-    if value.is_string() {
-        let text = value.string()?;
-        let adaptive = text.value == "adaptive";
-        let message =
-            if adaptive { "\"adaptive\" is not supported by this version" } else { "expected a whole number" };
-        let code = if adaptive { Code::Unsupported } else { Code::WrongType };
-        value.report().add(value.mistake(code, message).hint("write a whole number, as in in_flight = 200"));
-        return None;
+fn limits(value: &Value<'_>) -> Option<RawLimits> {
+    let table = value.table()?.only(&["in_flight", "least", "most"], &[]);
+    let number = |name: &str| table.get(name).and_then(|value| value.whole(1..=MOST_IN_FLIGHT));
+    Some(RawLimits {
+        in_flight: table.get("in_flight").and_then(|value| in_flight(&value)),
+        least: number("least"),
+        most: number("most"),
+    })
+}
+
+fn in_flight(value: &Value<'_>) -> Option<Field<RawInFlight>> {
+    if !value.is_string() {
+        let number = value.whole(1..=MOST_IN_FLIGHT)?;
+        return Some(number.with(RawInFlight::Number(number.value)));
     }
-    value.whole(1..=MOST_IN_FLIGHT)
+    let text = value.string()?;
+    if text.value == "adaptive" {
+        return Some(text.with(RawInFlight::Adaptive));
+    }
+    let mistake = value.mistake(Code::WrongType, "expected a whole number or \"adaptive\"");
+    value.report().add(mistake.hint("write in_flight = 200 or in_flight = \"adaptive\""));
+    None
 }
 
 fn errors(value: &Value<'_>) -> BTreeMap<u16, FailureClass> {
@@ -254,11 +301,13 @@ fn errors(value: &Value<'_>) -> BTreeMap<u16, FailureClass> {
 }
 
 fn model(table: &Table<'_>) -> Option<RawModel> {
-    let table = table.clone().only(&["id", "name", "price"], &[]);
+    let table = table.clone().only(&["id", "name", "price", "context", "max_output"], &[]);
     let name = table.get("name").and_then(|value| upstream_name(&value));
-    let price = table.get("price").and_then(|value| token_price(&value));
+    let price = table.get("price").and_then(|value| model_price(&value));
+    let tokens = |name: &str| table.get(name).and_then(|value| value.whole(1..=MOST_TOKENS));
+    let (context, max_output) = (tokens("context"), tokens("max_output"));
     let id = table.required("id").and_then(|value| value.name("-_.:@"))?;
-    Some(RawModel { id, name, price })
+    Some(RawModel { id, name, price, context, max_output })
 }
 
 /// A model's name at the provider: sent in JSON and shown in `wb-model`, so it must be fit for a header.
@@ -268,13 +317,27 @@ fn upstream_name(value: &Value<'_>) -> Option<Field<String>> {
     if fits { Some(name) } else { value.bad("a model's name has 1 to 200 visible ASCII characters without spaces") }
 }
 
+fn model_price(value: &Value<'_>) -> Option<RawPrice> {
+    if value.is_string() {
+        return value.word(&[("free", ())]).map(|_| RawPrice::Free);
+    }
+    token_price(value).map(Box::new).map(RawPrice::Tokens)
+}
+
 fn token_price(value: &Value<'_>) -> Option<RawTokenPrice> {
-    const PRICE_KEYS: [&str; 4] = ["input_per_million_tokens", "output_per_million_tokens", "source", "checked"];
+    const PRICE_KEYS: [&str; 5] = [
+        "input_per_million_tokens",
+        "cached_input_per_million_tokens",
+        "output_per_million_tokens",
+        "source",
+        "checked",
+    ];
     let table = value.table()?.only(&PRICE_KEYS, &[]);
     let input = table.required("input_per_million_tokens").and_then(|value| value.cost());
+    let cached = table.get("cached_input_per_million_tokens").and_then(|value| value.cost());
     let output = table.required("output_per_million_tokens").and_then(|value| value.cost());
     let fact = RawFact::read(&table, "source");
-    Some(RawTokenPrice { input: input?, output: output?, fact: fact? })
+    Some(RawTokenPrice { input: input?, cached, output: output?, fact: fact? })
 }
 
 fn risk_price(value: &Value<'_>) -> Option<RawRiskPrice> {

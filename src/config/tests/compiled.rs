@@ -198,3 +198,36 @@ fn a_route_s_fingerprint_changes_with_what_shapes_its_answers() {
     assert_ne!(first, fingerprint(ROUTES, &with(LLM, "agg.example/v1", "agg.example/v2")));
     assert_ne!(first, fingerprint(ROUTES, &with(LLM, "operations", "headers = { x-mode = \"fast\" }\noperations")));
 }
+
+#[test]
+fn what_a_provider_needs_changed_is_compiled_once() {
+    use crate::wire::json_edit::Added;
+    let llm = with(
+        LLM,
+        "operations = [\"chat.completions\"]",
+        "operations = [\"chat.completions\", \"messages\"]\nbody = { n_retries = 0, ratio = 1.50, provider = { fallbacks = false } }\n\
+         drop = [\"logprobs\"]\nrename = { old = \"new\" }\npaths = { messages = \"/other/messages\" }\n\
+         error_codes = { Arrearage = \"quota-exhausted\" }\nlimits = { in_flight = \"adaptive\", most = 40 }",
+    );
+    let table = compiled(ROUTES, &[&llm, RISK]).unwrap();
+    let agg = &table.providers()["agg"];
+    let shape = agg.shape.as_deref().unwrap();
+    assert_eq!(
+        shape.add,
+        [
+            ("n_retries".to_owned(), Added::Value("0".to_owned())),
+            ("provider".to_owned(), Added::Members(vec![("fallbacks".to_owned(), "false".to_owned())])),
+            ("ratio".to_owned(), Added::Value("1.5".to_owned())),
+        ]
+    );
+    assert_eq!(
+        (&*shape.drop, &*shape.rename),
+        (&["logprobs".to_owned()][..], &[("old".to_owned(), "new".to_owned())][..])
+    );
+    assert_eq!(agg.paths[&crate::domain::operation::Operation::Messages], "/other/messages");
+    assert_eq!(agg.error_codes["Arrearage"], crate::domain::outcome::FailureClass::QuotaExhausted);
+    assert_eq!((agg.in_flight, agg.adaptive_least), (40, Some(2)));
+    assert_eq!(table.providers()["judge"].shape, None);
+    let plain = compiled(ROUTES, &[LLM, RISK]).unwrap();
+    assert_ne!(plain.llm_routes()["summary"].fingerprint, table.llm_routes()["summary"].fingerprint);
+}

@@ -109,10 +109,10 @@ fn provider_files_are_checked_for_what_could_leak_or_mislead() {
     assert!(llm("kind = \"bearer\"", "kind = \"di-hmac\"").contains("protocol openai does not sign"));
     assert!(llm("checked = \"2026-11-22\" }\nauth", "checked = \"2026-02-30\" }\nauth").contains("write a day"));
     assert!(llm("\nsource =", "\n#source =").contains("missing key `source`"));
-    assert!(
-        llm("operations", "limits = { in_flight = \"adaptive\" }\noperations")
-            .contains("not supported by this version")
-    );
+    let limits = |text: &str| llm("operations", &format!("limits = {{ {text} }}\noperations"));
+    assert!(limits("in_flight = \"adaptiv\"").contains("a whole number or \"adaptive\""));
+    assert!(limits("in_flight = 9, least = 2").contains("the limit is fixed"));
+    assert!(limits("in_flight = \"adaptive\", least = 9, most = 8").contains("more than most, which is 8"));
     let errors = |text: &str| mistakes(ROUTES, &[&format!("{LLM}[errors]\n{text}\n"), RISK]);
     assert!(errors("\"402\" = \"quota-exausted\"").contains("did you mean \"quota-exhausted\"?"));
     assert!(errors("\"42\" = \"refused\"").contains("not an HTTP status"));

@@ -1,5 +1,6 @@
 //! Every way a body can end, and that it ends once.
 
+use std::convert::Infallible;
 use std::sync::Mutex;
 use std::time::Duration;
 

@@ -11,7 +11,7 @@ const CHAT: &str = r#"{"model":"m","messages":[]}"#;
 
 fn one_place() -> (BulkheadLayer, Arc<limiter::Bulkhead>) {
     let places = Arc::new(limiter::Bulkhead::default());
-    (BulkheadLayer(Params { places: Arc::clone(&places), limit: 1 }), places)
+    (BulkheadLayer(Params { places: Arc::clone(&places), limit: 1, part: 1, adaptive: None }), places)
 }
 
 #[tokio::test]

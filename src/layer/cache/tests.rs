@@ -399,7 +399,11 @@ async fn tokens_and_cost_are_booked_to_the_leader_alone() {
     cache.takes = Duration::from_secs(1);
     cache.answers(|_| {
         let reply = answer("hi", "stop");
-        reply.usage.set(crate::domain::usage::Usage { input_tokens: Some(5), output_tokens: Some(7) });
+        reply.usage.set(crate::domain::usage::Usage {
+            input_tokens: Some(5),
+            cached_input_tokens: None,
+            output_tokens: Some(7),
+        });
         Ok(reply)
     });
     let (one, two) = tokio::join!(cache.reply(llm_call(CHAT)), cache.reply(llm_call(CHAT)));

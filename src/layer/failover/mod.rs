@@ -228,7 +228,7 @@ impl<'p> Flight<'p> {
     fn noted(&mut self, lane: &Lane, error: AttemptError) -> Next {
         self.made += u32::from(was_seen(&error));
         let next = policy::next(&Situation {
-            safety: self.call.operation.safety(),
+            safety: self.call.safety(),
             class: error.class,
             sent: error.sent,
             attempts_left: self.params.max_attempts.saturating_sub(self.made),

@@ -63,6 +63,7 @@ impl<'p> Flight<'p> {
     /// True if a second attempt at the same time would do no harm and is allowed.
     fn may_hedge(&self) -> bool {
         let harmless = self.call.operation.safety() != Safety::AtMostOnce && !self.call.llm().anchored;
+        let harmless = harmless && self.call.is_kept();
         harmless && self.made + 2 <= self.params.max_attempts
     }
 

@@ -11,7 +11,7 @@ use crate::upstream::live::LiveUpstream;
 use crate::upstream::testing::{Memory, attempt, events, live, llm_call, sample, streamed, whole};
 
 const CHAT: &str = r#"{"model":"m","messages":[]}"#;
-const USED: Usage = Usage { input_tokens: Some(1_000_000), output_tokens: Some(500_000) };
+const USED: Usage = Usage { input_tokens: Some(1_000_000), cached_input_tokens: None, output_tokens: Some(500_000) };
 
 struct Fixture {
     params: Params,
@@ -127,7 +127,7 @@ fn micro(input: i64, output: i64) -> i64 {
 async fn what_the_provider_counted_is_paid_once_whole_or_streamed() {
     let meter = fixture("agg/fast");
     let spent = paying(&meter);
-    let usage = Usage { input_tokens: Some(10), output_tokens: Some(20) };
+    let usage = Usage { input_tokens: Some(10), output_tokens: Some(20), ..Usage::default() };
     for reply in [whole("hi"), streamed(events(&["1", "[DONE]"]))] {
         reply.usage.set(usage);
         drop(meter.answered(reply).await.body.collect().await);
@@ -152,7 +152,7 @@ async fn f45_what_nobody_counted_is_estimated_by_what_came() {
 
     // The running count of a stream that broke off is behind what was seen of it.
     let broken = streamed(events(&["1", "2", "3"]));
-    broken.usage.set(Usage { input_tokens: Some(10), output_tokens: Some(1) });
+    broken.usage.set(Usage { input_tokens: Some(10), output_tokens: Some(1), ..Usage::default() });
     drop(meter.answered(broken).await.body.collect().await);
     let (all, _) = spent();
     assert_eq!(all - after_stream, micro(10, 4), "three events and the one that says it broke off");

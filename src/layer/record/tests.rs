@@ -55,7 +55,9 @@ impl Fixture {
             let mut body = body.lock().unwrap().take().unwrap();
             let trail = arrival.trail.clone();
             // As the meter does, further inside.
-            body.on_end(move |_| trail.lock().usage = Usage { input_tokens: Some(3), output_tokens: Some(4) });
+            body.on_end(move |_| {
+                trail.lock().usage = Usage { input_tokens: Some(3), output_tokens: Some(4), ..Usage::default() }
+            });
             let mut response = Response::new(body);
             *response.status_mut() = StatusCode::from_u16(status).unwrap();
             std::future::ready(Ok::<_, Infallible>(response))

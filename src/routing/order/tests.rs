@@ -44,8 +44,16 @@ fn the_cheapest_comes_first_and_the_unpriced_last() {
 fn a_guess_follows_the_size_of_the_request() {
     let currency = crate::domain::currency::Currency::parse("USD").unwrap();
     let cost = |text| Cost::parse(text, currency).unwrap();
-    let wordy = TokenPrice { input_per_million: cost("1.00"), output_per_million: cost("10.00") };
-    let heavy = TokenPrice { input_per_million: cost("3.00"), output_per_million: cost("3.00") };
+    let wordy = TokenPrice {
+        input_per_million: cost("1.00"),
+        cached_input_per_million: None,
+        output_per_million: cost("10.00"),
+    };
+    let heavy = TokenPrice {
+        input_per_million: cost("3.00"),
+        cached_input_per_million: None,
+        output_per_million: cost("3.00"),
+    };
     let cheaper = |bytes| guess(wordy, bytes).unwrap().micro < guess(heavy, bytes).unwrap().micro;
     assert!(!cheaper(400) && cheaper(400_000));
 }

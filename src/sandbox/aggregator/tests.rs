@@ -97,7 +97,7 @@ async fn a_whole_answer_names_who_answered_and_counts_its_words() {
     assert_eq!((&body["usage"]["prompt_tokens"], &body["model"]), (&json!(5), &json!("deepseek-chat")));
     let facts = body.to_string();
     let facts = peek_reply(facts.as_bytes()).unwrap();
-    assert!(facts.content && facts.finish_reason.as_deref() == Some("stop") && facts.error.is_none());
+    assert!(facts.content && facts.all_stopped && facts.error.is_none());
 }
 
 #[tokio::test(start_paused = true)]

@@ -27,7 +27,7 @@ fn full<'a>(attempts: &'a [AttemptNote<'a>]) -> AccessRecord<'a> {
         overhead: Duration::from_micros(310),
         bytes_in: 1_024,
         bytes_out: 2_048,
-        usage: Usage { input_tokens: Some(10), output_tokens: None },
+        usage: Usage { input_tokens: Some(10), output_tokens: None, ..Usage::default() },
         cost: Some(Cost { micro: 20_000, currency: Currency::parse("CNY").unwrap() }),
         stream_end: Some(End::Complete),
         decision: Some((Action::Review, DecisionSource::Fallback(FallbackReason::Deadline))),

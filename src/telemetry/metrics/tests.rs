@@ -118,8 +118,16 @@ fn a_reload_gets_the_same_series_back() {
     let metrics = Metrics::new();
     metrics.route(&RouteId::new("chat")).request(RequestOutcome::Ok);
     metrics.route(&RouteId::new("chat")).request(RequestOutcome::Ok);
-    metrics.upstream(&provider("p"), "m").usage(Usage { input_tokens: Some(3), output_tokens: None });
-    metrics.upstream(&provider("p"), "m").usage(Usage { input_tokens: Some(4), output_tokens: None });
+    metrics.upstream(&provider("p"), "m").usage(Usage {
+        input_tokens: Some(3),
+        output_tokens: None,
+        ..Usage::default()
+    });
+    metrics.upstream(&provider("p"), "m").usage(Usage {
+        input_tokens: Some(4),
+        output_tokens: None,
+        ..Usage::default()
+    });
     let text = metrics.render();
     assert!(text.contains("weighbridge_requests_total{route=\"chat\",outcome=\"ok\"} 2\n"));
     assert!(text.contains("weighbridge_tokens_total{provider=\"p\",model=\"m\",type=\"input\"} 7\n"));

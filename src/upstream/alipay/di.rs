@@ -10,7 +10,6 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::header::{AUTHORIZATION, CONTENT_TYPE};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode};
-use http_body_util::Full;
 use tokio::time::Instant;
 
 use crate::config::table::{Auth, Provider};
@@ -27,6 +26,7 @@ use crate::flight::reply::{Reply, ReplyBody, UsageSlot};
 use crate::sign::di::{self, ReceivedResponse, RequestParts};
 use crate::sign::hmac::sha256_hex;
 use crate::upstream::attempt::Attempt;
+use crate::upstream::body::RequestBody;
 use crate::upstream::exchange::{ReadError, exchange, read_whole};
 use crate::upstream::live::{LiveProvider, LiveUpstream, credential};
 use crate::upstream::pool::{Outgoing, UpstreamBody};
@@ -60,7 +60,8 @@ async fn fetch_token(provider: Arc<LiveProvider>, attempt: Attempt) -> Fetched {
     request.headers_mut().insert(CONTENT_TYPE, form);
     // Asking for a token twice decides nothing twice.
     let spare = request.clone();
-    let response = exchange(&provider, request, attempt.connect, Some(|| spare)).await.map_err(unsent)?;
+    let response =
+        exchange(&provider, outgoing(request), attempt.connect, Some(|| outgoing(spare))).await.map_err(unsent)?;
     let (head, body) = response.into_parts();
     let body = read_whole(body, ANSWER_BYTES, attempt.idle).await.map_err(|err| unsent(err.into_attempt_error()))?;
     if head.status != StatusCode::OK {
@@ -91,7 +92,7 @@ pub async fn assess(attempt: &Attempt, upstream: &Arc<LiveUpstream>, token: &Sec
     if let Ok(key) = HeaderValue::from_str(&facts.assessment.out_trade_no) {
         headers.insert(HeaderName::from_static("idempotency-key"), key);
     }
-    let response = exchange(provider, request, attempt.connect, NEVER_AGAIN).await?;
+    let response = exchange(provider, outgoing(request), attempt.connect, NEVER_AGAIN).await?;
     let (head, body) = read_answer(response, attempt).await?;
     if head.status != StatusCode::OK {
         return Err(refusal(&provider.provider, head.status, &head.headers, &body));
@@ -113,8 +114,17 @@ async fn read_answer(response: Response<UpstreamBody>, attempt: &Attempt) -> Res
     Ok((Head { status: head.status, headers: head.headers }, body))
 }
 
+fn outgoing(request: Request<Bytes>) -> Outgoing {
+    Box::new(request.map(RequestBody::from))
+}
+
 /// A signed POST and the nonce it used.
-fn signed(provider: &LiveProvider, path: &str, body: Bytes, token: &[u8]) -> Result<(Outgoing, String), AttemptError> {
+fn signed(
+    provider: &LiveProvider,
+    path: &str,
+    body: Bytes,
+    token: &[u8],
+) -> Result<(Request<Bytes>, String), AttemptError> {
     let local = |detail| AttemptError::new(FailureClass::Unauthorised, Sent::No, detail);
     let Auth::DiHmac { key_id, secret } = &provider.provider.auth else {
         return Err(local("the provider has no signing key"));
@@ -136,7 +146,7 @@ fn signed(provider: &LiveProvider, path: &str, body: Bytes, token: &[u8]) -> Res
     let mut headers = provider.headers.clone();
     headers.insert(HeaderName::from_static(di::REQUEST_HEADER), header(&signature.header_value())?);
     headers.insert(HeaderName::from_static(di::CONTENT_HEADER), header(&sha256_hex(&body))?);
-    let mut request = Box::new(Request::new(Full::new(body)));
+    let mut request = Request::new(body);
     *request.method_mut() = Method::POST;
     *request.uri_mut() = path.parse().map_err(|_| local("the provider's path is not one"))?;
     *request.headers_mut() = headers;

@@ -22,9 +22,9 @@ fn pool_over(dial: Arc<dyn Dial>) -> Arc<Pool> {
     Arc::new(Pool::new(origin, dial))
 }
 
-fn request() -> Box<Request<Full<Bytes>>> {
+fn request() -> Outgoing {
     let builder = Request::builder().method("POST").uri("/ask").header("host", "provider.example");
-    Box::new(builder.body(Full::from("question")).unwrap())
+    Box::new(builder.body(Bytes::from("question").into()).unwrap())
 }
 
 /// A real server that answers with the number of the connection it was asked on.
@@ -196,7 +196,7 @@ async fn an_answer_that_came_before_the_request_was_read_does_not_hold_up_the_ne
     });
     let pool = pool(&dial);
     let mut large = request();
-    *large.body_mut() = Full::from(vec![b'x'; 1 << 20]);
+    *large.body_mut() = Bytes::from(vec![b'x'; 1 << 20]).into();
     assert_eq!(pool.exchange(large, CONNECT).await.unwrap().status(), 413);
     let started = Instant::now();
     assert_eq!(read(ask(&pool).await).await, "ok");

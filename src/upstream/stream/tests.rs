@@ -2,7 +2,6 @@
 
 use futures_util::StreamExt;
 use http::Request;
-use http_body_util::Full;
 
 use super::*;
 use crate::upstream::dial::{Dial, Origin};
@@ -23,7 +22,7 @@ async fn body(pieces: &[Piece]) -> UpstreamBody {
     let origin = Origin { tls: false, host: "provider.example".into(), port: 80, allow_private: false };
     let dial: std::sync::Arc<dyn Dial> = events_of(pieces);
     let pool = std::sync::Arc::new(Pool::new(origin, dial));
-    let request = Request::builder().method("POST").header("host", "x").body(Full::from("")).unwrap();
+    let request = Request::builder().method("POST").header("host", "x").body(bytes::Bytes::new().into()).unwrap();
     pool.exchange(Box::new(request), IDLE).await.unwrap().into_body()
 }
 

@@ -94,7 +94,8 @@ impl Tokens {
     pub fn usage(&self) -> Option<Usage> {
         let parts = [self.input, self.cache_creation, self.cache_read];
         let input = parts.into_iter().flatten().reduce(u64::saturating_add);
-        Some(Usage { input_tokens: input, output_tokens: self.output }).filter(|usage| !usage.is_empty())
+        let usage = Usage { input_tokens: input, cached_input_tokens: self.cache_read, output_tokens: self.output };
+        Some(usage).filter(|usage| !usage.is_empty())
     }
 }
 

@@ -93,13 +93,19 @@ fn token_counts_of_a_native_stream_add_up_with_the_caches_share() {
     let start = json!({"type": "message_start", "message": {"usage": {
         "input_tokens": 10, "cache_creation_input_tokens": 5, "cache_read_input_tokens": 100, "output_tokens": 1}}});
     let mut tokens = event(&start).tokens;
-    assert_eq!(tokens.usage(), Some(Usage { input_tokens: Some(115), output_tokens: Some(1) }));
+    assert_eq!(
+        tokens.usage(),
+        Some(Usage { input_tokens: Some(115), cached_input_tokens: Some(100), output_tokens: Some(1) })
+    );
     let end = event(
         &json!({"type": "message_delta", "delta": {"stop_reason": "end_turn"}, "usage": {"input_tokens": 12, "output_tokens": 42}}),
     );
     assert_eq!(end.stop, Some(Stop::Complete));
     tokens.absorb(end.tokens);
-    assert_eq!(tokens.usage(), Some(Usage { input_tokens: Some(117), output_tokens: Some(42) }));
+    assert_eq!(
+        tokens.usage(),
+        Some(Usage { input_tokens: Some(117), cached_input_tokens: Some(100), output_tokens: Some(42) })
+    );
     assert_eq!(Tokens::default().usage(), None);
 }
 
@@ -133,7 +139,10 @@ fn a_native_message_says_what_it_holds() {
     let facts = peek_reply(body.as_bytes()).unwrap();
     assert!(facts.content && facts.error.is_none());
     assert_eq!((facts.stop, facts.model.as_deref()), (Some(Stop::Complete), Some("m-1")));
-    assert_eq!(facts.usage, Some(Usage { input_tokens: Some(7), output_tokens: Some(5) }));
+    assert_eq!(
+        facts.usage,
+        Some(Usage { input_tokens: Some(7), cached_input_tokens: Some(4), output_tokens: Some(5) })
+    );
     let body = message(json!([{"type": "tool_use", "id": "t", "name": "f", "input": {}}]), "tool_use");
     assert!(peek_reply(body.as_bytes()).unwrap().content);
     for (nothing, stop) in

@@ -41,12 +41,31 @@ pub fn error_event(body: &ErrorBody<'_>, request_id: &str) -> Event {
     Event::from_data(&json(&Enveloped { error: InStream { body, request_id } }))
 }
 
+/// A model as it is listed. What is not known is left out.
+#[derive(Clone, Copy, Default)]
+pub struct ModelEntry<'a> {
+    /// Its name.
+    pub id: &'a str,
+    /// When it was made, seconds since 1970.
+    pub created: u64,
+    /// Who made it.
+    pub owned_by: &'a str,
+    /// Tokens that prompt and answer may have together.
+    pub context: Option<u32>,
+    /// Tokens an answer may have.
+    pub max_output: Option<u32>,
+}
+
 #[derive(Serialize)]
 struct Model<'a> {
     id: &'a str,
     object: &'static str,
     created: u64,
     owned_by: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    context_length: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    max_output_tokens: Option<u32>,
 }
 
 #[derive(Serialize)]
@@ -55,19 +74,20 @@ struct List<T> {
     data: T,
 }
 
-/// The body of `GET /v1/models`, from each model's id, seconds since 1970 of its making, and owner.
-pub fn models_list(models: &[(&str, u64, &str)]) -> Bytes {
-    let data: Vec<_> = models.iter().map(|(id, created, owned_by)| model(id, *created, owned_by)).collect();
+/// The body of `GET /v1/models`.
+pub fn models_list(models: &[ModelEntry<'_>]) -> Bytes {
+    let data: Vec<_> = models.iter().map(model).collect();
     json(&List { object: "list", data })
 }
 
 /// The body of `GET /v1/models/{id}`.
-pub fn model_object(id: &str, created: u64, owned_by: &str) -> Bytes {
-    json(&model(id, created, owned_by))
+pub fn model_object(entry: &ModelEntry<'_>) -> Bytes {
+    json(&model(entry))
 }
 
-fn model<'a>(id: &'a str, created: u64, owned_by: &'a str) -> Model<'a> {
-    Model { id, object: "model", created, owned_by }
+fn model<'a>(entry: &ModelEntry<'a>) -> Model<'a> {
+    let ModelEntry { id, created, owned_by, context, max_output } = *entry;
+    Model { id, object: "model", created, owned_by, context_length: context, max_output_tokens: max_output }
 }
 
 /// Strings and numbers under string keys always serialise, so there is no error to report.

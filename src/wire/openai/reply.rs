@@ -16,6 +16,8 @@ pub struct ChunkFacts {
     pub content: bool,
     /// Some choice has its finish reason.
     pub finished: bool,
+    /// Some choice was cut by a limit or a filter.
+    pub any_cut: bool,
     /// The provider reports a failure in it.
     pub error: Option<EmbeddedError>,
     /// The token counts, if it has any.
@@ -33,8 +35,10 @@ pub struct ReplyFacts<'a> {
     pub content: bool,
     /// Some choice has its finish reason.
     pub finished: bool,
-    /// The first finish reason.
-    pub finish_reason: Option<Cow<'a, str>>,
+    /// Every choice ended by itself, with its last word or a tool call.
+    pub all_stopped: bool,
+    /// Some choice was cut by a limit or a filter.
+    pub any_cut: bool,
     /// The provider reports a failure in it, whatever the status said.
     pub error: Option<EmbeddedError>,
     /// The token counts, if it has any.
@@ -49,9 +53,10 @@ pub fn peek_chunk(data: &[u8]) -> ChunkFacts {
     let choices = top.choices;
     ChunkFacts {
         content: choices.content,
-        finished: choices.finish_reason.is_some(),
+        finished: choices.finished,
+        any_cut: choices.cut,
         usage: top.usage,
-        usage_only: top.usage.is_some() && !choices.content && choices.finish_reason.is_none(),
+        usage_only: top.usage.is_some() && !choices.content && !choices.finished,
         json: true,
         error: failure(top.error, choices.error, top.flat),
     }
@@ -63,8 +68,9 @@ pub fn peek_reply(body: &[u8]) -> Option<ReplyFacts<'_>> {
     let choices = top.choices;
     Some(ReplyFacts {
         content: choices.content || top.content,
-        finished: choices.finish_reason.is_some(),
-        finish_reason: choices.finish_reason,
+        finished: choices.finished,
+        all_stopped: choices.any && !choices.going_on,
+        any_cut: choices.cut,
         usage: top.usage,
         model: top.model,
         error: failure(top.error, choices.error, top.flat),
@@ -86,7 +92,7 @@ struct Fields<'de> {
     object: Loose<'de>,
     flat: ErrorParts<'de>,
     error: Lenient<'de, ErrorParts<'de>>,
-    choices: Choices<'de>,
+    choices: Choices,
     usage: Counts,
     model: Option<Cow<'de, str>>,
     content: bool,
@@ -114,7 +120,7 @@ impl<'de> Shape<'de> for Fields<'de> {
 struct Top<'de> {
     flat: Option<ErrorParts<'de>>,
     error: Lenient<'de, ErrorParts<'de>>,
-    choices: Choices<'de>,
+    choices: Choices,
     usage: Option<Usage>,
     model: Option<Cow<'de, str>>,
     content: bool,
@@ -128,34 +134,45 @@ impl<'de> Top<'de> {
         }
         let Fields { object, flat, error, choices, usage, model, content } = fields;
         let flat = (object.text().as_deref() == Some("error")).then_some(flat);
-        let usage = Some(usage.0).filter(|usage| !usage.is_empty());
+        let usage = Some(usage.0).filter(|usage| !usage.is_empty()).or(choices.usage);
         Some(Self { flat, error, choices, usage, model, content })
     }
 }
 
 /// All choices as one.
 #[derive(Default)]
-struct Choices<'de> {
+struct Choices {
+    any: bool,
     content: bool,
-    finish_reason: Option<Cow<'de, str>>,
+    /// Some choice says how it ended.
+    finished: bool,
+    /// Some choice did not end by itself.
+    going_on: bool,
+    cut: bool,
+    /// Where Moonshot puts the token counts of a stream that was not asked for them.
+    usage: Option<Usage>,
     error: Option<EmbeddedError>,
 }
 
-impl<'de> Shape<'de> for Choices<'de> {
+impl<'de> Shape<'de> for Choices {
     fn element<A: SeqAccess<'de>>(&mut self, list: &mut A) -> Result<bool, A::Error> {
         let mut choice = Choice::default();
         let Some(object) = list.next_element_seed(Members(&mut choice))? else { return Ok(false) };
+        self.any = true;
         if !object {
+            self.going_on = true;
             return Ok(true);
         }
+        let reason = choice.finish_reason.as_deref();
+        self.finished |= reason.is_some();
+        self.cut |= matches!(reason, Some("length" | "content_filter"));
+        self.going_on |= !matches!(reason, Some("stop" | "tool_calls" | "function_call"));
+        self.usage = self.usage.or(choice.usage);
         self.content |= choice.content;
         if self.error.is_none() {
             // OpenRouter ends a choice this way, with or without saying why.
-            let ended = choice.finish_reason.as_deref() == Some("error");
+            let ended = reason == Some("error");
             self.error = embedded(choice.error).or_else(|| ended.then(EmbeddedError::default));
-        }
-        if self.finish_reason.is_none() {
-            self.finish_reason = choice.finish_reason;
         }
         Ok(true)
     }
@@ -164,6 +181,7 @@ impl<'de> Shape<'de> for Choices<'de> {
 #[derive(Default)]
 struct Choice<'de> {
     content: bool,
+    usage: Option<Usage>,
     finish_reason: Option<Cow<'de, str>>,
     error: Lenient<'de, ErrorParts<'de>>,
 }
@@ -177,6 +195,11 @@ impl<'de> Shape<'de> for Choice<'de> {
                 self.content |= said.0;
             }
             "text" => self.content |= map.next_value::<Loose<'_>>()?.is_filled(),
+            "usage" => {
+                if let Lenient::Map(Counts(usage)) = map.next_value()? {
+                    self.usage = Some(usage).filter(|usage| !usage.is_empty());
+                }
+            }
             "finish_reason" => self.finish_reason = map.next_value::<Loose<'_>>()?.text(),
             "error" => self.error = map.next_value()?,
             _ => map.next_value::<IgnoredAny>().map(drop)?,
@@ -200,6 +223,20 @@ impl<'de> Shape<'de> for Said {
     }
 }
 
+/// The share of a prompt that was in the provider's cache.
+#[derive(Default)]
+struct CachedTokens(Option<u64>);
+
+impl<'de> Shape<'de> for CachedTokens {
+    fn field<A: MapAccess<'de>>(&mut self, key: Cow<'de, str>, map: &mut A) -> Result<(), A::Error> {
+        match key.as_ref() {
+            "cached_tokens" => self.0 = map.next_value::<Loose<'_>>()?.unsigned(),
+            _ => map.next_value::<IgnoredAny>().map(drop)?,
+        }
+        Ok(())
+    }
+}
+
 /// Token counts, under the names of chat completions or of the later operations.
 #[derive(Default)]
 pub(in crate::wire) struct Counts(pub(in crate::wire) Usage);
@@ -209,6 +246,15 @@ impl<'de> Shape<'de> for Counts {
         match key.as_ref() {
             "prompt_tokens" | "input_tokens" => {
                 self.0.input_tokens = map.next_value::<Loose<'_>>()?.unsigned().or(self.0.input_tokens);
+            }
+            "prompt_tokens_details" | "input_tokens_details" => {
+                if let Lenient::Map(CachedTokens(cached @ Some(_))) = map.next_value()? {
+                    self.0.cached_input_tokens = cached;
+                }
+            }
+            // DeepSeek's own name beside OpenAI's (<https://api-docs.deepseek.com/guides/kv_cache>, read Nov 2026).
+            "prompt_cache_hit_tokens" => {
+                self.0.cached_input_tokens = map.next_value::<Loose<'_>>()?.unsigned().or(self.0.cached_input_tokens);
             }
             "completion_tokens" | "output_tokens" => {
                 self.0.output_tokens = map.next_value::<Loose<'_>>()?.unsigned().or(self.0.output_tokens);

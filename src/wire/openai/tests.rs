@@ -147,7 +147,7 @@ fn content_is_what_the_model_said_and_not_a_role() {
 fn the_usage_chunk_is_told_apart_from_usage_beside_content() {
     let usage =
         json!({"prompt_tokens": 7, "completion_tokens": 3, "total_tokens": 10, "prompt_tokens_details": {"x": 1}});
-    let counted = Some(Usage { input_tokens: Some(7), output_tokens: Some(3) });
+    let counted = Some(Usage { input_tokens: Some(7), output_tokens: Some(3), ..Usage::default() });
     let facts = chunk(&json!({"choices": [], "usage": usage}));
     assert_eq!((facts.usage, facts.usage_only), (counted, true));
     let facts = chunk(&json!({"choices": [{"delta": {}, "finish_reason": "stop"}], "usage": usage}));
@@ -201,8 +201,8 @@ fn a_whole_answer_says_what_it_holds() {
         "usage":{"prompt_tokens":1,"completion_tokens":2},"error":null}"#;
     let facts = peek_reply(body).unwrap();
     assert!(facts.content && facts.finished && facts.error.is_none());
-    assert_eq!((facts.finish_reason.as_deref(), facts.model.as_deref()), (Some("length"), Some("m-1")));
-    assert_eq!(facts.usage, Some(Usage { input_tokens: Some(1), output_tokens: Some(2) }));
+    assert_eq!((facts.any_cut, facts.all_stopped, facts.model.as_deref()), (true, false, Some("m-1")));
+    assert_eq!(facts.usage, Some(Usage { input_tokens: Some(1), output_tokens: Some(2), ..Usage::default() }));
 
     let empty = peek_reply(br#"{"choices":[{"message":{"content":null},"finish_reason":"stop"}]}"#).unwrap();
     assert!(!empty.content && empty.finished);
@@ -273,8 +273,11 @@ fn an_error_body_has_exactly_the_four_fields() {
 #[test]
 fn models_are_listed_as_clients_expect() {
     let one = r#"{"id":"summary","object":"model","created":7,"owned_by":"weighbridge"}"#;
-    assert_eq!(model_object("summary", 7, "weighbridge"), one);
-    assert_eq!(models_list(&[("summary", 7, "weighbridge")]), format!(r#"{{"object":"list","data":[{one}]}}"#));
+    let entry = ModelEntry { id: "summary", created: 7, owned_by: "weighbridge", ..ModelEntry::default() };
+    assert_eq!(model_object(&entry), one);
+    assert_eq!(models_list(&[entry]), format!(r#"{{"object":"list","data":[{one}]}}"#));
+    let known = ModelEntry { context: Some(128_000), max_output: Some(8_000), ..entry };
+    assert_eq!(model_object(&known), one.replace('}', r#","context_length":128000,"max_output_tokens":8000}"#));
     assert_eq!(models_list(&[]), r#"{"object":"list","data":[]}"#);
 }
 
@@ -300,4 +303,31 @@ fn callers_get_the_code_their_sdk_knows_whatever_the_server_wrote() {
     assert_eq!(code(json!({"error": {"code": "context_length_exceeded", "message": "m"}})), too_long);
     assert_eq!(code(json!({"error": {"code": "400", "message": "a status is no code"}})), None);
     assert_eq!(code(json!({"error": {"code": "bad_tool", "message": "m"}})), Some("bad_tool".to_owned()));
+}
+
+#[test]
+fn an_answer_of_several_choices_is_complete_when_all_of_them_are() {
+    let facts = |reasons: &[&str]| {
+        let choices: Vec<String> =
+            reasons.iter().map(|r| format!(r#"{{"message":{{"content":"a"}},"finish_reason":{r}}}"#)).collect();
+        let body = format!(r#"{{"choices":[{}]}}"#, choices.join(","));
+        let facts = peek_reply(body.as_bytes()).unwrap();
+        (facts.all_stopped, facts.any_cut, facts.finished)
+    };
+    assert_eq!(facts(&[r#""stop""#, r#""tool_calls""#]), (true, false, true));
+    assert_eq!(facts(&[r#""stop""#, r#""length""#]), (false, true, true));
+    assert_eq!(facts(&[r#""content_filter""#, r#""stop""#]), (false, true, true));
+    assert_eq!(facts(&[r#""stop""#, "null"]), (false, false, true));
+    assert_eq!(facts(&[]), (false, false, false));
+}
+
+#[test]
+fn moonshots_counts_inside_a_choice_and_cached_tokens_under_either_name_are_found() {
+    let usage = |text: &str| peek_chunk(text.as_bytes()).usage;
+    let counted = Usage { input_tokens: Some(9), cached_input_tokens: Some(4), output_tokens: Some(2) };
+    let counts = r#""usage":{"prompt_tokens":9,"completion_tokens":2,"prompt_tokens_details":{"cached_tokens":4}}"#;
+    assert_eq!(usage(&format!(r#"{{"choices":[{{"delta":{{}},"finish_reason":"stop",{counts}}}]}}"#)), Some(counted));
+    assert_eq!(usage(&format!(r#"{{"choices":[],{counts}}}"#)), Some(counted));
+    let deepseek = r#"{"choices":[],"usage":{"prompt_tokens":9,"completion_tokens":2,"prompt_cache_hit_tokens":4}}"#;
+    assert_eq!(usage(deepseek), Some(counted));
 }

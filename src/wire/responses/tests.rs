@@ -129,7 +129,7 @@ fn terminal_events_say_how_it_ended_what_it_took_and_why_it_failed() {
     let ended = |kind: &str, error: Value| event(&json!({"type": kind, "response": {"usage": usage, "error": error}}));
     let facts = ended("response.completed", Value::Null);
     assert_eq!((facts.ending, facts.error), (Some(Ending::Completed), None));
-    assert_eq!(facts.usage, Some(Usage { input_tokens: Some(7), output_tokens: Some(3) }));
+    assert_eq!(facts.usage, Some(Usage { input_tokens: Some(7), output_tokens: Some(3), ..Usage::default() }));
     assert_eq!(ended("response.incomplete", Value::Null).ending, Some(Ending::Incomplete));
 
     let facts = ended("response.failed", json!({"code": "rate_limit_exceeded", "message": "m"}));
