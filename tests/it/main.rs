@@ -15,6 +15,7 @@
     clippy::disallowed_methods
 )]
 
+mod aborts;
 mod admin;
 mod auth;
 mod cache;
@@ -32,6 +33,7 @@ mod process;
 mod reload;
 mod risk;
 mod shutdown;
+mod sockets;
 mod stream;
 mod surface;
 mod tidy;
