@@ -156,7 +156,7 @@ fn answer(content: &str) -> String {
 
 /// A provider that does what the phase of each request asks for. Kept connections close when `closing` says so.
 async fn provider(board: Arc<Board>, closing: watch::Receiver<bool>) -> Peer {
-    let large: Arc<str> = (Arc::from(answer(&"y".repeat(30_000))));
+    let large: Arc<str> = Arc::from(answer(&"y".repeat(30_000)));
     Peer::new(move |mut io| {
         let (board, mut closing, large) = (Arc::clone(&board), closing.clone(), Arc::clone(&large));
         async move {

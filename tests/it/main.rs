@@ -30,6 +30,7 @@ mod limits;
 mod llm;
 mod order;
 mod process;
+mod relay;
 mod reload;
 mod risk;
 mod shutdown;
