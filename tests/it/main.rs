@@ -22,6 +22,7 @@ mod cache;
 mod cli;
 mod coalesce;
 mod failover;
+mod faults;
 mod governance;
 mod harness;
 mod hedge;
