@@ -6,7 +6,8 @@
 //! and the caller's mistakes never reach it.
 //!
 //! A long cool-down is for those who have somebody else to ask. A call that nobody would take may end it after two
-//! seconds ([`Breaker::resort`]), so that a provider that heals is found at once and not within a minute.
+//! seconds, or after as long as the last probe took ([`Breaker::resort`]): a provider that heals is then found at once and
+//! not within a minute, and one that is silent does not make every caller wait.
 
 use std::time::Duration;
 
@@ -90,8 +91,9 @@ enum Phase {
         until: Instant,
         resort: Instant,
     },
+    /// Since when somebody probes.
     HalfOpen {
-        probing: bool,
+        probing: Option<Instant>,
         successes: u32,
     },
 }
@@ -121,12 +123,12 @@ impl Breaker {
             Phase::Closed => Permit::Normal,
             Phase::Open { until, .. } if now < until => Permit::Refused(until - now),
             Phase::Open { .. } => {
-                self.phase = Phase::HalfOpen { probing: true, successes: 0 };
+                self.phase = Phase::HalfOpen { probing: Some(now), successes: 0 };
                 Permit::Probe
             }
-            Phase::HalfOpen { probing: true, .. } => Permit::Refused(FIRST_COOL_DOWN),
-            Phase::HalfOpen { probing: false, successes } => {
-                self.phase = Phase::HalfOpen { probing: true, successes };
+            Phase::HalfOpen { probing: Some(_), .. } => Permit::Refused(FIRST_COOL_DOWN),
+            Phase::HalfOpen { probing: None, successes } => {
+                self.phase = Phase::HalfOpen { probing: Some(now), successes };
                 Permit::Probe
             }
         }
@@ -139,8 +141,8 @@ impl Breaker {
             (Phase::HalfOpen { successes, .. }, Permit::Probe) => match lesson {
                 Lesson::Failure => self.open(now),
                 Lesson::Success if successes + 1 >= SUCCESSES_TO_CLOSE => self.close(),
-                Lesson::Success => self.phase = Phase::HalfOpen { probing: false, successes: successes + 1 },
-                Lesson::Nothing => self.phase = Phase::HalfOpen { probing: false, successes },
+                Lesson::Success => self.phase = Phase::HalfOpen { probing: None, successes: successes + 1 },
+                Lesson::Nothing => self.phase = Phase::HalfOpen { probing: None, successes },
             },
             // Stragglers from before it opened teach nothing new.
             (Phase::HalfOpen { .. } | Phase::Open { .. }, _) => {}
@@ -223,7 +225,11 @@ impl Breaker {
         self.trips += 1;
         self.in_a_row = 0;
         self.buckets = [Bucket::default(); BUCKETS];
-        let resort = now + self.jittered(LAST_RESORT);
+        let probed_for = match self.phase {
+            Phase::HalfOpen { probing: Some(since), .. } => now.saturating_duration_since(since),
+            _ => Duration::ZERO,
+        };
+        let resort = now + self.jittered(LAST_RESORT.max(probed_for));
         self.phase = Phase::Open { until: now + self.jittered(cool_down), resort };
     }
 
@@ -359,6 +365,10 @@ mod tests {
         now += wait;
         assert!(matches!(breaker.permit(now), Permit::Refused(_)));
         assert_eq!((breaker.resort(now), breaker.permit(now)), (Some(Duration::ZERO), Permit::Probe));
+        breaker.learn(now + Duration::from_secs(30), Permit::Probe, Lesson::Failure);
+        now += Duration::from_secs(30);
+        let wait = breaker.resort(now).unwrap();
+        assert!((24..=36).contains(&wait.as_secs()), "{wait:?} after a probe of half a minute");
         breaker.trip(now, Duration::from_secs(300));
         breaker.learn(now, Permit::Probe, Lesson::Nothing);
         assert_eq!(breaker.resort(now), Some(Duration::from_secs(300)));

@@ -41,7 +41,7 @@ fn served(answers: &[(Instant, Answer)]) -> usize {
 async fn row_1_refused_connections_cost_no_request_and_no_time_and_then_only_probes_are_made() {
     let world = World::new();
     world.net.always("alpha", Link::Refused);
-    let answers = load(&world, &chat("duo"), 200 * MS, 300).await;
+    let answers = load(&world, &chat("duo"), 400 * MS, 150).await;
     answers.iter().for_each(|(_, answer)| assert_eq!((answer.status, answer.header("wb-provider")), (200, "beta")));
     assert!(p99(answers.iter().map(|(_, answer)| answer)) <= 5 * MS);
     // Five to open it, then one after 1, 2, 4, 8, 16 and 32 seconds, a fifth more or less.
@@ -57,8 +57,8 @@ async fn row_1_those_in_flight_when_an_outage_begins_are_all_that_it_costs() {
     let first = join_all((0..40).map(|_| world.chat(&body))).await;
     first.iter().for_each(|answer| answer.assert_served("beta", 2));
     assert_eq!((world.net.dialled("alpha"), world.breaker("alpha/fast")), (40, State::Open));
-    let answers = load(&world, &body, 200 * MS, 300).await;
-    assert_eq!(served(&answers), 300);
+    let answers = load(&world, &body, 400 * MS, 150).await;
+    assert_eq!(served(&answers), 150);
     let probes = world.net.dialled("alpha") - 40;
     assert!((3..=8).contains(&probes), "{probes} probes in a minute");
     let waited = answers.iter().filter(|(_, answer)| answer.took > 5 * MS).count();
@@ -88,10 +88,10 @@ async fn row_9_during_a_pause_not_one_request_arrives_however_many_there_are() {
     let world = World::new();
     world.faults("alpha", &["status:429;retry-after=2"]);
     world.chat(&chat("duo")).await.assert_served("beta", 2);
-    let answers = load(&world, &chat("duo"), 10 * MS, 199).await;
+    let answers = load(&world, &chat("duo"), 20 * MS, 99).await;
     answers.iter().for_each(|(_, answer)| answer.assert_served("beta", 1));
-    assert_eq!(world.counts(), [1, 200, 0]);
-    sleep(20 * MS).await;
+    assert_eq!(world.counts(), [1, 100, 0]);
+    sleep(50 * MS).await;
     world.chat(&chat("duo")).await.assert_served("alpha", 1);
 }
 
@@ -150,21 +150,21 @@ async fn row_11_a_storm_of_any_kind_costs_no_request_and_hardly_an_attempt() {
     for status in [500, 502, 503, 504, 529] {
         let world = World::new();
         world.fault("alpha", &format!("status:{status}"));
-        let answers = load(&world, &chat("duo"), 250 * MS, 240).await;
-        assert_eq!(served(&answers), 240, "{status}");
+        let answers = load(&world, &chat("duo"), 400 * MS, 150).await;
+        assert_eq!(served(&answers), 150, "{status}");
         let attempts: usize = world.counts().iter().sum();
-        assert!(attempts * 10 <= 240 * 11, "{status}: {attempts} attempts for 240 requests");
+        assert!(attempts * 10 <= 150 * 11, "{status}: {attempts} attempts for 150 requests");
         assert!((8..=13).contains(&world.seen("alpha").len()), "{status}: {:?}", world.counts());
     }
 }
 
 #[tokio::test(start_paused = true)]
 async fn row_12_an_outage_of_all_costs_hardly_an_attempt_and_ends_within_five_seconds_of_its_end() {
-    for (model, down) in [("duo", 60), ("duo", 600), ("solo", 600)] {
+    for (model, down, rate) in [("duo", 60, 2), ("duo", 600, 1), ("solo", 600, 1)] {
         let world = World::new();
         world.fault("alpha", "status:500");
         world.fault("beta", "status:500");
-        let answers = load(&world, &chat(model), 500 * MS, down * 2).await;
+        let answers = load(&world, &chat(model), 1_000 * MS / rate, down * rate / 3).await;
         let (answers, attempts) = (answers.into_iter().map(|(_, answer)| answer), world.counts().iter().sum::<usize>());
         let answers: Vec<Answer> = answers.collect();
         assert!(answers.iter().all(|answer| [502, 503].contains(&answer.status)));
@@ -217,12 +217,12 @@ async fn row_13_a_refused_credential_costs_no_request_and_the_log_names_the_prov
         let key = provider_key("alpha");
         let said = json!({ "error": { "message": format!("no such key: {key}"), "type": "x", "code": null } });
         world.fault("alpha", &format!("status:{status};body={said}"));
-        for body in [chat("duo"), streamed("duo")] {
-            let answers = load(&world, &body, 250 * MS, 60).await;
-            assert_eq!(served(&answers), 60, "{status}");
+        for (body, count) in [(chat("duo"), 60), (streamed("duo"), 10)] {
+            let answers = load(&world, &body, 250 * MS, count).await;
+            assert_eq!(served(&answers), count as usize, "{status}");
         }
         let attempts: usize = world.counts().iter().sum();
-        assert!(attempts * 10 <= 120 * 11, "{status}: {attempts} attempts for 120 requests");
+        assert!(attempts * 10 <= 70 * 11, "{status}: {attempts} attempts for 70 requests");
         let alone = world.chat(&chat("solo")).await;
         assert!([502, 503].contains(&alone.status) && !alone.text().contains(&key), "{status}: {}", alone.text());
         let (metrics, log) = (world.metrics.render(), world.log_text());
@@ -258,17 +258,17 @@ async fn row_15_who_becomes_slow_without_a_failure_loses_its_share_within_ten_se
     let world = World::with(&Plan::replacing(duo, "[model.duo]\norder = \"fastest\"\ncandidates"));
     world.fault("alpha", "delay:50ms");
     world.fault("beta", "delay:50ms");
-    let well = load(&world, &chat("duo"), 50 * MS, 200).await;
+    let well = load(&world, &chat("duo"), 100 * MS, 100).await;
     let (baseline, before) = (p99(well.iter().map(|(_, answer)| answer)), world.counts());
-    assert!(before[0] > 20 && before[1] > 20, "both serve: {before:?}");
+    assert!(before[0] > 10 && before[1] > 10, "both serve: {before:?}");
 
     world.fault("alpha", "delay:1s");
-    let first = load(&world, &chat("duo"), 50 * MS, 200).await;
+    let first = load(&world, &chat("duo"), 100 * MS, 100).await;
     let then = world.counts();
-    let after = load(&world, &chat("duo"), 50 * MS, 400).await;
+    let after = load(&world, &chat("duo"), 100 * MS, 200).await;
     let now = world.counts();
-    assert_eq!((served(&well), served(&first), served(&after)), (200, 200, 400));
-    assert!(now[1] - then[1] >= 360, "{} of 400 went to the one that is well", now[1] - then[1]);
+    assert_eq!((served(&well), served(&first), served(&after)), (100, 100, 200));
+    assert!(now[1] - then[1] >= 180, "{} of 200 went to the one that is well", now[1] - then[1]);
     let slow = p99(after.iter().map(|(_, answer)| answer));
     assert!(slow <= 3 * baseline, "{slow:?} after {baseline:?}");
     assert_eq!(world.breaker("alpha/fast"), State::Closed, "slowness is no failure");
@@ -277,7 +277,7 @@ async fn row_15_who_becomes_slow_without_a_failure_loses_its_share_within_ten_se
 #[tokio::test(start_paused = true)]
 async fn row_16_a_flapping_provider_costs_no_request_and_is_met_down_by_few() {
     let world = World::new();
-    let (mut states, mut down_met) = (Vec::new(), 0);
+    let (mut client, mut states, mut met_down, mut met_up) = (world.client().await, Vec::new(), 0, 0);
     for half in 0..20 {
         let is_down = half % 2 == 1;
         if is_down {
@@ -285,19 +285,20 @@ async fn row_16_a_flapping_provider_costs_no_request_and_is_met_down_by_few() {
         } else {
             world.faults.clear("alpha");
         }
-        for _ in 0..60 {
-            let before = world.seen("alpha").len();
-            assert_eq!(world.chat(&chat("duo")).await.status, 200);
-            down_met += if is_down { world.seen("alpha").len() - before } else { 0 };
+        let before = world.seen("alpha").len();
+        for _ in 0..40 {
+            assert_eq!(client.call(chat_request(SHOP, &chat("duo"))).await.status, 200);
             states.push(world.breaker("alpha/fast"));
-            sleep(50 * MS).await;
+            sleep(75 * MS).await;
         }
+        let met = world.seen("alpha").len() - before;
+        if is_down { met_down += met } else { met_up += met }
     }
-    assert!(down_met * 10 <= states.len(), "{down_met} of {} met it down", states.len());
+    assert!(met_down * 10 <= states.len(), "{met_down} of {} met it down", states.len());
     // It opens, tries again, and closes: a few changes for each half, not one for each request.
     states.dedup();
     assert!(states.len() <= 20 * 4, "{} changes", states.len());
-    assert!(world.seen("alpha").len() * 3 >= 1_200, "it serves while it is up: {:?}", world.counts());
+    assert!(met_up * 3 >= 800, "it serves while it is up: {met_up}");
 }
 
 #[tokio::test(start_paused = true)]
@@ -335,28 +336,23 @@ async fn row_40_a_call_in_flight_keeps_the_candidates_it_came_with() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn row_46_a_thousand_equal_misses_at_expiry_are_one_request_also_if_the_first_client_leaves() {
-    for leaves in [false, true] {
-        let world = World::new();
-        let question = chat("kept");
-        world.chat(&question).await.assert_served("alpha", 1);
-        sleep(Duration::from_secs(661)).await;
-        world.fault("alpha", "delay:2s");
-        let first = async {
-            let patience = if leaves { 100 * MS } else { 10_000 * MS };
-            tokio::time::timeout(patience, world.chat(&question)).await
-        };
-        let others = join_all((0..999).map(async |_| {
-            sleep(MS).await;
-            world.chat(&question).await
-        }));
-        let (first, others) = tokio::join!(first, others);
-        assert_eq!(first.is_err(), leaves);
-        assert!(others.iter().all(|answer| answer.status == 200 && answer.body == others[0].body));
-        assert!(others.iter().all(|answer| answer.header("wb-cache") == "coalesced"));
-        assert_eq!(world.counts(), [2, 0, 0], "one before it expired, one after");
-        world.assert_idle();
-    }
+async fn row_46_a_thousand_equal_misses_at_expiry_are_one_request_though_the_first_client_leaves() {
+    let world = World::new();
+    let question = chat("kept");
+    world.chat(&question).await.assert_served("alpha", 1);
+    sleep(Duration::from_secs(661)).await;
+    world.fault("alpha", "delay:2s");
+    let first = tokio::time::timeout(100 * MS, world.chat(&question));
+    let others = join_all((0..999).map(async |_| {
+        sleep(MS).await;
+        world.chat(&question).await
+    }));
+    let (first, others) = tokio::join!(first, others);
+    assert!(first.is_err(), "it left before the answer");
+    assert!(others.iter().all(|answer| answer.status == 200 && answer.body == others[0].body));
+    assert!(others.iter().all(|answer| answer.header("wb-cache") == "coalesced"));
+    assert_eq!(world.counts(), [2, 0, 0], "one before it expired, one after");
+    world.assert_idle();
 }
 
 #[tokio::test(start_paused = true)]

@@ -44,6 +44,7 @@ pub use self::client::*;
 pub use self::net::*;
 
 mod client;
+pub mod forms;
 mod net;
 pub mod sockets;
 

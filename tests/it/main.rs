@@ -17,6 +17,7 @@
 
 mod aborts;
 mod admin;
+mod answers;
 mod auth;
 mod cache;
 mod cli;

@@ -17,112 +17,15 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use proptest::prelude::*;
 use proptest::sample::select;
 use proptest::test_runner::TestRunner;
-use serde_json::{Value, json};
 use tokio::io::{AsyncWriteExt, DuplexStream};
 use tokio::runtime::Builder;
 use tokio::sync::{Mutex, mpsc};
 use tokio::time::{Instant, timeout};
 
+use crate::harness::forms::{BEGIN, Form, NATIVE, chunk};
 use crate::harness::*;
 
-const BEGIN: &str = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n";
-const NATIVE: &str = r#""chat.completions", "completions", "responses", "messages""#;
 const CHAT_ONLY: &str = r#""chat.completions""#;
-
-fn chunk(bytes: &[u8]) -> Vec<u8> {
-    [format!("{:x}\r\n", bytes.len()).as_bytes(), bytes, b"\r\n"].concat()
-}
-
-/// One of the three forms, as its providers stream it.
-#[derive(Clone, Copy, PartialEq, Debug)]
-enum Form {
-    Chat,
-    Responses,
-    Messages,
-}
-
-impl Form {
-    const ALL: [Self; 3] = [Self::Chat, Self::Responses, Self::Messages];
-
-    fn path(self) -> &'static str {
-        match self {
-            Self::Chat => "/v1/chat/completions",
-            Self::Responses => "/v1/responses",
-            Self::Messages => "/v1/messages",
-        }
-    }
-
-    fn body(self) -> Value {
-        let said = json!([{ "role": "user", "content": "hello" }]);
-        match self {
-            Self::Chat => {
-                json!({ "model": "solo", "stream": true, "stream_options": { "include_usage": true }, "messages": said })
-            }
-            Self::Responses => json!({ "model": "solo", "stream": true, "input": "hello" }),
-            Self::Messages => json!({ "model": "solo", "stream": true, "max_tokens": 99, "messages": said }),
-        }
-    }
-
-    /// What comes before the first word.
-    fn opening(self) -> &'static str {
-        match self {
-            Self::Chat => {
-                "data: {\"id\":\"c1\",\"choices\":[{\"index\":0,\"delta\":{\"role\":\"assistant\",\"content\":\"\"}}]}\n\n"
-            }
-            Self::Responses => concat!(
-                "event: response.created\ndata: {\"type\":\"response.created\",\"sequence_number\":0,",
-                "\"response\":{\"id\":\"r1\",\"status\":\"in_progress\",\"output\":[],\"error\":null,\"usage\":null}}\n\n",
-                "event: response.output_item.added\ndata: {\"type\":\"response.output_item.added\",\"sequence_number\":1,",
-                "\"output_index\":0,\"item\":{\"id\":\"m1\",\"type\":\"message\",\"role\":\"assistant\",\"content\":[]}}\n\n",
-            ),
-            Self::Messages => concat!(
-                "event: message_start\ndata: {\"type\":\"message_start\",\"message\":{\"id\":\"m1\",\"type\":\"message\",",
-                "\"role\":\"assistant\",\"content\":[],\"stop_reason\":null,\"usage\":{\"input_tokens\":3,\"output_tokens\":1}}}\n\n",
-                "event: content_block_start\ndata: {\"type\":\"content_block_start\",\"index\":0,",
-                "\"content_block\":{\"type\":\"text\",\"text\":\"\"}}\n\n",
-                "event: ping\ndata: {\"type\": \"ping\"}\n\n",
-            ),
-        }
-    }
-
-    fn word(self, word: &str) -> String {
-        match self {
-            Self::Chat => format!(
-                "data: {{\"id\":\"c1\",\"choices\":[{{\"index\":0,\"delta\":{{\"content\":\"{word}\"}}}}]}}\n\n"
-            ),
-            Self::Responses => format!(
-                "event: response.output_text.delta\ndata: {{\"type\":\"response.output_text.delta\",\"item_id\":\"m1\",\
-                 \"output_index\":0,\"content_index\":0,\"delta\":\"{word}\"}}\n\n"
-            ),
-            Self::Messages => format!(
-                "event: content_block_delta\ndata: {{\"type\":\"content_block_delta\",\"index\":0,\
-                 \"delta\":{{\"type\":\"text_delta\",\"text\":\"{word}\"}}}}\n\n"
-            ),
-        }
-    }
-
-    /// What comes after the last word.
-    fn ending(self) -> &'static str {
-        match self {
-            Self::Chat => concat!(
-                "data: {\"id\":\"c1\",\"choices\":[{\"index\":0,\"delta\":{},\"finish_reason\":\"stop\"}],\"usage\":null}\n\n",
-                "data: {\"id\":\"c1\",\"choices\":[],\"usage\":{\"prompt_tokens\":3,\"completion_tokens\":4}}\n\n",
-                "data: [DONE]\n\n",
-            ),
-            Self::Responses => concat!(
-                "event: response.completed\ndata: {\"type\":\"response.completed\",\"response\":{\"id\":\"r1\",",
-                "\"status\":\"completed\",\"error\":null,\"output\":[{\"type\":\"message\",\"content\":[",
-                "{\"type\":\"output_text\",\"text\":\"w\"}]}],\"usage\":{\"input_tokens\":3,\"output_tokens\":4}}}\n\n",
-            ),
-            Self::Messages => concat!(
-                "event: content_block_stop\ndata: {\"type\":\"content_block_stop\",\"index\":0}\n\n",
-                "event: message_delta\ndata: {\"type\":\"message_delta\",\"delta\":{\"stop_reason\":\"end_turn\"},",
-                "\"usage\":{\"output_tokens\":4}}\n\n",
-                "event: message_stop\ndata: {\"type\":\"message_stop\"}\n\n",
-            ),
-        }
-    }
-}
 
 /// What a client speaks.
 #[derive(Clone, Copy, Debug)]
@@ -134,7 +37,7 @@ enum Speaks {
 /// Asks, and returns the answer's body as it comes.
 async fn ask(world: &World, speaks: Speaks, form: Form) -> (Incoming, Box<dyn Send>) {
     let (io, _end) = world.raw();
-    let body = form.body().to_string();
+    let body = form.body("solo").to_string();
     match speaks {
         Speaks::Http1 => {
             let mut client = Client::over(io).await;
@@ -342,7 +245,7 @@ async fn relay(world: &World, form: Form, sent: &[u8], cuts: &[usize]) -> Bytes 
     }
     reply.extend_from_slice(b"0\r\n\r\n");
     world.net.always("alpha", says(reply));
-    world.call(post(form.path(), SHOP, form.body().to_string())).await.body
+    world.call(post(form.path(), SHOP, form.body("solo").to_string())).await.body
 }
 
 #[test]
@@ -373,7 +276,7 @@ async fn row_8_only_usage_is_taken_out_and_only_for_those_who_did_not_ask_for_it
     let world = World::new();
     world.net.always("alpha", says([BEGIN.as_bytes(), &chunk(sent.as_bytes()), b"0\r\n\r\n"].concat()));
     assert_eq!(world.chat(&streamed("solo")).await.text(), shown);
-    assert_eq!(world.chat(&Form::Chat.body()).await.text(), sent);
+    assert_eq!(world.chat(&Form::Chat.body("solo")).await.text(), sent);
     let tokens = world.metric("weighbridge_tokens_total", &["provider=\"alpha\""]);
     assert!((tokens - 14.0).abs() < f64::EPSILON, "counted both times: {tokens}");
 }
