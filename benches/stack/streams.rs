@@ -35,7 +35,7 @@ pub struct Seen {
     /// How much later (or earlier) than `every` an event came after the one before.
     off: Vec<Duration>,
     /// Streams that did not end in `[DONE]`.
-    pub errors: u64,
+    pub errors: usize,
 }
 
 impl Seen {
@@ -68,7 +68,7 @@ impl Streams {
                 open.push(spawn_local(one_stream(to, Rc::clone(&request), self, Rc::clone(&seen))));
                 tokio::time::sleep(APART).await;
             }
-            while seen.borrow().first.len() + (seen.borrow().errors as usize) < open.len() {
+            while seen.borrow().first.len() + seen.borrow().errors < open.len() {
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }
             midway();

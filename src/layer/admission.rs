@@ -56,6 +56,11 @@ impl Gate {
         self.in_flight.load(Ordering::Acquire)
     }
 
+    /// Body bytes held now, or declared and awaited.
+    pub fn held_bytes(&self) -> usize {
+        self.bytes.load(Ordering::Acquire)
+    }
+
     fn enter(self: &Arc<Self>, bytes: usize, most: Most) -> Result<Admitted, ShedReason> {
         let before = self.in_flight.fetch_add(1, Ordering::AcqRel);
         let held = self.bytes.fetch_add(bytes, Ordering::AcqRel);

@@ -4,6 +4,10 @@
 //! refuses for a cool-down that doubles from one second to sixty, with a jitter of a fifth, so that many proxies do not
 //! come back in step. Then it lets one probe through at a time and closes after three successes. Refusals of our own
 //! and the caller's mistakes never reach it.
+//!
+//! A long cool-down is for those who have somebody else to ask. A call that nobody would take may end it after two
+//! seconds, or after as long as the last probe took ([`Breaker::resort`]): a provider that heals is then found at once and
+//! not within a minute, and one that is silent does not make every caller wait.
 
 use std::time::Duration;
 
@@ -16,6 +20,8 @@ const ENOUGH_CALLS: u32 = 20;
 const SUCCESSES_TO_CLOSE: u32 = 3;
 const FIRST_COOL_DOWN: Duration = Duration::from_secs(1);
 const LONGEST_COOL_DOWN: Duration = Duration::from_secs(60);
+/// What a cool-down lasts at least when there is nobody else.
+const LAST_RESORT: Duration = Duration::from_secs(2);
 
 /// What a caller of the breaker may do.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -80,8 +86,16 @@ struct Bucket {
 #[derive(Clone, Copy, Debug)]
 enum Phase {
     Closed,
-    Open { until: Instant },
-    HalfOpen { probing: bool, successes: u32 },
+    /// From `resort` on, a call that nobody else would take ends it.
+    Open {
+        until: Instant,
+        resort: Instant,
+    },
+    /// Since when somebody probes.
+    HalfOpen {
+        probing: Option<Instant>,
+        successes: u32,
+    },
 }
 
 /// One upstream's breaker.
@@ -107,14 +121,14 @@ impl Breaker {
     pub fn permit(&mut self, now: Instant) -> Permit {
         match self.phase {
             Phase::Closed => Permit::Normal,
-            Phase::Open { until } if now < until => Permit::Refused(until - now),
+            Phase::Open { until, .. } if now < until => Permit::Refused(until - now),
             Phase::Open { .. } => {
-                self.phase = Phase::HalfOpen { probing: true, successes: 0 };
+                self.phase = Phase::HalfOpen { probing: Some(now), successes: 0 };
                 Permit::Probe
             }
-            Phase::HalfOpen { probing: true, .. } => Permit::Refused(FIRST_COOL_DOWN),
-            Phase::HalfOpen { probing: false, successes } => {
-                self.phase = Phase::HalfOpen { probing: true, successes };
+            Phase::HalfOpen { probing: Some(_), .. } => Permit::Refused(FIRST_COOL_DOWN),
+            Phase::HalfOpen { probing: None, successes } => {
+                self.phase = Phase::HalfOpen { probing: Some(now), successes };
                 Permit::Probe
             }
         }
@@ -127,8 +141,8 @@ impl Breaker {
             (Phase::HalfOpen { successes, .. }, Permit::Probe) => match lesson {
                 Lesson::Failure => self.open(now),
                 Lesson::Success if successes + 1 >= SUCCESSES_TO_CLOSE => self.close(),
-                Lesson::Success => self.phase = Phase::HalfOpen { probing: false, successes: successes + 1 },
-                Lesson::Nothing => self.phase = Phase::HalfOpen { probing: false, successes },
+                Lesson::Success => self.phase = Phase::HalfOpen { probing: None, successes: successes + 1 },
+                Lesson::Nothing => self.phase = Phase::HalfOpen { probing: None, successes },
             },
             // Stragglers from before it opened teach nothing new.
             (Phase::HalfOpen { .. } | Phase::Open { .. }, _) => {}
@@ -141,9 +155,21 @@ impl Breaker {
         if self.state(now) != State::Open {
             self.open(now);
         }
-        if let Phase::Open { until } = &mut self.phase {
+        if let Phase::Open { until, resort } = &mut self.phase {
             *until = (*until).max(now + least);
+            *resort = (*resort).max(now + least);
         }
+    }
+
+    /// Nobody else would take a call: how long this one's cool-down must still last, and `None` if it is not cooling
+    /// down. A zero means that it was ended, and the next permit is a probe.
+    pub fn resort(&mut self, now: Instant) -> Option<Duration> {
+        let Phase::Open { until, resort } = &mut self.phase else { return None };
+        let wait = resort.min(until).saturating_duration_since(now);
+        if wait.is_zero() {
+            *until = now;
+        }
+        Some(wait)
     }
 
     /// True while it counts and lets everybody through.
@@ -155,7 +181,7 @@ impl Breaker {
     pub fn state(&self, now: Instant) -> State {
         match self.phase {
             Phase::Closed => State::Closed,
-            Phase::Open { until } if now < until => State::Open,
+            Phase::Open { until, .. } if now < until => State::Open,
             Phase::Open { .. } | Phase::HalfOpen { .. } => State::HalfOpen,
         }
     }
@@ -199,7 +225,12 @@ impl Breaker {
         self.trips += 1;
         self.in_a_row = 0;
         self.buckets = [Bucket::default(); BUCKETS];
-        self.phase = Phase::Open { until: now + self.jittered(cool_down) };
+        let probed_for = match self.phase {
+            Phase::HalfOpen { probing: Some(since), .. } => now.saturating_duration_since(since),
+            _ => Duration::ZERO,
+        };
+        let resort = now + self.jittered(LAST_RESORT.max(probed_for));
+        self.phase = Phase::Open { until: now + self.jittered(cool_down), resort };
     }
 
     fn close(&mut self) {
@@ -316,6 +347,31 @@ mod tests {
             breaker.learn(now, Permit::Probe, Lesson::Failure);
         }
         assert!(last >= Duration::from_secs(48));
+    }
+
+    #[test]
+    fn f12_whoever_has_nobody_else_to_ask_ends_a_long_cool_down_and_not_one_that_was_asked_for() {
+        let (mut breaker, mut now) = breaker();
+        assert_eq!(breaker.resort(now), None);
+        fail(&mut breaker, now, 5);
+        for _ in 0..8 {
+            now += Duration::from_secs(60) * 6 / 5;
+            assert_eq!(breaker.permit(now), Permit::Probe);
+            assert_eq!(breaker.resort(now), None, "one probe at a time");
+            breaker.learn(now, Permit::Probe, Lesson::Failure);
+        }
+        let wait = breaker.resort(now).unwrap();
+        assert!((1_600..=2_400).contains(&wait.as_millis()), "{wait:?}");
+        now += wait;
+        assert!(matches!(breaker.permit(now), Permit::Refused(_)));
+        assert_eq!((breaker.resort(now), breaker.permit(now)), (Some(Duration::ZERO), Permit::Probe));
+        breaker.learn(now + Duration::from_secs(30), Permit::Probe, Lesson::Failure);
+        now += Duration::from_secs(30);
+        let wait = breaker.resort(now).unwrap();
+        assert!((24..=36).contains(&wait.as_secs()), "{wait:?} after a probe of half a minute");
+        breaker.trip(now, Duration::from_secs(300));
+        breaker.learn(now, Permit::Probe, Lesson::Nothing);
+        assert_eq!(breaker.resort(now), Some(Duration::from_secs(300)));
     }
 
     proptest! {

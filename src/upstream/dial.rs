@@ -15,6 +15,8 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
+use crate::upstream::names::{Names, Resolve, System};
+
 /// Most addresses tried for one connection.
 const MOST_ADDRESSES: usize = 4;
 
@@ -47,16 +49,22 @@ pub trait Dial: Send + Sync {
 /// TCP with NODELAY, and TLS where the origin wants it.
 pub struct TcpDial {
     tls: TlsConnector,
+    names: Names,
 }
 
 impl TcpDial {
-    /// Uses this TLS configuration for every provider.
+    /// Uses this TLS configuration for every provider, and the operating system's name service.
     pub fn new(tls: Arc<rustls::ClientConfig>) -> Self {
-        Self { tls: TlsConnector::from(tls) }
+        Self::resolving(tls, System)
+    }
+
+    /// As [`TcpDial::new`], with another name service.
+    pub fn resolving(tls: Arc<rustls::ClientConfig>, resolver: impl Resolve + 'static) -> Self {
+        Self { tls: TlsConnector::from(tls), names: Names::new(resolver) }
     }
 
     async fn connect(&self, origin: &Origin) -> io::Result<Box<dyn Io>> {
-        let stream = tcp(origin).await?;
+        let stream = tcp(origin, &self.names).await?;
         stream.set_nodelay(true)?;
         if !origin.tls {
             return Ok(Box::new(stream));
@@ -72,26 +80,19 @@ impl Dial for TcpDial {
     }
 }
 
-async fn tcp(origin: &Origin) -> io::Result<TcpStream> {
+async fn tcp(origin: &Origin, names: &Names) -> io::Result<TcpStream> {
     let mut failure = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
-    for address in addresses(origin).await?.into_iter().take(MOST_ADDRESSES) {
-        if !origin.allow_private && !is_public(address.ip()) {
+    for ip in names.addresses(&origin.host).await?.iter().take(MOST_ADDRESSES) {
+        if !origin.allow_private && !is_public(*ip) {
             failure = io::Error::new(io::ErrorKind::PermissionDenied, "the name resolves to a private address");
             continue;
         }
-        match TcpStream::connect(address).await {
+        match TcpStream::connect(SocketAddr::new(*ip, origin.port)).await {
             Ok(stream) => return Ok(stream),
             Err(err) => failure = err,
         }
     }
     Err(failure)
-}
-
-async fn addresses(origin: &Origin) -> io::Result<Vec<SocketAddr>> {
-    match origin.host.parse::<IpAddr>() {
-        Ok(ip) => Ok(vec![SocketAddr::new(ip, origin.port)]),
-        Err(_) => Ok(tokio::net::lookup_host((origin.host.as_str(), origin.port)).await?.collect()),
-    }
 }
 
 /// True for addresses that belong to the public internet.
@@ -167,7 +168,7 @@ mod tests {
     #[tokio::test]
     async fn s6_a_provider_that_may_not_be_private_is_not_dialled_on_loopback() {
         let origin = Origin { tls: false, host: "127.0.0.1".into(), port: 9, allow_private: false };
-        let err = tcp(&origin).await.unwrap_err();
+        let err = tcp(&origin, &Names::new(System)).await.unwrap_err();
         assert_eq!(err.kind(), io::ErrorKind::PermissionDenied);
     }
 }

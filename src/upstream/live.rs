@@ -140,6 +140,11 @@ impl Health {
         self.mark(&condition);
     }
 
+    /// As [`Breaker::resort`].
+    pub fn resort(&self, now: Instant) -> Option<Duration> {
+        self.condition().breaker.resort(now)
+    }
+
     /// Opens the breaker at once.
     pub fn trip(&self, now: Instant, least: Duration) {
         let mut condition = self.condition();

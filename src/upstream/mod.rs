@@ -14,6 +14,7 @@ pub mod latency;
 pub mod limiter;
 pub mod live;
 mod meaning;
+pub mod names;
 pub mod openai;
 pub mod patience;
 pub mod pool;

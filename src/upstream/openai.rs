@@ -236,7 +236,7 @@ async fn understand(
 }
 
 async fn whole(
-    headers: HeaderMap,
+    mut headers: HeaderMap,
     body: UpstreamBody,
     (spoken, attempt, upstream): (&Spoken<'_>, &Attempt, &LiveUpstream),
 ) -> Result<Reply, AttemptError> {
@@ -254,6 +254,10 @@ async fn whole(
     }
     if facts.cut && !facts.content && is_filtered(&bytes) {
         attempt.call.context.trail.lock().heard_filter(&upstream.names);
+    }
+    // It is JSON whatever it was called, and SDKs make a plain string of what is called otherwise.
+    if !headers.get(CONTENT_TYPE).is_some_and(|kind| is_json(kind.as_bytes())) {
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     }
     let usage = UsageSlot::default();
     usage.set(facts.usage.unwrap_or_else(Usage::default));
@@ -315,7 +319,7 @@ fn sift(headers: &HeaderMap) -> Sifted {
                 sifted.is_stream = is_event_stream(value.as_bytes());
                 sifted.passed.insert(CONTENT_TYPE, value.clone());
             }
-            "content-encoding" => sifted.is_compressed = value != "identity",
+            "content-encoding" => sifted.is_compressed |= value != "identity",
             "x-request-id" | "request-id" | "x-generation-id" | "x-litellm-call-id" => {
                 sifted.their_id = Some(value.clone()).filter(|id| id.len() <= 256);
             }
@@ -337,6 +341,13 @@ fn sift(headers: &HeaderMap) -> Sifted {
 }
 
 fn is_event_stream(media_type: &[u8]) -> bool {
-    const EVENTS: &[u8] = b"text/event-stream";
-    media_type.get(..EVENTS.len()).is_some_and(|start| start.eq_ignore_ascii_case(EVENTS))
+    begins(media_type, b"text/event-stream")
+}
+
+fn is_json(media_type: &[u8]) -> bool {
+    begins(media_type, b"application/json")
+}
+
+fn begins(media_type: &[u8], start: &[u8]) -> bool {
+    media_type.get(..start.len()).is_some_and(|begin| begin.eq_ignore_ascii_case(start))
 }

@@ -96,6 +96,11 @@ impl Pool {
         &self.origin
     }
 
+    /// Connections of all cores that wait for a request. One that the other side has closed counts until it is found out.
+    pub fn idle(&self) -> usize {
+        self.idle.iter().map(|shelf| shelf.lock().unwrap_or_else(PoisonError::into_inner).len()).sum()
+    }
+
     /// Sends one request and waits for the head of its response. `connect` bounds the dialling; the caller bounds the rest.
     ///
     /// # Errors

@@ -38,13 +38,15 @@ use weighbridge::telemetry::lines::LineWriter;
 use weighbridge::telemetry::logs::LogFormat;
 use weighbridge::telemetry::metrics::Metrics;
 use weighbridge::upstream::breaker::State;
-use weighbridge::upstream::dial::Dial;
+use weighbridge::upstream::dial::{Dial, Io};
 
 pub use self::client::*;
 pub use self::net::*;
 
 mod client;
+pub mod forms;
 mod net;
+pub mod sockets;
 
 /// The key of the caller `shop`, who may do everything.
 pub const SHOP: &str = "wb-test-shop-0123456789abcdef";
@@ -118,7 +120,7 @@ pub struct World {
     _shutdown: Shutdown,
     writer: Option<LineWriter>,
     written: Written,
-    serve: Box<dyn Fn(DuplexStream) -> JoinHandle<ConnectionEnd>>,
+    serve: Box<dyn Fn(Box<dyn Io>) -> JoinHandle<ConnectionEnd>>,
 }
 
 /// How a [`World`] differs from the usual one.
@@ -313,7 +315,12 @@ impl World {
     /// As [`World::raw`], with room for `pipe` bytes on their way.
     pub fn raw_with(&self, pipe: usize) -> (DuplexStream, JoinHandle<ConnectionEnd>) {
         let (near, far) = duplex(pipe);
-        (near, (self.serve)(far))
+        (near, self.accept(far))
+    }
+
+    /// Serves a client that connected in some other way.
+    pub fn accept(&self, io: impl Io + 'static) -> JoinHandle<ConnectionEnd> {
+        (self.serve)(Box::new(io))
     }
 
     /// Everything that comes back for `bytes`, until the proxy closes or two seconds pass in silence.

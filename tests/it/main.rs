@@ -15,14 +15,17 @@
     clippy::disallowed_methods
 )]
 
+mod aborts;
 mod adaptive;
 mod admin;
+mod answers;
 mod audio;
 mod auth;
 mod cache;
 mod cli;
 mod coalesce;
 mod failover;
+mod faults;
 mod governance;
 mod harness;
 mod hedge;
@@ -31,10 +34,12 @@ mod limits;
 mod llm;
 mod order;
 mod process;
+mod relay;
 mod reload;
 mod risk;
 mod shape;
 mod shutdown;
+mod sockets;
 mod stream;
 mod surface;
 mod tidy;

@@ -159,9 +159,29 @@ impl<'p> Flight<'p> {
                     self.repeated = true;
                     tokio::time::sleep(after).await;
                 }
-                (Next::Stop | Next::Move, _) => return Err(self.give_up()),
+                (Next::Stop | Next::Move, _) => match self.last_resort() {
+                    Some(resort) => lane = resort,
+                    None => return Err(self.give_up()),
+                },
             }
         }
+    }
+
+    /// Nobody was asked because every breaker is open: one whose cool-down has lasted long enough for that. A provider that
+    /// has healed is found within seconds, however long it was away.
+    fn last_resort(&mut self) -> Option<&'p Lane> {
+        if self.made > 0 {
+            return None;
+        }
+        let (now, params, call) = (Instant::now(), self.params, &self.call);
+        for lane in params.lanes.iter().filter(|lane| lane.upstream.speaks(call).is_some()) {
+            let wait = lane.upstream.health.resort(now)?;
+            if wait.is_zero() {
+                return Some(lane);
+            }
+            self.soonest = Some(self.soonest.map_or(wait, |soonest| soonest.min(wait)));
+        }
+        None
     }
 
     /// Starts the attempt that is this many after those already made.

@@ -10,9 +10,9 @@ use hyper::body::Incoming;
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
-use tokio::io::DuplexStream;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
+use weighbridge::upstream::dial::Io;
 
 /// A client's connection, closed when it is dropped.
 pub struct Client {
@@ -28,7 +28,7 @@ impl Drop for Client {
 
 impl Client {
     /// Speaks HTTP/1.1 over `io`.
-    pub async fn over(io: DuplexStream) -> Self {
+    pub async fn over(io: impl Io + 'static) -> Self {
         let (sender, connection) = http1::handshake(TokioIo::new(io)).await.unwrap();
         Self { sender, driver: tokio::spawn(async move { drop(connection.await) }) }
     }

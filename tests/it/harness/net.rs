@@ -6,11 +6,13 @@ use std::io;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 use weighbridge::sandbox::aggregator::Aggregator;
 use weighbridge::sandbox::alipay::Alipay;
 use weighbridge::sandbox::serve_connection;
-use weighbridge::upstream::dial::{Dial, Io, Origin};
+use weighbridge::upstream::dial::{Dial, Io, Origin, TcpDial};
+
+use super::sockets::{Book, trusting};
 
 /// What a connection to a provider leads to.
 #[derive(Clone)]
@@ -21,6 +23,8 @@ pub enum Link {
     Refused,
     /// No answer to the connection attempt, ever.
     BlackHole,
+    /// A real socket, through the product's own dialling; see [`super::sockets`].
+    At(Origin),
     /// A peer made of a few lines of test.
     Scripted(Script),
 }
@@ -57,7 +61,7 @@ pub fn http_reply(status: &str, headers: &str, body: &str) -> String {
 }
 
 /// Reads one request with a declared length. Empty if there was none.
-pub async fn read_request(io: &mut DuplexStream) -> String {
+pub async fn read_request(io: &mut (impl AsyncRead + Unpin)) -> String {
     let mut bytes = Vec::new();
     loop {
         let text = String::from_utf8_lossy(&bytes).into_owned();
@@ -82,12 +86,17 @@ pub struct Net {
     plans: Mutex<HashMap<String, (VecDeque<Link>, Link)>>,
     dialled: Mutex<Vec<String>>,
     pipe: usize,
+    /// The name service that [`Link::At`] asks.
+    pub book: Book,
+    tcp: TcpDial,
 }
 
 impl Net {
     /// One on which all goes well; its pipes hold `pipe` bytes.
     pub(super) fn new(llms: BTreeMap<&'static str, Aggregator>, alipay: Alipay, pipe: usize) -> Self {
-        Self { llms, alipay, plans: Mutex::default(), dialled: Mutex::default(), pipe }
+        let book = Book::default();
+        let tcp = TcpDial::resolving(trusting(), book.clone());
+        Self { llms, alipay, plans: Mutex::default(), dialled: Mutex::default(), pipe, book, tcp }
     }
 
     /// The next connections to `provider` lead to these, later ones to `then`.
@@ -139,6 +148,7 @@ impl Net {
         let (near, far) = duplex(self.pipe);
         match self.next(provider) {
             Link::Simulator => self.simulate(provider, far),
+            Link::At(origin) => return self.tcp.dial(&origin).await,
             Link::Refused => return Err(io::ErrorKind::ConnectionRefused.into()),
             Link::BlackHole => pending().await,
             Link::Scripted(script) => drop(tokio::spawn(script(far))),
