@@ -148,6 +148,9 @@ where
             first = chunk;
         } else {
             if rest.is_empty() {
+                // What was declared is within the limit, and admission has counted it.
+                let declared = usize::try_from(body.size_hint().lower()).unwrap_or(0).min(limit_bytes);
+                rest.reserve(first.len() + chunk.len() + declared);
                 rest.extend_from_slice(&std::mem::take(&mut first));
             }
             rest.extend_from_slice(&chunk);

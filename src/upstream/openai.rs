@@ -36,6 +36,8 @@ use crate::wire::filtered::is_filtered;
 use crate::wire::json_edit::{self, UsageRequest};
 use crate::wire::openai::parse_error;
 
+/// From here on a body is sent in pieces rather than copied; below, three pieces are dearer than one copy.
+const LONG: usize = 32 * 1024;
 /// Largest whole answer.
 const ANSWER_BYTES: usize = 32 * 1024 * 1024;
 /// Longest silence in an error body: the status has said the most important thing already.
@@ -110,6 +112,14 @@ pub fn prepare(spoken: &mut Spoken<'_>, upstream: &LiveUpstream) -> Result<Bytes
         Some(body) => Ok(body),
         None => json_edit::rewrite_request(body, model, usage).map_err(refused),
     }
+}
+
+/// As [`prepare`], without copying: for a body too long for that of which nothing but the model's name changes.
+pub fn splice(spoken: &Spoken<'_>, upstream: &LiveUpstream) -> Option<Box<[Bytes; 3]>> {
+    let long = spoken.body.len() >= LONG;
+    let plain = upstream.candidate.provider.shape.is_none() && usage_request(spoken, upstream) == UsageRequest::AsIs;
+    let at = spoken.facts.model_at.filter(|_| long && plain)?;
+    json_edit::splice_pieces(spoken.body, at.start..at.end, &upstream.names.model).map(Box::new)
 }
 
 /// As [`prepare`], for a large body: with it, which members were left out.

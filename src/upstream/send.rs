@@ -5,12 +5,15 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
+
 use crate::config::table::Protocol;
 use crate::domain::operation::Safety;
 use crate::flight::error::AttemptError;
 use crate::flight::reply::Reply;
 use crate::upstream::alipay::di;
 use crate::upstream::attempt::Attempt;
+use crate::upstream::body::RequestBody;
 use crate::upstream::exchange::exchange;
 use crate::upstream::live::LiveUpstream;
 use crate::upstream::openai;
@@ -31,14 +34,18 @@ pub async fn send(attempt: Attempt, upstream: Arc<LiveUpstream>) -> Result<Reply
                 // Boxed because it is rare and large.
                 return Box::pin(upload::send(form, &spoken, &attempt, &upstream)).await;
             }
-            let body = if spoken.is_large() {
+            let pieces = openai::splice(&spoken, &upstream);
+            let body = if pieces.is_some() {
+                Bytes::new()
+            } else if spoken.is_large() {
                 let (body, dropped) = Box::pin(openai::prepare_apart(&attempt.call, &upstream)).await?;
                 spoken.dropped = dropped;
                 body
             } else {
                 openai::prepare(&mut spoken, &upstream)?
             };
-            let request = || openai::request(body.clone(), &spoken, &attempt.call, &upstream);
+            let body = || pieces.clone().map_or_else(|| body.clone().into(), RequestBody::from);
+            let request = || openai::request(body(), &spoken, &attempt.call, &upstream);
             let repeatable = attempt.call.operation.safety() != Safety::AtMostOnce;
             let response =
                 exchange(&upstream.provider, request(), attempt.connect, repeatable.then_some(request)).await?;

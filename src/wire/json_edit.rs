@@ -68,12 +68,24 @@ pub fn set_string(body: &Bytes, key: &str, value: &str) -> Option<Bytes> {
 /// Puts `value` where `span` of `body` holds the inside of a string. `None` if `value` would need escapes, or the span is
 /// none of the body's. The body is copied once, or not at all if it says that already.
 pub fn splice_plain(body: &Bytes, span: Range<usize>, value: &str) -> Option<Bytes> {
-    let is_plain = |byte: u8| byte >= 0x20 && byte != b'"' && byte != b'\\';
     let (before, after) = (body.get(..span.start)?, body.get(span.end..)?);
     if body.get(span)? == value.as_bytes() {
         return Some(body.clone());
     }
-    value.bytes().all(is_plain).then(|| Bytes::from([before, value.as_bytes(), after].concat()))
+    is_plain(value).then(|| Bytes::from([before, value.as_bytes(), after].concat()))
+}
+
+/// As [`splice_plain`], as three pieces of which the long ones are parts of `body`: for bodies that are costly to copy.
+pub fn splice_pieces(body: &Bytes, span: Range<usize>, value: &str) -> Option<[Bytes; 3]> {
+    if !is_plain(value) || span.start > span.end || span.end > body.len() {
+        return None;
+    }
+    Some([body.slice(..span.start), Bytes::copy_from_slice(value.as_bytes()), body.slice(span.end..)])
+}
+
+/// Means itself within the quotes of a JSON string.
+fn is_plain(value: &str) -> bool {
+    value.bytes().all(|byte| byte >= 0x20 && byte != b'"' && byte != b'\\')
 }
 
 /// Makes a caller's request the provider's: its model name, and whether token counts are asked for. The body is copied

@@ -84,6 +84,22 @@ async fn what_we_do_not_know_of_a_request_travels_byte_for_byte() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_long_body_travels_byte_for_byte_but_for_the_model_whatever_stands_before_and_behind_it() {
+    let world = World::new();
+    let long = r#"x\u00e9 \" 1.50 "#.repeat(40_000);
+    for (before, behind) in [
+        (format!(r#"{{ "odd":"{long}","#), r#","messages":[{"role":"user","content":"hi"}]}"#.to_owned()),
+        ("{".to_owned(), format!(r#","messages":[{{"role":"user","content":"{long}"}}],"n" : 1 }}"#)),
+    ] {
+        let asked = format!(r#"{before}"model": "duo"{behind}"#);
+        world.call(post("/v1/chat/completions", SHOP, &asked)).await.assert_served("alpha", 1);
+        let sent = format!(r#"{before}"model": "alpha-fast-1"{behind}"#);
+        let seen = world.seen("alpha");
+        assert!(seen.last().is_some_and(|seen| seen.body == sent), "the provider saw something else");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_bad_request_is_refused_in_openais_words_before_anybody_is_asked() {
     let world = World::new();
     let deep =
