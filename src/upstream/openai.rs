@@ -52,6 +52,7 @@ struct Sifted {
     /// The provider's own id of the call.
     their_id: Option<HeaderValue>,
     is_stream: bool,
+    is_json: bool,
     is_compressed: bool,
 }
 
@@ -215,7 +216,7 @@ async fn understand(
     upstream: &LiveUpstream,
 ) -> Result<Reply, AttemptError> {
     let (head, body) = response.into_parts();
-    let sifted = sift(&head.headers);
+    let mut sifted = sift(&head.headers);
     attempt.call.context.trail.lock().heard_id(&upstream.names, sifted.their_id);
     if head.status != StatusCode::OK {
         let patience = attempt.idle.min(ERROR_PATIENCE);
@@ -231,7 +232,13 @@ async fn understand(
     }
     match (spoken.facts.stream, sifted.is_stream) {
         (true, true) => Box::pin(stream(sifted.passed, body, (spoken, attempt, upstream))).await,
-        (false, false) => whole(sifted.passed, body, (spoken, attempt, upstream)).await,
+        (false, false) => {
+            // It will be JSON or no answer, and SDKs make a plain string of what is called otherwise.
+            if !sifted.is_json {
+                sifted.passed.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+            }
+            whole(sifted.passed, body, (spoken, attempt, upstream)).await
+        }
         (true, false) => {
             // Some aggregators answer a stream request with a plain error object and status 200.
             let body = Box::pin(read_whole(body, ERROR_BYTES, attempt.idle)).await.unwrap_or_default();
@@ -246,7 +253,7 @@ async fn understand(
 }
 
 async fn whole(
-    mut headers: HeaderMap,
+    headers: HeaderMap,
     body: UpstreamBody,
     (spoken, attempt, upstream): (&Spoken<'_>, &Attempt, &LiveUpstream),
 ) -> Result<Reply, AttemptError> {
@@ -264,10 +271,6 @@ async fn whole(
     }
     if facts.cut && !facts.content && is_filtered(&bytes) {
         attempt.call.context.trail.lock().heard_filter(&upstream.names);
-    }
-    // It is JSON whatever it was called, and SDKs make a plain string of what is called otherwise.
-    if !headers.get(CONTENT_TYPE).is_some_and(|kind| is_json(kind.as_bytes())) {
-        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     }
     let usage = UsageSlot::default();
     usage.set(facts.usage.unwrap_or_else(Usage::default));
@@ -322,11 +325,12 @@ fn bad_reply(detail: &'static str) -> AttemptError {
 fn sift(headers: &HeaderMap) -> Sifted {
     // Room for ours, which are added later.
     let passed = HeaderMap::with_capacity(24);
-    let mut sifted = Sifted { passed, their_id: None, is_stream: false, is_compressed: false };
+    let mut sifted = Sifted { passed, their_id: None, is_stream: false, is_json: false, is_compressed: false };
     for (name, value) in headers {
         match name.as_str() {
             "content-type" => {
-                sifted.is_stream = is_event_stream(value.as_bytes());
+                sifted.is_stream = begins(value.as_bytes(), b"text/event-stream");
+                sifted.is_json = begins(value.as_bytes(), b"application/json");
                 sifted.passed.insert(CONTENT_TYPE, value.clone());
             }
             "content-encoding" => sifted.is_compressed |= value != "identity",
@@ -350,14 +354,7 @@ fn sift(headers: &HeaderMap) -> Sifted {
     sifted
 }
 
-fn is_event_stream(media_type: &[u8]) -> bool {
-    begins(media_type, b"text/event-stream")
-}
-
-fn is_json(media_type: &[u8]) -> bool {
-    begins(media_type, b"application/json")
-}
-
+/// Without regard to case.
 fn begins(media_type: &[u8], start: &[u8]) -> bool {
     media_type.get(..start.len()).is_some_and(|begin| begin.eq_ignore_ascii_case(start))
 }
