@@ -92,7 +92,7 @@ async fn a_long_body_travels_byte_for_byte_but_for_the_model_whatever_stands_bef
         ("{".to_owned(), format!(r#","messages":[{{"role":"user","content":"{long}"}}],"n" : 1 }}"#)),
     ] {
         let asked = format!(r#"{before}"model": "duo"{behind}"#);
-        world.call(post("/v1/chat/completions", SHOP, &asked)).await.assert_served("alpha", 1);
+        world.call(post("/v1/chat/completions", SHOP, asked)).await.assert_served("alpha", 1);
         let sent = format!(r#"{before}"model": "alpha-fast-1"{behind}"#);
         let seen = world.seen("alpha");
         assert!(seen.last().is_some_and(|seen| seen.body == sent), "the provider saw something else");
