@@ -1,7 +1,7 @@
 //! Real sockets on loopback, for what only they can do: resets, half-closed connections, SYNs nobody answers, TLS
 //! handshakes that stop. Nothing here is paused, so nothing here measures time.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::future::{Future, pending};
 use std::io;
@@ -339,14 +339,12 @@ impl ServerCertVerifier for Anybody {
 /// This process's open sockets with one of these ports at either end, listening ones included. Other tests of the same
 /// process have other ports.
 pub fn sockets(ports: &[u16]) -> usize {
-    let port = |end: &str| end.rsplit(':').next().and_then(|port| u16::from_str_radix(port, 16).ok());
-    let ours = |line: &str| {
-        let fields: Vec<&str> = line.split_whitespace().collect();
-        let known = fields[1..3].iter().any(|end| port(end).is_some_and(|port| ports.contains(&port)));
-        known.then(|| format!("socket:[{}]", fields[9]))
-    };
+    let ends: Vec<String> = ports.iter().map(|port| format!(":{port:04X} ")).collect();
     let table = fs::read_to_string("/proc/self/net/tcp").unwrap();
-    let inodes: std::collections::HashSet<String> = table.lines().skip(1).filter_map(ours).collect();
+    // Most lines are connections that are long over.
+    let ours = table.lines().filter(|line| ends.iter().any(|end| line.contains(end)));
+    let inodes: HashSet<String> =
+        ours.filter_map(|line| line.split_whitespace().nth(9)).map(|inode| format!("socket:[{inode}]")).collect();
     let names = fs::read_dir("/proc/self/fd").unwrap().flatten().filter_map(|fd| fs::read_link(fd.path()).ok());
     names.filter(|name| inodes.contains(&*name.to_string_lossy())).count()
 }
