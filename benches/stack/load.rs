@@ -10,9 +10,7 @@ use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::task::spawn_local;
-
-use crate::peer::Peer;
+use tokio::task::{LocalSet, spawn_local};
 
 /// A request without an answer for so long is an error.
 const GIVE_UP: Duration = Duration::from_secs(20);
@@ -103,7 +101,7 @@ impl Load {
     }
 
     /// Sends until the time is up (or the count is reached) and every request has its answer.
-    pub fn run(&self, peer: &Peer, pace: Pace, time: Duration) -> Report {
+    pub fn run(&self, pace: Pace, time: Duration) -> Report {
         let start = Instant::now();
         let shared = Rc::new(Shared {
             request: request(self.to, &self.key, self.prompt_bytes, if self.streaming { STREAM } else { "" }),
@@ -115,17 +113,14 @@ impl Load {
             errors: Cell::new(0),
             latencies: RefCell::new(Vec::new()),
         });
-        let all = async {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        LocalSet::new().block_on(&runtime, async {
             let tasks: Vec<_> =
                 (0..self.connections).map(|_| spawn_local(one_connection(self.to, Rc::clone(&shared)))).collect();
             for task in tasks {
                 task.await.unwrap();
             }
-        };
-        match pace {
-            Pace::Closed => peer.run_awake(all),
-            Pace::Rate(_) | Pace::Count(..) => peer.run(all),
-        }
+        });
         let mut latencies = shared.latencies.take();
         latencies.sort_unstable();
         Report {

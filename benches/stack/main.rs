@@ -1,7 +1,7 @@
 //! What Weighbridge costs, beside the least that a hyper reverse proxy can do.
 //!
-//! `cargo bench --bench stack` runs a bare proxy and the product (and nginx, if installed) as processes of their own before a
-//! null upstream and measures each in interleaved rounds: throughput and CPU in a closed loop, latency at a constant
+//! `cargo bench --bench stack` runs a null upstream, a bare proxy and the product (and nginx, if installed) as processes
+//! of their own and measures each in interleaved rounds: throughput and CPU in a closed loop, latency at a constant
 //! arrival rate, CPU per relayed stream chunk; bodies of 100 KB and 1 MB; 200 streams at once, when each shows its first
 //! content and how evenly it comes; once, what each of 2,000 open streams costs in memory. With taskset and two cores the
 //! proxy has core 0 to itself and everything else runs on core 1. Quote the ratios: absolute numbers belong to the
@@ -27,7 +27,6 @@
 
 mod callgrind;
 mod load;
-mod peer;
 mod process;
 mod servers;
 mod streams;
@@ -36,8 +35,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use load::{Load, Pace, Report};
-use peer::Peer;
-use process::{Kind, Pinned, Proxy};
+use process::{Kind, Pinned, Proxy, Upstream};
 use streams::Streams;
 
 /// What to run, from the command line.
@@ -55,6 +53,7 @@ pub struct Options {
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).filter(|argument| argument != "--bench").collect();
     match arguments.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
+        ["null", listen] => servers::null(listen),
         ["bare", listen, to] => servers::bare(listen, to),
         _ => measure(&options(&arguments)),
     }
@@ -82,29 +81,27 @@ fn options(arguments: &[String]) -> Options {
 fn measure(options: &Options) {
     let pinned = Pinned::detect();
     pinned.pin_self();
-    let peer = Peer::start();
+    let upstream = Upstream::start(&pinned);
     let wanted = |kind: &Kind| options.only.is_empty() || options.only.iter().any(|name| name == kind.name());
     let kinds: Vec<Kind> = Kind::available().into_iter().filter(wanted).collect();
     if options.callgrind {
-        callgrind::run(&kinds, &peer, &pinned, options.budget);
+        callgrind::run(&kinds, &upstream, &pinned, options.budget);
         return;
     }
     println!("{} s a phase, {} rounds, {} connections, {pinned}", options.seconds, options.rounds, options.connections);
     let mut rows = Rows::default();
     let started = Instant::now();
     for round in 0..options.rounds {
-        rows.take(Row::DIRECT, &latency_only(options, &peer));
-        rows.take(Row::DIRECT, &at_once(options, &peer, (peer.address(), "none")));
+        rows.take(Row::DIRECT, &latency_only(options, &upstream));
+        rows.take(Row::DIRECT, &at_once(options, upstream.address(), "none"));
         for kind in &kinds {
+            let proxy = Proxy::start(kind, &upstream, &pinned, &[]);
+            rows.take(kind.name(), &one_round(options, &proxy));
+            rows.take(kind.name(), &large(options, &proxy));
+            rows.take(kind.name(), &at_once(options, proxy.address(), proxy.key()));
             if round == 0 {
-                // A process of its own: what others left in its memory would be counted as streams.
-                let proxy = Proxy::start(kind, &peer, &pinned, &[]);
-                rows.take(kind.name(), &open_streams(options, &peer, &proxy));
+                rows.take(kind.name(), &open_streams(options, &proxy));
             }
-            let proxy = Proxy::start(kind, &peer, &pinned, &[]);
-            rows.take(kind.name(), &one_round(options, &peer, &proxy));
-            rows.take(kind.name(), &large(options, &peer, &proxy));
-            rows.take(kind.name(), &at_once(options, &peer, (proxy.address(), proxy.key())));
         }
     }
     rows.print();
@@ -118,9 +115,9 @@ fn measure(options: &Options) {
 /// What one round measured, by name.
 type Figures = Vec<(&'static str, f64)>;
 
-fn latency_only(options: &Options, peer: &Peer) -> Figures {
-    let load = Load::new(peer.address(), options.connections);
-    let steady = load.run(peer, Pace::Rate(options.rate), Duration::from_secs_f64(options.seconds));
+fn latency_only(options: &Options, upstream: &Upstream) -> Figures {
+    let load = Load::new(upstream.address(), options.connections);
+    let steady = load.run(Pace::Rate(options.rate), Duration::from_secs_f64(options.seconds));
     latencies(&steady)
 }
 
@@ -128,19 +125,19 @@ fn latencies(report: &Report) -> Figures {
     vec![("p50 us", report.percentile(0.50)), ("p99 us", report.percentile(0.99)), ("errors", report.errors as f64)]
 }
 
-fn one_round(options: &Options, peer: &Peer, proxy: &Proxy) -> Figures {
+fn one_round(options: &Options, proxy: &Proxy) -> Figures {
     let phase = Duration::from_secs_f64(options.seconds);
     let load = Load::new(proxy.address(), options.connections).with_key(proxy.key());
-    let warm = load.run(peer, Pace::Closed, phase.mul_f64(0.2));
+    let warm = load.run(Pace::Closed, phase.mul_f64(0.2));
 
     let before = proxy.cpu();
-    let closed = load.run(peer, Pace::Closed, phase);
+    let closed = load.run(Pace::Closed, phase);
     let cpu = proxy.cpu().saturating_sub(before).as_secs_f64();
 
-    let steady = load.run(peer, Pace::Rate(options.rate), phase);
+    let steady = load.run(Pace::Rate(options.rate), phase);
 
     let before = proxy.cpu();
-    let streams = load.streaming().run(peer, Pace::Closed, phase);
+    let streams = load.streaming().run(Pace::Closed, phase);
     let stream_cpu = proxy.cpu().saturating_sub(before).as_secs_f64();
 
     let errors = warm.errors + closed.errors + steady.errors + streams.errors;
@@ -157,13 +154,13 @@ fn one_round(options: &Options, peer: &Peer, proxy: &Proxy) -> Figures {
 }
 
 /// Bodies that no longer fit into one read.
-fn large(options: &Options, peer: &Peer, proxy: &Proxy) -> Figures {
+fn large(options: &Options, proxy: &Proxy) -> Figures {
     let phase = Duration::from_secs_f64(options.seconds);
     let load = Load::new(proxy.address(), options.connections).with_key(proxy.key());
     let mut figures = Figures::new();
     for (column, prompt_bytes) in [("cpu us 100 KB", 100_000), ("cpu us 1 MB", 1_000_000)] {
         let before = proxy.cpu();
-        let closed = load.with_prompt(prompt_bytes).run(peer, Pace::Closed, phase);
+        let closed = load.with_prompt(prompt_bytes).run(Pace::Closed, phase);
         let cpu = proxy.cpu().saturating_sub(before).as_secs_f64();
         figures.push((column, cpu * 1e6 / closed.done as f64));
         figures.push(("errors", closed.errors as f64));
@@ -172,9 +169,9 @@ fn large(options: &Options, peer: &Peer, proxy: &Proxy) -> Figures {
 }
 
 /// 200 streams with a chunk every 20 ms each.
-fn at_once(options: &Options, peer: &Peer, (to, key): (std::net::SocketAddr, &str)) -> Figures {
+fn at_once(options: &Options, to: std::net::SocketAddr, key: &str) -> Figures {
     let count = if options.smoke { 20 } else { 200 };
-    let seen = Streams { count, chunks: 100, every: Duration::from_millis(20) }.read(peer, to, key);
+    let seen = Streams { count, chunks: 100, every: Duration::from_millis(20) }.read(to, key);
     vec![
         ("first p50 us", seen.first(0.50)),
         ("first p99 us", seen.first(0.99)),
@@ -185,11 +182,11 @@ fn at_once(options: &Options, peer: &Peer, (to, key): (std::net::SocketAddr, &st
 }
 
 /// What a stream that waits for its next chunk holds on to.
-fn open_streams(options: &Options, peer: &Peer, proxy: &Proxy) -> Figures {
+fn open_streams(options: &Options, proxy: &Proxy) -> Figures {
     let (count, chunks) = if options.smoke { (50, 2) } else { (2_000, 6) };
     let streams = Streams { count, chunks, every: Duration::from_secs(if options.smoke { 1 } else { 2 }) };
     let (before, mut open) = (proxy.resident_mib(), f64::NAN);
-    let seen = streams.run(peer, (proxy.address(), proxy.key()), || open = proxy.resident_mib());
+    let seen = streams.run(proxy.address(), proxy.key(), || open = proxy.resident_mib());
     let each = (open - before) * 1024.0 / f64::from(count);
     vec![("KiB a stream", each), ("errors", seen.errors as f64)]
 }

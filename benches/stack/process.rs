@@ -10,8 +10,6 @@ use std::time::{Duration, Instant};
 use sha2::{Digest, Sha256};
 use tempfile::TempDir;
 
-use crate::peer::Peer;
-
 const READY_WITHIN: Duration = Duration::from_secs(60);
 const STOP_WITHIN: Duration = Duration::from_secs(20);
 const CALLER_KEY: &str = "wb-bench-0123456789abcdef0123456789abcdef";
@@ -26,7 +24,7 @@ impl Pinned {
         Self(cores > 1 && on_path("taskset"))
     }
 
-    /// Puts the load generator and the null upstream on the other core.
+    /// Puts the load generator beside the upstream.
     pub fn pin_self(&self) {
         if self.0 {
             let pid = std::process::id().to_string();
@@ -95,6 +93,27 @@ impl Drop for Running {
     }
 }
 
+/// The null upstream.
+pub struct Upstream {
+    running: Running,
+    _folder: TempDir,
+}
+
+impl Upstream {
+    /// Starts it beside the load generator.
+    pub fn start(pinned: &Pinned) -> Self {
+        let folder = TempDir::new().unwrap();
+        let address = free_address();
+        let command = pinned.command("1", &[this_program(), "null".into(), address.to_string()]);
+        Self { running: Running::start(command, address, &folder.path().join("log")), _folder: folder }
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.running.address
+    }
+}
+
 /// What can stand between the load and the upstream.
 pub enum Kind {
     /// The yardstick.
@@ -153,10 +172,10 @@ pub struct Proxy {
 
 impl Proxy {
     /// Starts it on its own core, behind `prefix` (a tool that runs programs), and waits until it accepts.
-    pub fn start(kind: &Kind, peer: &Peer, pinned: &Pinned, prefix: &[String]) -> Self {
+    pub fn start(kind: &Kind, upstream: &Upstream, pinned: &Pinned, prefix: &[String]) -> Self {
         let folder = TempDir::new().unwrap();
         let listen = free_address();
-        let words = [prefix, &kind.words(listen, peer.address(), &folder)].concat();
+        let words = [prefix, &kind.words(listen, upstream.address(), &folder)].concat();
         let mut command = pinned.command("0", &words);
         command.env("WEIGHBRIDGE_BENCH_KEY", "null-upstream-key-0123456789abcdef0123456789");
         // Not beside the configuration: its folder is watched, and each line of the log would be an event.

@@ -25,10 +25,10 @@ const CHUNKS: u64 = 50;
 /// Milliseconds between them; a request may say `"every_ms":N`.
 const EVERY_MS: u64 = 2;
 
-/// The null upstream: a 1 KB chat completion, or [`CHUNKS`] events one by one.
-pub async fn null(listener: TcpListener) {
+/// Runs the null upstream until killed: a 1 KB chat completion, or [`CHUNKS`] events one by one.
+pub fn null(listen: &str) {
     let answer = Bytes::from(completion());
-    serve(listener, move |request: Request<Incoming>| {
+    serve(listen, move |request: Request<Incoming>| {
         let answer = answer.clone();
         async move {
             let body = request.into_body().collect().await?.to_bytes();
@@ -44,8 +44,7 @@ pub async fn null(listener: TcpListener) {
             response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(kind));
             Ok::<_, hyper::Error>(response)
         }
-    })
-    .await;
+    });
 }
 
 /// A number that the load put into its request, which every proxy hands on untouched.
@@ -59,7 +58,7 @@ fn asked(body: &[u8], name: &[u8]) -> Option<u64> {
 pub fn bare(listen: &str, to: &str) {
     let senders = Rc::new(RefCell::new(Vec::new()));
     let to: Rc<str> = to.into();
-    let service = move |mut request: Request<Incoming>| {
+    serve(listen, move |mut request: Request<Incoming>| {
         let (senders, to) = (Rc::clone(&senders), Rc::clone(&to));
         async move {
             request.headers_mut().insert(HOST, HeaderValue::from_str(&to).unwrap());
@@ -67,9 +66,7 @@ pub fn bare(listen: &str, to: &str) {
             let response = sender.send_request(request).await?;
             Ok::<_, hyper::Error>(response.map(|body| Returning { body, home: Some((sender, senders)) }))
         }
-    };
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    LocalSet::new().block_on(&runtime, async { serve(TcpListener::bind(listen).await.unwrap(), service).await });
+    });
 }
 
 type Senders = Rc<RefCell<Vec<SendRequest<Incoming>>>>;
@@ -89,7 +86,7 @@ async fn ready_sender(senders: &Senders, to: &str) -> SendRequest<Incoming> {
     sender
 }
 
-async fn serve<S, F, B, E>(listener: TcpListener, service: S)
+fn serve<S, F, B, E>(listen: &str, service: S)
 where
     S: Fn(Request<Incoming>) -> F + Clone + 'static,
     F: Future<Output = Result<Response<B>, E>> + 'static,
@@ -97,16 +94,20 @@ where
     B::Error: std::error::Error + Send + Sync,
     E: std::error::Error + Send + Sync + 'static,
 {
-    loop {
-        let Ok((stream, _)) = listener.accept().await else { continue };
-        stream.set_nodelay(true).unwrap();
-        let service = service.clone();
-        spawn_local(async move {
-            let io = TokioIo::new(stream);
-            // A client that goes away is no news to a benchmark.
-            drop(hyper::server::conn::http1::Builder::new().serve_connection(io, service_fn(service)).await);
-        });
-    }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    LocalSet::new().block_on(&runtime, async {
+        let listener = TcpListener::bind(listen).await.unwrap();
+        loop {
+            let Ok((stream, _)) = listener.accept().await else { continue };
+            stream.set_nodelay(true).unwrap();
+            let service = service.clone();
+            spawn_local(async move {
+                let io = TokioIo::new(stream);
+                // A client that goes away is no news to a benchmark.
+                drop(hyper::server::conn::http1::Builder::new().serve_connection(io, service_fn(service)).await);
+            });
+        }
+    });
 }
 
 fn completion() -> String {

@@ -7,10 +7,9 @@ use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::task::spawn_local;
+use tokio::task::{LocalSet, spawn_local};
 
 use crate::load::{find, percentile, request};
-use crate::peer::Peer;
 
 /// A stream that says nothing for so long is an error.
 const GIVE_UP: Duration = Duration::from_secs(20);
@@ -53,16 +52,17 @@ impl Seen {
 
 impl Streams {
     /// Reads them all to their end.
-    pub fn read(self, peer: &Peer, to: SocketAddr, key: &str) -> Seen {
-        self.run(peer, (to, key), || {})
+    pub fn read(self, to: SocketAddr, key: &str) -> Seen {
+        self.run(to, key, || {})
     }
 
     /// As [`Self::read`]; `midway` is called once when all are open and none has ended.
-    pub fn run(self, peer: &Peer, (to, key): (SocketAddr, &str), midway: impl FnOnce()) -> Seen {
+    pub fn run(self, to: SocketAddr, key: &str, midway: impl FnOnce()) -> Seen {
         let members = format!(r#""stream":true,"chunks":{},"every_ms":{},"#, self.chunks, self.every.as_millis());
         let request: Rc<[u8]> = request(to, key, 840, &members).into();
         let seen = Rc::new(RefCell::new(Seen::default()));
-        peer.run(async {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        LocalSet::new().block_on(&runtime, async {
             let mut open = Vec::new();
             for _ in 0..self.count {
                 open.push(spawn_local(one_stream(to, Rc::clone(&request), self, Rc::clone(&seen))));
