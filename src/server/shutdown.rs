@@ -50,7 +50,8 @@ impl Shutdown {
             *current = stage.max(*current);
             later
         });
-        if stage >= Stage::Ending {
+        // Not when everything is dropped at once: then some streams would still get their error event and others not.
+        if stage == Stage::Ending {
             self.0.ending.send_replace(true);
         }
     }
@@ -113,6 +114,14 @@ mod tests {
         shutdown.advance(Stage::Draining);
         assert_eq!((signal.stage(), *signal.ending().borrow()), (Stage::Ending, true));
         signal.reached(Stage::Draining).await;
+    }
+
+    #[test]
+    fn streams_are_told_to_end_only_where_they_are_given_the_time() {
+        let shutdown = Shutdown::new();
+        let signal = shutdown.signal();
+        shutdown.advance(Stage::Stopped);
+        assert_eq!((signal.stage(), *signal.ending().borrow()), (Stage::Stopped, false));
     }
 
     #[tokio::test(start_paused = true)]
