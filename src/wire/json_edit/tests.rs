@@ -108,6 +108,17 @@ fn pairs(bytes: &[u8]) -> Pairs {
     members.iter().map(|(key, value)| (serde_json::from_str(key.get()).unwrap(), value.get().to_owned())).collect()
 }
 
+/// Whether it is an object by JSON's grammar, which knows no largest number: `1E999` is passed on as it is spelled.
+fn is_object(bytes: &[u8]) -> bool {
+    serde_json::from_slice::<std::collections::HashMap<String, Box<serde_json::value::RawValue>>>(bytes).is_ok()
+}
+
+#[test]
+fn a_number_that_no_float_holds_keeps_its_spelling() {
+    let from = Bytes::from_static(br#"{"model":"a","seed":[987E43210987]}"#);
+    assert_eq!(rewrite_request(&from, "b", UsageRequest::Remove).unwrap(), r#"{"model":"b","seed":[987E43210987]}"#);
+}
+
 fn spaces() -> impl Strategy<Value = &'static str> {
     prop::sample::select(vec!["", " ", "\n\t", "\r\n"])
 }
@@ -224,14 +235,14 @@ proptest! {
         let at = cut.index(broken.len());
         broken[at] = byte;
         // Skipped strings are not decoded, so half a surrogate pair passes through to the provider.
-        let half_pair = String::from_utf8_lossy(&broken).contains("\\ud");
-        let valid = serde_json::from_slice::<Value>(&broken).is_ok_and(|value| value.is_object());
+        let half_pair = String::from_utf8_lossy(&broken).to_ascii_lowercase().contains("\\ud");
+        let valid = is_object(&broken);
         let broken = Bytes::from(broken);
         for usage in [UsageRequest::Ask, UsageRequest::Remove] {
             let edited = rewrite_request(&broken, "new", usage);
             prop_assert!(valid || half_pair || edited == Err(EditError::NotAnObject), "lenient where serde is not");
             if let (true, Ok(edited)) = (valid, edited) {
-                prop_assert!(serde_json::from_slice::<Value>(&edited).is_ok());
+                prop_assert!(is_object(&edited));
             }
         }
     }
