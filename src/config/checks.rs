@@ -10,7 +10,7 @@ use std::time::Duration;
 use super::address::{self, Reach};
 use super::error::Code;
 use super::raw::provider::{AuthKind, RawAuth, RawProvider};
-use super::raw::routes::RawBands;
+use super::raw::risk::RawBands;
 use super::read::{is_name, name_rule};
 use super::report::{Field, Mistake, Report};
 use super::secrets::{Place, from_hex};

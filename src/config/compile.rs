@@ -16,11 +16,13 @@ use super::options::CompileOptions;
 use super::raw::Document;
 use super::raw::routes::{Part, RawRoutes};
 use super::report::Report;
-use super::routes::{Plan, PlannedRisk, PlannedRoute, RISK};
+use super::risk::PlannedRisk;
+use super::routes::{Plan, PlannedRoute, RISK};
 use super::secrets::Use;
 use super::source::Sources;
 use super::table::{Auth, Candidate, ConfigVersion, LlmRoute, Protocol, Provider, RiskRoute, RoutingTable, Shadow};
 use crate::domain::id::{ProviderId, RouteId, UpstreamId};
+use crate::domain::policy::{Applied, DEFAULT_RULE, Ruling};
 
 /// Compiles a configuration.
 ///
@@ -81,7 +83,7 @@ fn assemble(plan: Plan, built: BTreeMap<ProviderId, Built>, version: ConfigVersi
     let llm = plan.llm.into_iter().map(|(id, route)| Some((id.clone(), Arc::new(llm_route(id, &route, &providers)?))));
     let llm = llm.collect::<Option<_>>()?;
     let risk = match plan.risk {
-        Some(risk) => Some(Arc::new(risk_route(&risk, &providers)?)),
+        Some(risk) => Some(Arc::new(risk_route(&risk, &providers, &version)?)),
         None => None,
     };
     Some(RoutingTable { version, limits: plan.limits, callers: plan.callers, providers, llm, risk, facts })
@@ -103,7 +105,11 @@ fn shadow(plan: &PlannedShadow, providers: &BTreeMap<ProviderId, Arc<Provider>>)
     Some(Shadow { candidate, share: plan.share, in_flight: plan.in_flight })
 }
 
-fn risk_route(plan: &PlannedRisk, providers: &BTreeMap<ProviderId, Arc<Provider>>) -> Option<RiskRoute> {
+fn risk_route(
+    plan: &PlannedRisk,
+    providers: &BTreeMap<ProviderId, Arc<Provider>>,
+    version: &ConfigVersion,
+) -> Option<RiskRoute> {
     Some(RiskRoute {
         id: RouteId::new(RISK),
         candidates: candidates(&plan.picks, providers)?,
@@ -111,9 +117,11 @@ fn risk_route(plan: &PlannedRisk, providers: &BTreeMap<ProviderId, Arc<Provider>
         hard_limit: plan.hard_limit,
         connect: plan.connect,
         max_attempts: plan.max_attempts,
-        bands: plan.bands,
-        vendor_action: plan.vendor_action,
-        on_exhausted: plan.on_exhausted,
+        ruling: Arc::new(Ruling {
+            applied: Applied { rule: DEFAULT_RULE.into(), version: version.to_string().into(), bands: plan.bands },
+            vendor_action: plan.vendor_action,
+            on_exhausted: plan.on_exhausted,
+        }),
     })
 }
 

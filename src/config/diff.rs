@@ -228,8 +228,8 @@ fn changed_risk(old: &RiskRoute, new: &RiskRoute) -> Vec<&'static str> {
         ("hard_limit", old.hard_limit == new.hard_limit),
         ("connect", old.connect == new.connect),
         ("max_attempts", old.max_attempts == new.max_attempts),
-        ("bands", old.bands == new.bands),
-        ("vendor_action", old.vendor_action == new.vendor_action),
-        ("on_exhausted", old.on_exhausted == new.on_exhausted),
+        ("bands", old.ruling.applied.bands == new.ruling.applied.bands),
+        ("vendor_action", old.ruling.vendor_action == new.ruling.vendor_action),
+        ("on_exhausted", old.ruling.on_exhausted == new.ruling.on_exhausted),
     ])
 }

@@ -28,6 +28,7 @@ mod mask;
 mod raw;
 mod read;
 mod report;
+mod risk;
 mod routes;
 mod secrets;
 mod shape;

@@ -16,19 +16,17 @@ use super::llm::{self, Beside, PlannedShadow};
 use super::raw::cache::RawCache;
 use super::raw::callers::RawCaller;
 use super::raw::llm::{RawRoute, RawTimeouts};
-use super::raw::routes::{RawLimits, RawRisk, RawRoutes};
+use super::raw::routes::{RawLimits, RawRoutes};
 use super::read::suggest;
 use super::report::{Field, Mistake, Report};
-use super::table::{CachePolicy, Caller, Limits, OnExhausted};
-use super::units;
+use super::risk::{PlannedRisk, plan_risk};
+use super::table::{CachePolicy, Caller, Limits};
 use crate::domain::deadline::Timeouts;
 use crate::domain::id::{CallerId, RouteId, TenantId};
-use crate::domain::policy::{Bands, VendorAction};
 
 /// The id of the risk route.
 pub(super) const RISK: &str = "risk";
 const DEFAULT_ATTEMPTS: u32 = 3;
-const DEFAULT_RISK_ATTEMPTS: u32 = 2;
 /// Together with [`MOST_CALLERS`] this bounds what `allow = ["*"]` expands to.
 const MOST_ROUTES: usize = 500;
 const MOST_CALLERS: usize = 5000;
@@ -42,18 +40,6 @@ pub(super) struct PlannedRoute {
     pub(super) cache: Option<CachePolicy>,
     pub(super) asking: Asking,
     pub(super) shadow: Option<PlannedShadow>,
-}
-
-/// The risk route without its providers.
-pub(super) struct PlannedRisk {
-    pub(super) picks: Vec<Pick>,
-    pub(super) deadline: Duration,
-    pub(super) hard_limit: Duration,
-    pub(super) connect: Duration,
-    pub(super) max_attempts: u32,
-    pub(super) bands: Bands,
-    pub(super) vendor_action: VendorAction,
-    pub(super) on_exhausted: OnExhausted,
 }
 
 /// Everything but the providers.
@@ -239,7 +225,7 @@ fn plan_route(raw: &RawRoute, catalog: &Catalog, report: &Report<'_>) -> Planned
     }
 }
 
-fn picks(
+pub(super) fn picks(
     candidates: Option<&Field<Vec<Field<String>>>>,
     pick: impl Fn(&Field<String>) -> Result<Option<Pick>, Mistake>,
     report: &Report<'_>,
@@ -277,33 +263,6 @@ fn plan_timeouts(raw: &RawTimeouts, report: &Report<'_>) -> Timeouts {
         // Silence may be allowed for longer than everything together: then `total` alone ends the call.
         idle: raw.idle.as_ref().map_or(default.idle.min(total), |field| field.value),
     }
-}
-
-fn plan_risk(raw: &RawRisk, catalog: &Catalog, report: &Report<'_>) -> Option<PlannedRisk> {
-    let deadline = raw.deadline.as_ref().map_or(Duration::from_millis(800), |field| field.value);
-    let hard_limit = raw.hard_limit.as_ref().map_or(deadline.max(Duration::from_secs(3)), |field| field.value);
-    let connect = raw.connect.as_ref().map_or((deadline / 2).min(Duration::from_millis(150)), |field| field.value);
-    if let (Some(deadline), Some(hard_limit)) = (&raw.deadline, &raw.hard_limit) {
-        let _ = accept(checks::not_longer(deadline, hard_limit.value, "hard_limit"), report);
-    } else if let Some(hard_limit) = raw.hard_limit.as_ref().filter(|field| field.value < deadline) {
-        let mistake = hard_limit
-            .mistake(Code::Conflict, format!("shorter than the deadline, which is {}", units::shown(deadline)));
-        report.add(mistake.hint("lengthen it, or write a shorter deadline"));
-    }
-    if let Some(connect) = &raw.connect {
-        let _ = accept(checks::connect_before_deadline(connect, deadline), report);
-    }
-    let bands = raw.bands.as_ref().and_then(|bands| accept(checks::bands(bands), report));
-    Some(PlannedRisk {
-        picks: picks(raw.candidates.as_ref(), |candidate| catalog.risk_pick(candidate), report),
-        deadline,
-        hard_limit,
-        connect,
-        max_attempts: raw.max_attempts.as_ref().map_or(DEFAULT_RISK_ATTEMPTS, |attempts| attempts.value),
-        bands: bands?,
-        vendor_action: raw.vendor_action.as_ref().map_or(VendorAction::Floor, |field| field.value),
-        on_exhausted: raw.on_exhausted.as_ref().map_or(OnExhausted::Review, |field| field.value),
-    })
 }
 
 fn plan_limits(raw: Option<&RawLimits>, report: &Report<'_>) -> Limits {

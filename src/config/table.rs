@@ -11,11 +11,11 @@ use super::asking::Asking;
 use crate::domain::currency::Currency;
 use crate::domain::deadline::Timeouts;
 use crate::domain::id::{CallerId, ProviderId, RouteId, TenantId, UpstreamId};
-use crate::domain::money::{Cost, Money, TokenPrice};
+use crate::domain::money::{Cost, TokenPrice};
 use crate::domain::operation::Operation;
 use crate::domain::outcome::FailureClass;
 use crate::domain::period::Period;
-use crate::domain::policy::{Bands, VendorAction};
+use crate::domain::policy::Ruling;
 use crate::domain::secret::Secret;
 use crate::wire::json_edit::Shape;
 
@@ -235,25 +235,8 @@ pub struct RiskRoute {
     pub connect: Duration,
     /// Most attempts for one call.
     pub max_attempts: u32,
-    /// Thresholds.
-    pub bands: Bands,
-    /// What the provider's recommendation may do.
-    pub vendor_action: VendorAction,
-    /// What to answer when no verdict could be had.
-    pub on_exhausted: OnExhausted,
-}
-
-/// The failure mode of the risk route. There is no bare "accept".
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum OnExhausted {
-    /// A person decides.
-    Review,
-    /// Stop the payment.
-    Reject,
-    /// 503, and the caller decides.
-    Error,
-    /// PASS for amounts up to this one in the same currency, REVIEW otherwise; never after an answer that was not authentic.
-    AcceptUpTo(Money),
+    /// What decides an attempt that no policy matches.
+    pub ruling: Arc<Ruling>,
 }
 
 /// A provider and, on the LLM side, a model of it.

@@ -4,6 +4,7 @@ use std::fmt;
 
 use super::id::{DecisionId, ProviderId};
 use super::money::Cost;
+use super::policy::Applied;
 
 /// What payment code should do, in order of severity.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -217,6 +218,8 @@ pub struct Decision {
     pub verdict: Option<Verdict>,
     /// Why.
     pub reasons: Vec<Reason>,
+    /// The rule that decided.
+    pub applied: Applied,
     /// True if a provider's late verdict may still follow.
     pub late_verdict_expected: bool,
     /// Milliseconds since 1970.

@@ -1,6 +1,9 @@
 //! From a score and a recommendation to an action. Pure, exact, and unable to turn "unknown" into a pass.
 
+use std::sync::Arc;
+
 use super::decision::{Action, Score};
+use super::money::Money;
 
 /// Half-open bands: [0, `pass_below`) PASS, [`pass_below`, `review_from`) CHALLENGE, [`review_from`, `reject_from`) REVIEW,
 /// [`reject_from`, 1] REJECT. A score equal to a threshold belongs to the band above it.
@@ -18,6 +21,54 @@ pub enum VendorAction {
     Floor,
     /// It is recorded and ignored.
     Advisory,
+}
+
+/// What to answer when no verdict could be had. There is no bare "accept".
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum OnExhausted {
+    /// A person decides.
+    Review,
+    /// Stop the payment.
+    Reject,
+    /// 503, and the caller decides.
+    Error,
+    /// PASS for amounts up to this one in the same currency, REVIEW otherwise; never after an answer that was not authentic.
+    AcceptUpTo(Money),
+}
+
+/// The name of the rule that decides where no policy matches.
+pub const DEFAULT_RULE: &str = "default";
+
+/// Which rule decided, as the answer and the record say it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Applied {
+    /// The name of the policy that matched, or [`DEFAULT_RULE`].
+    pub rule: Arc<str>,
+    /// The configuration it is from: 12 hex digits.
+    pub version: Arc<str>,
+    /// Its thresholds.
+    pub bands: Bands,
+}
+
+#[cfg(test)]
+impl Applied {
+    /// The default rule with the seed's bands.
+    pub(crate) fn sample() -> Self {
+        let [pass, review] = [300_000, 700_000].map(|micro| Score::from_micro(micro).unwrap_or(Score::ONE));
+        let bands = Bands { pass_below: pass, review_from: review, reject_from: None };
+        Self { rule: DEFAULT_RULE.into(), version: "3f9a12c0ffee".into(), bands }
+    }
+}
+
+/// What decides one payment attempt: the policy that matched it, or the route's own settings.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Ruling {
+    /// What the answer says of it.
+    pub applied: Applied,
+    /// What the provider's recommendation may do.
+    pub vendor_action: VendorAction,
+    /// What to answer when no verdict could be had.
+    pub on_exhausted: OnExhausted,
 }
 
 impl Bands {

@@ -10,6 +10,7 @@ use crate::config::table::{Caller, RiskRoute};
 use crate::domain::deadline::Deadline;
 use crate::domain::id::RequestId;
 use crate::domain::operation::{Operation, Safety};
+use crate::domain::policy::Ruling;
 use crate::flight::carried::Carried;
 use crate::flight::facts::LlmFacts;
 use crate::flight::quota::Quota;
@@ -82,12 +83,14 @@ pub enum Facts {
     Risk(Arc<RiskFacts>),
 }
 
-/// A payment attempt and the route whose rules decide it.
+/// A payment attempt, its route and the rules that decide it.
 pub struct RiskFacts {
     /// The decoded request.
     pub assessment: Assessment,
     /// The pinned route.
     pub route: Arc<RiskRoute>,
+    /// What decides it.
+    pub ruling: Arc<Ruling>,
 }
 
 impl Call {

@@ -212,13 +212,13 @@ fn assess(arrival: &Whole, caller: &LiveCaller) -> Result<Flying, CallError> {
         NoRoute::NotAllowed => CallError::NotAllowed("risk".to_owned()),
     })?;
     let ready = snapshot.risk().ok_or(CallError::Internal)?;
-    let facts = Arc::new(RiskFacts { assessment, route: Arc::clone(route) });
+    let facts = Arc::new(RiskFacts { assessment, route: Arc::clone(route), ruling: Arc::clone(&route.ruling) });
     let limits = (route.hard_limit, Asked::default());
     let call = call(arrival, caller, Operation::RiskAssess, Facts::Risk(Arc::clone(&facts)), limits);
-    Ok(fly(ready, call, Some((facts, Arc::clone(snapshot)))))
+    Ok(fly(ready, call, Some(facts)))
 }
 
-fn fly(route: &ReadyRoute, call: Call, assessed: Option<(Arc<RiskFacts>, Arc<Snapshot>)>) -> Flying {
+fn fly(route: &ReadyRoute, call: Call, assessed: Option<Arc<RiskFacts>>) -> Flying {
     call.context.trail.lock().route = Some(Arc::clone(&route.names));
     let upload = call.upload.clone();
     let landing = Landing { in_flight: route.names.metrics.in_flight.hold(), assessed, upload };
@@ -228,7 +228,7 @@ fn fly(route: &ReadyRoute, call: Call, assessed: Option<(Arc<RiskFacts>, Arc<Sna
 /// What becomes of a route's answer: it counts as in flight until its body ends, and a decision becomes bytes.
 pub struct Landing {
     in_flight: Held,
-    assessed: Option<(Arc<RiskFacts>, Arc<Snapshot>)>,
+    assessed: Option<Arc<RiskFacts>>,
     upload: Option<Arc<Upload>>,
 }
 
@@ -243,7 +243,7 @@ impl Touch<Result<Reply, CallError>> for Landing {
                 return;
             }
         };
-        let spelt = self.assessed.map_or(Ok(()), |(facts, snapshot)| spell_out(reply, &facts, &snapshot));
+        let spelt = self.assessed.map_or(Ok(()), |facts| spell_out(reply, &facts));
         let in_flight = self.in_flight;
         reply.body.on_end(move |_| drop(in_flight));
         if let Err(error) = spelt {
@@ -273,16 +273,9 @@ fn lost(error: &mut CallError, upload: &Upload) {
     }
 }
 
-fn spell_out(reply: &mut Reply, facts: &RiskFacts, snapshot: &Snapshot) -> Result<(), CallError> {
+fn spell_out(reply: &mut Reply, facts: &RiskFacts) -> Result<(), CallError> {
     let decision = reply.decision.clone().ok_or(CallError::Internal)?;
-    let version = snapshot.table().version().to_string();
-    let view = DecisionView {
-        out_trade_no: &facts.assessment.out_trade_no,
-        decision: &decision,
-        bands: facts.route.bands,
-        rule: "default",
-        version: &version,
-    };
+    let view = DecisionView { out_trade_no: &facts.assessment.out_trade_no, decision: &decision };
     reply.body.fill(encode_decision(&view));
     reply.headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     Ok(())

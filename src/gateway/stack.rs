@@ -98,7 +98,7 @@ pub fn risk(route: &Arc<RiskRoute>, fleet: &Fleet, shared: &Shared) -> RouteServ
     let metrics = &shared.metrics;
     let stack = ServiceBuilder::new()
         // Outermost, so that time-up is one more reason to fall back.
-        .layer(FallbackLayer(fallback::Params { on_exhausted: route.on_exhausted, metrics: Arc::clone(metrics) }))
+        .layer(FallbackLayer(fallback::Params { metrics: Arc::clone(metrics) }))
         // Answers when the time is up; the call below goes on to its hard limit.
         .layer(SoftDeadlineLayer(soft_deadline::Params { deadline: route.deadline, metrics: Arc::clone(metrics) }))
         // Inside Fallback, so that a fallback is never kept as a verdict; below the timer, so that late ones are.

@@ -9,13 +9,13 @@ use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
 use tower::{Layer, Service};
 
-use crate::config::table::OnExhausted;
 use crate::domain::clock;
 use crate::domain::decision::{Action, Decision, DecisionSource, FallbackReason, Reason};
 use crate::domain::id::DecisionId;
 use crate::domain::money::Money;
 use crate::domain::outcome::FailureClass;
-use crate::flight::call::Call;
+use crate::domain::policy::OnExhausted;
+use crate::flight::call::{Call, RiskFacts};
 use crate::flight::error::CallError;
 use crate::flight::reply::{Reply, ReplyBody, UsageSlot};
 use crate::layer::{BoxFuture, always_ready};
@@ -24,8 +24,6 @@ use crate::telemetry::metrics::Metrics;
 /// Plain values for [`FallbackLayer`].
 #[derive(Clone)]
 pub struct Params {
-    /// The route's failure mode.
-    pub on_exhausted: OnExhausted,
     /// Counts decisions.
     pub metrics: Arc<Metrics>,
 }
@@ -70,7 +68,7 @@ where
         Box::pin(async move {
             let reply = match answer.await {
                 Ok(reply) => reply,
-                Err(error) => fall_back(error, params.on_exhausted, facts.assessment.amount)?,
+                Err(error) => fall_back(error, &facts)?,
             };
             if let Some(decision) = &reply.decision {
                 trail.lock().decision = Some((decision.action, decision.source));
@@ -91,9 +89,10 @@ fn count(metrics: &Metrics, category: Option<&str>, decision: &Decision) {
 }
 
 /// The failure mode's answer; the caller's own mistakes stay errors.
-fn fall_back(error: CallError, mode: OnExhausted, amount: Money) -> Result<Reply, CallError> {
+fn fall_back(error: CallError, facts: &RiskFacts) -> Result<Reply, CallError> {
     let Some(reason) = reason(&error) else { return Err(error) };
-    let action = action(mode, reason, amount).ok_or(CallError::NoDecision(reason))?;
+    let action =
+        action(facts.ruling.on_exhausted, reason, facts.assessment.amount).ok_or(CallError::NoDecision(reason))?;
     // Only a call that still goes on can bring one; an attempt that ended in a timeout cannot.
     let late_verdict_expected = matches!(error, CallError::DeadlinePassed);
     let decision = Decision {
@@ -102,6 +101,7 @@ fn fall_back(error: CallError, mode: OnExhausted, amount: Money) -> Result<Reply
         source: DecisionSource::Fallback(reason),
         verdict: None,
         reasons: vec![Reason { code: reason.code().to_owned(), text: reason.text().to_owned() }],
+        applied: facts.ruling.applied.clone(),
         late_verdict_expected,
         created_at_ms: clock::unix_ms(),
     };

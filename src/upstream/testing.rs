@@ -239,6 +239,7 @@ pub(crate) fn risk_call(out_trade_no: &str, amount: &str) -> Call {
 pub(crate) fn risk_call_of(caller: usize, out_trade_no: &str, amount: &str) -> Call {
     let table = table();
     let route = Arc::clone(table.risk_route().unwrap());
+    let ruling = Arc::clone(&route.ruling);
     let body = format!(
         r#"{{"out_trade_no":"{out_trade_no}","total_amount":"{amount}","currency":"CNY","subject":"shoes",
             "merchant":{{"id":"m-1"}},"user":{{"id":"u-1"}}}}"#
@@ -248,7 +249,7 @@ pub(crate) fn risk_call_of(caller: usize, out_trade_no: &str, amount: &str) -> C
     Call {
         operation: Operation::RiskAssess,
         deadline: Deadline::after(context.arrived, route.hard_limit),
-        facts: Facts::Risk(Arc::new(RiskFacts { assessment, route })),
+        facts: Facts::Risk(Arc::new(RiskFacts { assessment, route, ruling })),
         upload: None,
         carried: None,
         context: Arc::new(context),

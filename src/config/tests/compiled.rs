@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use super::*;
 use crate::config::SecretPolicy;
-use crate::config::table::{Auth, OnExhausted, Unpriced};
+use crate::config::table::{Auth, Unpriced};
 use crate::domain::period::Period;
+use crate::domain::policy::OnExhausted;
 use crate::domain::policy::VendorAction;
 
 #[test]
@@ -28,8 +29,8 @@ fn an_ordinary_configuration_becomes_a_table_with_defaults() {
     assert_eq!(risk.candidates[0].upstream.as_str(), "judge");
     assert_eq!((risk.deadline, risk.hard_limit), (Duration::from_millis(800), Duration::from_secs(3)));
     assert_eq!((risk.connect, risk.max_attempts), (Duration::from_millis(150), 2));
-    assert_eq!((risk.vendor_action, risk.on_exhausted), (VendorAction::Floor, OnExhausted::Review));
-    assert_eq!(risk.bands.pass_below().micro(), 300_000);
+    assert_eq!((risk.ruling.vendor_action, risk.ruling.on_exhausted), (VendorAction::Floor, OnExhausted::Review));
+    assert_eq!(risk.ruling.applied.bands.pass_below().micro(), 300_000);
     assert_eq!(risk.candidates[0].provider.price.as_ref().unwrap().of(&["fx".into()]).unwrap().to_string(), "0.05 CNY");
 
     let limits = table.limits();
@@ -61,7 +62,7 @@ fn thresholds_are_read_from_their_own_spelling() {
     let thresholds = |low: &str, high: &str| {
         let routes =
             with(ROUTES, "pass_below = 0.3, review_from = 0.7", &format!("pass_below = {low}, review_from = {high}"));
-        let bands = table(&routes).risk_route().unwrap().bands;
+        let bands = table(&routes).risk_route().unwrap().ruling.applied.bands;
         (bands.pass_below().micro(), bands.review_from().micro())
     };
     assert_eq!(thresholds("0.1", "0.299999"), (100_000, 299_999));
@@ -89,7 +90,9 @@ fn a_star_allows_all_public_routes_and_a_provider_star_its_models() {
 fn a_failure_mode_can_accept_small_amounts() {
     let routes = format!("{ROUTES}on_exhausted = {{ accept_up_to = \"50.00 CNY\" }}\n");
     let table = table(&routes);
-    let OnExhausted::AcceptUpTo(money) = table.risk_route().unwrap().on_exhausted else { panic!("not accepted") };
+    let OnExhausted::AcceptUpTo(money) = table.risk_route().unwrap().ruling.on_exhausted else {
+        panic!("not accepted")
+    };
     assert_eq!(money.to_string(), "50.00 CNY");
 }
 

@@ -20,6 +20,7 @@ fn decision() -> Reply {
         source: DecisionSource::Live,
         verdict: None,
         reasons: Vec::new(),
+        applied: crate::domain::policy::Applied::sample(),
         late_verdict_expected: false,
         created_at_ms: 7,
     };

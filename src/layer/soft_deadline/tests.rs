@@ -7,7 +7,6 @@ use http::{HeaderMap, StatusCode};
 use tower::{ServiceBuilder, ServiceExt, service_fn};
 
 use super::*;
-use crate::config::table::OnExhausted;
 use crate::domain::decision::{Action, Decision, FallbackReason};
 use crate::flight::reply::{ReplyBody, UsageSlot};
 use crate::layer::fallback::{self, FallbackLayer};
@@ -24,6 +23,7 @@ fn decided() -> Reply {
         source: DecisionSource::Live,
         verdict: None,
         reasons: Vec::new(),
+        applied: crate::domain::policy::Applied::sample(),
         late_verdict_expected: false,
         created_at_ms: 0,
     };
@@ -117,7 +117,7 @@ async fn the_answer_leaves_five_milliseconds_before_the_deadline_counted_from_ar
 async fn a_late_verdict_is_counted_and_kept_for_whoever_asks_again() {
     let (inside, metrics, ledger) = (Inside::default(), Metrics::new(), Ledger::default());
     let service = ServiceBuilder::new()
-        .layer(FallbackLayer(fallback::Params { on_exhausted: OnExhausted::Review, metrics: Arc::clone(&metrics) }))
+        .layer(FallbackLayer(fallback::Params { metrics: Arc::clone(&metrics) }))
         .layer(soft(&metrics))
         .layer(IdempotencyLayer(idempotency::Params { ledger, metrics: Arc::clone(&metrics) }))
         .service(inside.taking(Duration::from_secs(1)));

@@ -187,8 +187,8 @@ fn complete(answered: Answered, facts: &RiskFacts, upstream: &LiveUpstream, late
 }
 
 fn decided(verdict: Verdict, facts: &RiskFacts) -> Result<Reply, AttemptError> {
-    let route = &facts.route;
-    let action = decide(route.bands, route.vendor_action, verdict.score, verdict.recommendation.as_deref());
+    let ruling = &facts.ruling;
+    let action = decide(ruling.applied.bands, ruling.vendor_action, verdict.score, verdict.recommendation.as_deref());
     let action = action.ok_or_else(|| bad_reply("the answer has neither a usable score nor a recommendation"))?;
     let reasons =
         verdict.explanation.iter().map(|text| Reason { code: "provider".to_owned(), text: text.clone() }).collect();
@@ -198,6 +198,7 @@ fn decided(verdict: Verdict, facts: &RiskFacts) -> Result<Reply, AttemptError> {
         source: DecisionSource::Live,
         verdict: Some(verdict),
         reasons,
+        applied: ruling.applied.clone(),
         late_verdict_expected: false,
         created_at_ms: clock::unix_ms(),
     };

@@ -9,7 +9,7 @@ use serde_json::value::RawValue;
 
 use crate::domain::clock;
 use crate::domain::decision::{Action, Decision, DecisionSource, Score};
-use crate::domain::policy::Bands;
+use crate::domain::policy::{Applied, Bands};
 
 /// A decision with what its answer says about it beyond the decision itself.
 #[derive(Clone, Copy, Debug)]
@@ -18,12 +18,6 @@ pub struct DecisionView<'a> {
     pub out_trade_no: &'a str,
     /// The decision.
     pub decision: &'a Decision,
-    /// The bands that were applied.
-    pub bands: Bands,
-    /// The rule they came from, `default` if no rule matched.
-    pub rule: &'a str,
-    /// The configuration in force: 12 hex digits.
-    pub version: &'a str,
 }
 
 /// Writes the answer.
@@ -110,7 +104,7 @@ fn answer<'a>(view: &DecisionView<'a>) -> Answer<'a> {
         reasons: decision.reasons.iter().map(|reason| Reason { code: &reason.code, text: &reason.text }).collect(),
         explanation: staff_text(decision).map(|staff| Explanation { staff, customer: customer_text(decision.action) }),
         step_up: None,
-        policy: Policy { rule: view.rule, version: view.version, bands: thresholds(view.bands) },
+        policy: policy(&decision.applied),
         provider: verdict.map(|verdict| provider(&verdict.provider)),
         cost: verdict
             .and_then(|verdict| verdict.cost)
@@ -126,6 +120,10 @@ fn provider(reference: &crate::domain::decision::ProviderReference) -> Provider<
         model_version: reference.model_version.as_deref(),
         latency_ms: reference.latency_ms,
     }
+}
+
+fn policy(applied: &Applied) -> Policy<'_> {
+    Policy { rule: &applied.rule, version: &applied.version, bands: thresholds(applied.bands) }
 }
 
 fn thresholds(bands: Bands) -> Thresholds {

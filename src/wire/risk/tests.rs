@@ -8,7 +8,7 @@ use crate::domain::decision::{
 };
 use crate::domain::id::{DecisionId, ProviderId};
 use crate::domain::money::Cost;
-use crate::domain::policy::Bands;
+use crate::domain::policy::Applied;
 
 fn full() -> Value {
     json!({
@@ -264,14 +264,14 @@ fn decision() -> Decision {
         source: DecisionSource::Live,
         verdict: Some(verdict),
         reasons: vec![Reason { code: "device_mismatch".to_owned(), text: "\"quoted\"".to_owned() }],
+        applied: Applied::sample(),
         late_verdict_expected: false,
         created_at_ms: 1_795_341_600_123,
     }
 }
 
 fn encoded(decision: &Decision) -> String {
-    let bands = Bands::new(score("0.3"), score("0.7"), None).unwrap();
-    let view = DecisionView { out_trade_no: "T0001", decision, bands, rule: "default", version: "3f9a12c0ffee" };
+    let view = DecisionView { out_trade_no: "T0001", decision };
     String::from_utf8(encode_decision(&view).to_vec()).unwrap()
 }
 
