@@ -2,8 +2,9 @@
 //!
 //! Closed, it counts; it opens at five failures in a row or at half of at least twenty within ten seconds. Open, it
 //! refuses for a cool-down that doubles from one second to sixty, with a jitter of a fifth, so that many proxies do not
-//! come back in step. Then it lets one probe through at a time and closes after three successes. Refusals of our own
-//! and the caller's mistakes never reach it.
+//! come back in step. Then it lets one probe through at a time and closes after three successes. One that opens again
+//! sooner than it has been closed for as long as it had cooled down is flapping, and its cool-down goes on growing.
+//! Refusals of our own and the caller's mistakes never reach it.
 //!
 //! A long cool-down is for those who have somebody else to ask. A call that nobody would take may end it after two
 //! seconds, or after as long as the last probe took ([`Breaker::resort`]): a provider that heals is then found at once and
@@ -105,8 +106,10 @@ pub struct Breaker {
     phase: Phase,
     buckets: [Bucket; BUCKETS],
     in_a_row: u32,
-    /// Times opened since it was last closed; the exponent of the cool-down.
+    /// Times opened since it last proved steady; the exponent of the cool-down.
     trips: u32,
+    /// If it stays closed until then, it has proved steady.
+    steady: Instant,
     jitter: u64,
 }
 
@@ -114,7 +117,7 @@ impl Breaker {
     /// A closed breaker. `seed` spreads the jitter.
     pub fn new(start: Instant, seed: u64) -> Self {
         let buckets = [Bucket::default(); BUCKETS];
-        Self { start, phase: Phase::Closed, buckets, in_a_row: 0, trips: 0, jitter: seed | 1 }
+        Self { start, phase: Phase::Closed, buckets, in_a_row: 0, trips: 0, steady: start, jitter: seed | 1 }
     }
 
     /// May an attempt start? A [`Permit::Probe`] must be answered with [`Breaker::learn`], or no other probe follows.
@@ -140,7 +143,7 @@ impl Breaker {
             (Phase::Closed, _) => self.count(now, lesson),
             (Phase::HalfOpen { successes, .. }, Permit::Probe) => match lesson {
                 Lesson::Failure => self.open(now),
-                Lesson::Success if successes + 1 >= SUCCESSES_TO_CLOSE => self.close(),
+                Lesson::Success if successes + 1 >= SUCCESSES_TO_CLOSE => self.close(now),
                 Lesson::Success => self.phase = Phase::HalfOpen { probing: None, successes: successes + 1 },
                 Lesson::Nothing => self.phase = Phase::HalfOpen { probing: None, successes },
             },
@@ -221,7 +224,10 @@ impl Breaker {
     }
 
     fn open(&mut self, now: Instant) {
-        let cool_down = FIRST_COOL_DOWN.saturating_mul(1 << self.trips.min(6)).min(LONGEST_COOL_DOWN);
+        if self.is_closed() && now >= self.steady {
+            self.trips = 0;
+        }
+        let cool_down = self.cool_down();
         self.trips += 1;
         self.in_a_row = 0;
         self.buckets = [Bucket::default(); BUCKETS];
@@ -233,10 +239,15 @@ impl Breaker {
         self.phase = Phase::Open { until: now + self.jittered(cool_down), resort };
     }
 
-    fn close(&mut self) {
+    fn close(&mut self, now: Instant) {
         self.phase = Phase::Closed;
-        self.trips = 0;
         self.in_a_row = 0;
+        self.steady = now + self.cool_down();
+    }
+
+    /// The next cool-down, before jitter.
+    fn cool_down(&self) -> Duration {
+        FIRST_COOL_DOWN.saturating_mul(1 << self.trips.min(6)).min(LONGEST_COOL_DOWN)
     }
 
     /// Between four fifths and six fifths of `span`.
@@ -347,6 +358,39 @@ mod tests {
             breaker.learn(now, Permit::Probe, Lesson::Failure);
         }
         assert!(last >= Duration::from_secs(48));
+    }
+
+    /// Opens it, waits until it lets a probe through, and closes it; how long it refused.
+    fn flap(breaker: &mut Breaker, now: &mut Instant) -> Duration {
+        fail(breaker, *now, 5);
+        let Permit::Refused(wait) = breaker.permit(*now) else { panic!("open") };
+        *now += wait;
+        for _ in 0..3 {
+            assert_eq!(breaker.permit(*now), Permit::Probe);
+            breaker.learn(*now, Permit::Probe, Lesson::Success);
+        }
+        assert!(breaker.is_closed());
+        wait
+    }
+
+    #[test]
+    fn f16_the_cool_down_grows_over_closings_that_do_not_last() {
+        let (mut breaker, mut now) = breaker();
+        for seconds in [1u64, 2, 4, 8, 16, 32, 60, 60] {
+            let wait = flap(&mut breaker, &mut now).as_millis();
+            assert!((u128::from(seconds) * 800..=u128::from(seconds) * 1200).contains(&wait), "{wait} ms of {seconds} s");
+            now += Duration::from_millis(900);
+        }
+    }
+
+    #[test]
+    fn f16_whoever_stays_up_as_long_as_it_was_kept_away_begins_anew() {
+        let (mut breaker, mut now) = breaker();
+        for _ in 0..4 {
+            flap(&mut breaker, &mut now);
+        }
+        now += Duration::from_secs(16);
+        assert!(flap(&mut breaker, &mut now) <= Duration::from_millis(1200));
     }
 
     #[test]
