@@ -200,6 +200,8 @@ pub struct Story {
     pub retry_count: Option<u32>,
     /// The failure that reached the caller.
     pub error: Option<&'static str>,
+    /// Time spent in this process until the answer's head was written.
+    pub overhead: Option<Duration>,
 }
 
 impl Trail {
@@ -208,12 +210,13 @@ impl Trail {
         // A panic while appending leaves a shorter story, which is still true.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
 
+impl Story {
     /// Time spent waiting for providers, for telling our own overhead apart. Attempts side by side count once.
     pub fn upstream_time(&self) -> Duration {
-        let story = self.lock();
-        let flying = story.flying.iter().chain(&story.beside).map(|flying| (flying.since, flying.since.elapsed()));
-        let ended = story.attempts.iter().rev().map(|attempt| (attempt.since, attempt.duration));
+        let flying = self.flying.iter().chain(&self.beside).map(|flying| (flying.since, flying.since.elapsed()));
+        let ended = self.attempts.iter().rev().map(|attempt| (attempt.since, attempt.duration));
         let mut counted_from = None;
         let alone = |(since, duration): (Instant, Duration)| {
             // From the latest end backwards, so that only the part before the earliest start is new.
@@ -223,9 +226,7 @@ impl Trail {
         };
         flying.chain(ended).map(alone).sum()
     }
-}
 
-impl Story {
     /// An attempt begins.
     pub fn take_off(&mut self, flying: Flying) {
         let place = if self.flying.is_none() { &mut self.flying } else { &mut self.beside };
@@ -309,7 +310,7 @@ mod tests {
         story.take_off(Flying::new(Arc::clone(&third), at(200)));
         story.land(&third, AttemptOutcome::Ok, at(230));
         drop(story);
-        assert_eq!(trail.upstream_time(), Duration::from_millis(190));
+        assert_eq!(trail.lock().upstream_time(), Duration::from_millis(190));
     }
 
     #[test]

@@ -121,7 +121,7 @@ struct Head {
 
 impl<P: Pinned> Entry<P> {
     fn answered(&mut self, response: &Response<ReplyBody>) {
-        let overhead = self.arrived.elapsed().saturating_sub(self.trail.upstream_time());
+        let overhead = self.trail.lock().overhead.unwrap_or_default();
         self.head = Some(Head { status: response.status(), is_stream: response.body().is_stream(), overhead });
     }
 

@@ -106,9 +106,10 @@ impl Touch<Result<Response<ReplyBody>, Infallible>> for Ink {
 }
 
 fn stamp(headers: &mut HeaderMap, trail: &Trail, arrived: Instant) {
-    let upstream_time = trail.upstream_time();
+    let mut story = trail.lock();
+    let upstream_time = story.upstream_time();
     let overhead = arrived.elapsed().saturating_sub(upstream_time);
-    let story = trail.lock();
+    story.overhead = Some(overhead);
     if let Some(route) = &story.route {
         headers.insert(ROUTE, route.header.clone());
     }

@@ -70,7 +70,7 @@ pub fn fill_from_str<'de, S: DeserializeSeed<'de>>(
 /// # Errors
 /// [`Malformed`].
 pub fn fill_from_slice<'de, S: DeserializeSeed<'de>>(bytes: &'de [u8], seed: S) -> Result<S::Value, Malformed> {
-    if let Ok(text) = std::str::from_utf8(bytes) {
+    if let Ok(text) = simdutf8::basic::from_utf8(bytes) {
         return fill_from_str(text, DEEPEST, seed);
     }
     let mut slow = serde_json::Deserializer::from_slice(bytes);

@@ -36,7 +36,7 @@ impl<'a> Object<'a> {
     /// # Errors
     /// [`ObjectError`] if it is anything but one JSON object of at most [`DEEPEST`] levels.
     pub fn read(body: &'a [u8]) -> Result<Self, ObjectError> {
-        let text = std::str::from_utf8(body).map_err(|_| ObjectError::NotJson)?;
+        let text = simdutf8::basic::from_utf8(body).map_err(|_| ObjectError::NotJson)?;
         if is_too_deep(body) {
             return Err(ObjectError::TooDeep);
         }

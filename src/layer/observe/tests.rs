@@ -58,7 +58,7 @@ async fn an_attempt_on_its_way_counts_as_tried_and_its_time_as_the_providers() {
     let trail = watch.attempt.call.context.trail.clone();
     let answer = watch.ends(|| Ok(whole("hi")));
     assert!(tokio::time::timeout(Duration::from_secs(1), answer).await.is_err());
-    assert_eq!(trail.upstream_time(), Duration::from_secs(1));
+    assert_eq!(trail.lock().upstream_time(), Duration::from_secs(1));
     assert!(trail.lock().flying.is_some() && trail.lock().attempts.is_empty());
     assert_eq!((watch.outcomes("abandoned"), watch.all()), (1.0, 1.0));
 }
@@ -69,7 +69,7 @@ async fn a_whole_answer_is_a_success_when_it_is_here_whatever_becomes_of_the_cli
     drop(watch.ends(|| Ok(whole("hi"))).await.unwrap());
     assert_eq!((watch.outcomes("\"ok\""), watch.all(), watch.durations()), (1.0, 1.0, 1.0));
     let trail = watch.attempt.call.context.trail.clone();
-    assert_eq!(trail.upstream_time(), Duration::from_secs(2));
+    assert_eq!(trail.lock().upstream_time(), Duration::from_secs(2));
     assert!(trail.lock().flying.is_none());
 }
 

@@ -82,7 +82,7 @@ pub(in crate::wire) trait Strict<'de>: Shape<'de> {
 
 /// Reads a request body whose top-level keys must each come once and in their own spelling.
 pub(in crate::wire) fn read_strictly<'de, F: Strict<'de>>(body: &'de [u8], max_depth: usize) -> Result<F, DecodeError> {
-    let text = std::str::from_utf8(body).map_err(|_| DecodeError::whole("the body must be JSON in UTF-8"))?;
+    let text = simdutf8::basic::from_utf8(body).map_err(|_| DecodeError::whole("the body must be JSON in UTF-8"))?;
     let mut keyed = Keyed::<'_, F>::default();
     match json_read::fill_from_str(text, max_depth, Members(&mut keyed)) {
         Ok(true) => keyed.wrong.map_or(Ok(keyed.fields), Err),
