@@ -3,7 +3,9 @@
 //!
 //! It sits below the soft deadline, so the call that leads outlives the caller that started it, and a verdict that comes
 //! after a fallback was answered is kept and labelled `late` for whoever asks again. Fallbacks never get here: they are
-//! no verdicts. Kept in memory for a day, within one process.
+//! no verdicts. Kept in memory for a day; where there is a record, the last day's decisions are read from it at the start, so that
+//! a restart decides nothing twice. They are read at once and not on a miss: a look at the disk between looking and leading
+//! would need a second claim on the payment, and every new payment would pay for it.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -18,17 +20,19 @@ use tokio::time::Instant;
 use tower::{Layer, Service};
 
 use crate::domain::decision::{Decision, DecisionSource};
-use crate::flight::call::{Call, RiskFacts};
+use crate::flight::call::Call;
 use crate::flight::error::CallError;
 use crate::flight::reply::{Reply, ReplyBody, UsageSlot};
+use crate::layer::audit::{Clerk, Paper, for_verdict};
 use crate::layer::soft_deadline::answered_by;
 use crate::layer::{BoxFuture, always_ready};
 use crate::telemetry::labels::{Cache, CacheEvent};
 use crate::telemetry::metrics::Metrics;
 
 /// Decisions remembered.
-const MOST_DECISIONS: u64 = 100_000;
-const LIFE: Duration = Duration::from_secs(24 * 3600);
+pub const MOST_DECISIONS: u64 = 100_000;
+/// For how long.
+pub const LIFE: Duration = Duration::from_secs(24 * 3600);
 
 type Key = [u8; 32];
 type Digest32 = [u8; 32];
@@ -83,6 +87,17 @@ impl Ledger {
         Found::Nothing(Lead { ledger: self.clone(), key, body, tell })
     }
 
+    /// Knows a decision of an earlier process again. One that is known already stays: hand the newest over first. Without
+    /// the digest of its request nobody can say that another is the same, so each is a conflict.
+    pub fn restore(&self, tenant: &str, out_trade_no: &str, body: Option<Digest32>, decision: Decision) {
+        let key = key(tenant, out_trade_no);
+        if !self.decided.contains_key(&key) {
+            let late = decision.source == DecisionSource::Late;
+            let body = body.unwrap_or_default();
+            self.decided.insert(key, Arc::new(Decided { body, decision: Arc::new(decision), late }));
+        }
+    }
+
     fn flights(&self) -> MutexGuard<'_, HashMap<Key, Flying>> {
         self.flights.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -120,6 +135,8 @@ impl Drop for Lead {
 pub struct Params {
     /// Shared by all workers and configurations.
     pub ledger: Ledger,
+    /// Has verdicts recorded, before anybody can be told; `None` where there is no record.
+    pub clerk: Option<Clerk>,
     /// Counts replays.
     pub metrics: Arc<Metrics>,
 }
@@ -158,7 +175,7 @@ where
         let Some(facts) = call.risk().cloned() else {
             return Box::pin(std::future::ready(Err(CallError::Internal)));
         };
-        let key = key(call.context.caller.tenant.as_str(), &facts);
+        let key = key(call.context.caller.tenant.as_str(), &facts.assessment.out_trade_no);
         let count = |event| self.params.metrics.cache(Cache::Idempotency, event);
         match self.params.ledger.look(key, Sha256::digest(&call.body).into()) {
             Found::OtherBody => Box::pin(std::future::ready(Err(CallError::Conflict))),
@@ -171,12 +188,24 @@ where
                 Box::pin(join(landed))
             }
             Found::Nothing(lead) => {
-                let due = answered_by(call.context.arrived, facts.route.deadline);
+                let clerk = self.params.clerk.clone();
+                let in_time = for_verdict(facts.route.deadline, clerk.as_ref());
+                let due = answered_by(call.context.arrived, in_time);
+                let clerk = clerk.zip(Paper::of(&call));
                 let answer = self.inner.call(call);
                 Box::pin(async move {
                     let result = answer.await;
                     match &result {
-                        Ok(Reply { decision: Some(decision), .. }) => lead.land(decision, Instant::now() >= due),
+                        Ok(Reply { decision: Some(decision), .. }) => {
+                            let late = Instant::now() >= due;
+                            if let Some((clerk, paper)) = &clerk {
+                                clerk.note(
+                                    paper,
+                                    &labelled(decision, if late { DecisionSource::Late } else { decision.source }),
+                                );
+                            }
+                            lead.land(decision, late);
+                        }
                         Ok(_) => {}
                         Err(error) => lead.fail(error),
                     }
@@ -199,7 +228,7 @@ async fn join(mut landed: watch::Receiver<Landed>) -> Result<Reply, CallError> {
 
 fn replay(decided: &Decided) -> Reply {
     let source = if decided.late { DecisionSource::Late } else { DecisionSource::Replayed };
-    let decision = Decision { source, ..Decision::clone(&decided.decision) };
+    let decision = labelled(&decided.decision, source);
     Reply {
         status: StatusCode::OK,
         headers: HeaderMap::new(),
@@ -210,11 +239,15 @@ fn replay(decided: &Decided) -> Reply {
     }
 }
 
-fn key(tenant: &str, facts: &RiskFacts) -> Key {
+fn labelled(decision: &Decision, source: DecisionSource) -> Decision {
+    Decision { source, ..decision.clone() }
+}
+
+fn key(tenant: &str, out_trade_no: &str) -> Key {
     let mut hash = Sha256::new();
     hash.update((tenant.len() as u64).to_be_bytes());
     hash.update(tenant);
-    hash.update(&facts.assessment.out_trade_no);
+    hash.update(out_trade_no);
     hash.finalize().into()
 }
 

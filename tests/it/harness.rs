@@ -294,6 +294,7 @@ impl World {
             store: Store::new(64 << 20, [7; 32], &metrics),
             answers: Answers::new(64 << 20),
             ledger: Ledger::default(),
+            clerk: None,
             gate: Arc::new(Gate::default()),
             calendar: Calendar::at(plan.starts),
             drained: shutdown.signal().ending(),

@@ -1,0 +1,1 @@
+//! What is answered is on record, or the route says what happens.
