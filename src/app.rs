@@ -32,13 +32,12 @@ use crate::gateway::stack;
 use crate::layer::admission::Gate;
 use crate::layer::audit::Clerk;
 use crate::layer::cache::Store;
-use crate::layer::idempotency::{self, Ledger};
+use crate::layer::idempotency::Ledger;
 use crate::layer::idempotency_key::Answers;
 use crate::server::limits::ConnectionLimits;
 use crate::server::shutdown::Shutdown;
 use crate::server::{DrainReport, Server, ServerConfig, bind};
 use crate::store::db::StoreError;
-use crate::store::record::Personal;
 use crate::store::writer::{Faults, Records, RecordsConfig, Watch};
 use crate::telemetry::access::AccessLog;
 use crate::telemetry::metrics::Metrics;
@@ -140,7 +139,7 @@ impl App {
         let records = open_record(config.record_dir, config.checkpoints, &config.metrics, &table)?;
         let mut shared = shared(config.metrics, config.log, dial, &data_shutdown)?;
         if let Some(records) = &records {
-            remember(records, &shared.ledger)?;
+            records.reader().map_or(Ok(()), |reader| shared.ledger.remember(reader))?;
             shared.clerk = Some(Clerk::new(records.clone(), Arc::clone(&shared.metrics)));
         }
         let shared = Arc::new(shared);
@@ -241,21 +240,6 @@ fn open_record(
         }
         Err(error) => Err(error.into()),
     }
-}
-
-/// What was decided in the last day is decided.
-fn remember(records: &Records, ledger: &Ledger) -> Result<(), StoreError> {
-    let Some(reader) = records.reader() else { return Ok(()) };
-    let life = u64::try_from(idempotency::LIFE.as_millis()).unwrap_or(u64::MAX);
-    let since = i64::try_from(clock::unix_ms().saturating_sub(life)).unwrap_or_default();
-    let most = usize::try_from(idempotency::MOST_DECISIONS).unwrap_or(usize::MAX);
-    reader.recent(since, most, |stored| {
-        let verdict = stored.decision().ok().filter(|decision| decision.verdict.is_some());
-        if let Some(decision) = verdict {
-            let digest = stored.personal.as_ref().and_then(Personal::digest);
-            ledger.restore(&stored.tenant, &stored.body.out_trade_no, digest, decision);
-        }
-    })
 }
 
 fn keep_spending(folder: &Path, live: &Live) -> io::Result<Spending> {

@@ -67,6 +67,11 @@ impl Clerk {
         &self.0.records
     }
 
+    /// Where it is counted.
+    pub fn metrics(&self) -> &Metrics {
+        &self.0.metrics
+    }
+
     /// Hands a verdict over and waits for nothing: whoever gives the decision waits.
     pub fn note(&self, paper: &Paper, decision: &Decision) {
         drop(self.0.records.add(paper.entry(decision)));

@@ -19,6 +19,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tower::{Layer, Service};
 
+use crate::domain::clock;
 use crate::domain::decision::{Decision, DecisionSource};
 use crate::flight::call::Call;
 use crate::flight::error::CallError;
@@ -26,13 +27,16 @@ use crate::flight::reply::{Reply, ReplyBody, UsageSlot};
 use crate::layer::audit::{Clerk, Paper, for_verdict};
 use crate::layer::soft_deadline::answered_by;
 use crate::layer::{BoxFuture, always_ready};
+use crate::store::db::StoreError;
+use crate::store::query::Reader;
+use crate::store::record::Personal;
 use crate::telemetry::labels::{Cache, CacheEvent};
 use crate::telemetry::metrics::Metrics;
 
 /// Decisions remembered.
-pub const MOST_DECISIONS: u64 = 100_000;
+const MOST_DECISIONS: u64 = 100_000;
 /// For how long.
-pub const LIFE: Duration = Duration::from_secs(24 * 3600);
+const LIFE: Duration = Duration::from_secs(24 * 3600);
 
 type Key = [u8; 32];
 type Digest32 = [u8; 32];
@@ -87,15 +91,26 @@ impl Ledger {
         Found::Nothing(Lead { ledger: self.clone(), key, body, tell })
     }
 
-    /// Knows a decision of an earlier process again. One that is known already stays: hand the newest over first. Without
-    /// the digest of its request nobody can say that another is the same, so each is a conflict.
-    pub fn restore(&self, tenant: &str, out_trade_no: &str, body: Option<Digest32>, decision: Decision) {
-        let key = key(tenant, out_trade_no);
-        if !self.decided.contains_key(&key) {
-            let late = decision.source == DecisionSource::Late;
-            let body = body.unwrap_or_default();
-            self.decided.insert(key, Arc::new(Decided { body, decision: Arc::new(decision), late }));
-        }
+    /// Knows the decisions of earlier processes again that are still remembered. Whoever was forgotten left no digest of
+    /// their request: then nobody can say that another one is the same, and each is a conflict.
+    ///
+    /// # Errors
+    /// [`StoreError`]: without the record a payment could be decided twice.
+    pub fn remember(&self, reader: &Reader) -> Result<(), StoreError> {
+        let life = u64::try_from(LIFE.as_millis()).unwrap_or(u64::MAX);
+        let since = i64::try_from(clock::unix_ms().saturating_sub(life)).unwrap_or_default();
+        let most = usize::try_from(MOST_DECISIONS).unwrap_or(usize::MAX);
+        reader.recent(since, most, |stored| {
+            // A fallback is no verdict, before a restart and after it.
+            let verdict = stored.decision().ok().filter(|decision| decision.verdict.is_some());
+            let key = key(&stored.tenant, &stored.body.out_trade_no);
+            // The newest come first.
+            if let Some(decision) = verdict.filter(|_| !self.decided.contains_key(&key)) {
+                let body = stored.personal.as_ref().and_then(Personal::digest).unwrap_or_default();
+                let late = decision.source == DecisionSource::Late;
+                self.decided.insert(key, Arc::new(Decided { body, decision: Arc::new(decision), late }));
+            }
+        })
     }
 
     fn flights(&self) -> MutexGuard<'_, HashMap<Key, Flying>> {

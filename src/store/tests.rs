@@ -270,10 +270,9 @@ fn mutate(db: &Connection, dice: &mut Dice, last: i64) -> Finding {
         5 => {
             let other = 1 + (seq + dice.roll(last as usize - 1) as i64) % last;
             let (first, second) = (seq.min(other), seq.max(other));
-            let swap = "UPDATE records SET seq = CASE seq WHEN -1 THEN ?2 ELSE -1 END WHERE seq IN (-1, ?1)";
-            db.execute(swap, [first, second]).unwrap();
-            db.execute("UPDATE records SET seq = ?1 WHERE seq = ?2", [first, second]).unwrap();
-            db.execute(swap, [first, second]).unwrap();
+            for (from, to) in [(first, -1), (second, first), (-1, second)] {
+                db.execute("UPDATE records SET seq = ?2 WHERE seq = ?1", [from, to]).unwrap();
+            }
             found(first, Wrong::Changed)
         }
         6 => {
