@@ -70,7 +70,7 @@ struct ServeArgs {
     /// What is logged beside the access lines
     #[arg(long, env = "WEIGHBRIDGE_LOG", default_value = "info", value_name = "FILTER")]
     log: String,
-    /// The folder for what must outlive a restart; `serve` uses `data`, the sandbox keeps nothing unless told where
+    /// The folder for what must outlive a restart; `serve` uses `data`, the sandbox one that is gone at its end
     #[arg(long, env = "WEIGHBRIDGE_DATA_DIR", value_name = "DIR")]
     data_dir: Option<PathBuf>,
     /// The file that signed checkpoints of the record of decisions are appended to, best on another machine's disk; the

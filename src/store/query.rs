@@ -242,24 +242,21 @@ pub enum Verified {
 ///
 /// # Errors
 /// [`StoreError`] if there is no record or no key, or the checkpoints cannot be believed.
-pub fn verify(
-    folder: &Path,
-    checkpoints: Option<&str>,
-    mut told: impl FnMut(Progress),
-) -> Result<Verified, StoreError> {
+pub fn verify(folder: &Path, checkpoints: Option<&str>, told: impl FnMut(Progress)) -> Result<Verified, StoreError> {
     let db = db::open_to_read(folder)?;
     let (chain, key) = chain_of(&db)?.ok_or_else(|| StoreError::None(folder.to_owned()))?;
     if Keys::read(folder)?.public() != key {
         return Err(StoreError::OtherKey);
     }
     let anchors = checkpoints.map(|text| chain::anchors(text, &chain, &key)).transpose()?.unwrap_or_default();
-    let mut walk = match Walk::new(&chain, anchors) {
-        Ok(walk) => walk,
-        Err(finding) => return Ok(Verified::Bad(finding)),
-    };
     // One transaction: a view of one moment, whatever is written meanwhile.
     let tx = db.unchecked_transaction()?;
-    let all = last(&tx)?;
+    Walk::new(&chain, anchors).map_or_else(|finding| Ok(Verified::Bad(finding)), |walk| examine(&tx, walk, told))
+}
+
+/// Walks over the records of a transaction.
+pub(super) fn examine(tx: &Connection, mut walk: Walk, mut told: impl FnMut(Progress)) -> Result<Verified, StoreError> {
+    let all = last(tx)?;
     let text = "SELECT seq, kind, id, at, tenant, body, subject, sealed, prev, hash FROM records ORDER BY seq";
     let mut statement = tx.prepare(text)?;
     let mut rows = statement.query([])?;
@@ -269,9 +266,8 @@ pub fn verify(
             Ok(None) => break,
             Err(_) => return Ok(Verified::Bad(Finding { seq: walk.next(), wrong: Wrong::Unreadable })),
         };
-        let taken =
-            read(row).map_or(Err(Finding { seq: walk.next(), wrong: Wrong::Unreadable }), |row| walk.take(&row));
-        if let Err(finding) = taken {
+        let unreadable = Finding { seq: walk.next(), wrong: Wrong::Unreadable };
+        if let Err(finding) = read(row).ok_or(unreadable).and_then(|row| walk.take(&row)) {
             return Ok(Verified::Bad(finding));
         }
         if walk.next() % PAGE == 0 {
