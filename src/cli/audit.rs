@@ -109,7 +109,9 @@ pub fn run(args: &AuditArgs) -> ExitCode {
     };
     match done {
         Ok(text) => {
-            text.iter().for_each(|text| say(text));
+            if let Some(text) = text {
+                say(&text);
+            }
             ExitCode::SUCCESS
         }
         Err(complaint) => {

@@ -90,7 +90,7 @@ impl Clerk {
 
 /// What of a route's deadline is left for a verdict.
 pub fn for_verdict(deadline: Duration, clerk: Option<&Clerk>) -> Duration {
-    if clerk.is_some() { deadline - ROOM.min(deadline / 8) } else { deadline }
+    if clerk.is_some() { deadline.saturating_sub(ROOM.min(deadline / 8)) } else { deadline }
 }
 
 /// A call, as far as its record needs it.

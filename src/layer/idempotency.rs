@@ -127,6 +127,15 @@ struct Lead {
 }
 
 impl Lead {
+    /// A verdict came: it is handed to the record before anybody can be told.
+    fn learn(self, decision: &Arc<Decision>, late: bool, clerk: Option<&(Clerk, Paper)>) {
+        if let Some((clerk, paper)) = clerk {
+            let source = if late { DecisionSource::Late } else { decision.source };
+            clerk.note(paper, &labelled(decision, source));
+        }
+        self.land(decision, late);
+    }
+
     fn land(self, decision: &Arc<Decision>, late: bool) {
         let decided = Arc::new(Decided { body: self.body, decision: Arc::clone(decision), late });
         // Stored before the flight goes, so that nobody in between finds neither.
@@ -212,14 +221,7 @@ where
                     let result = answer.await;
                     match &result {
                         Ok(Reply { decision: Some(decision), .. }) => {
-                            let late = Instant::now() >= due;
-                            if let Some((clerk, paper)) = &clerk {
-                                clerk.note(
-                                    paper,
-                                    &labelled(decision, if late { DecisionSource::Late } else { decision.source }),
-                                );
-                            }
-                            lead.land(decision, late);
+                            lead.learn(decision, Instant::now() >= due, clerk.as_ref());
                         }
                         Ok(_) => {}
                         Err(error) => lead.fail(error),

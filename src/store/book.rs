@@ -295,17 +295,14 @@ impl<'b> Page<'b> {
         }
         let known = "SELECT id, wrapped FROM subjects WHERE lookup = ?1";
         let known = self.tx.prepare(known)?.query_row([lookup], |row| Ok((row.get(0)?, row.get(1)?))).optional()?;
-        let (id, key) = match known {
-            Some((id, wrapped)) => {
-                let (id, wrapped): (SubjectId, Vec<u8>) = (id, wrapped);
-                (id, self.keys.subject(&id, &wrapped).ok_or(StoreError::OtherKey)?)
-            }
-            None => {
-                let (id, key, wrapped) = self.keys.fresh_subject()?;
-                let add = "INSERT INTO subjects (id, lookup, wrapped) VALUES (?1, ?2, ?3)";
-                self.tx.prepare(add)?.execute(params![id, lookup, wrapped])?;
-                (id, key)
-            }
+        let known: Option<(SubjectId, Vec<u8>)> = known;
+        let (id, key) = if let Some((id, wrapped)) = known {
+            (id, self.keys.subject(&id, &wrapped).ok_or(StoreError::OtherKey)?)
+        } else {
+            let (id, key, wrapped) = self.keys.fresh_subject()?;
+            let add = "INSERT INTO subjects (id, lookup, wrapped) VALUES (?1, ?2, ?3)";
+            self.tx.prepare(add)?.execute(params![id, lookup, wrapped])?;
+            (id, key)
         };
         let key = Arc::new(key);
         self.cached.insert(lookup, (id, Arc::clone(&key)));

@@ -128,7 +128,10 @@ impl Reader {
             let mut opened = Opened::new(&self.keys);
             let mut statement = db.prepare(&text)?;
             let mut rows = statement.query_map(params![since_ms, i64::try_from(most).unwrap_or(i64::MAX)], raw)?;
-            rows.try_for_each(|raw| Ok(each(&opened.stored(db, raw?)?)))
+            rows.try_for_each(|raw| {
+                each(&opened.stored(db, raw?)?);
+                Ok(())
+            })
         })
     }
 
@@ -157,7 +160,7 @@ impl Reader {
             done = end;
             each(None, Progress { done, all })?;
         }
-        Ok(each(None, Progress { done: all, all })?)
+        each(None, Progress { done: all, all })
     }
 }
 

@@ -52,7 +52,7 @@ pub enum Unrecorded {
 pub trait Watch: Send + Sync + 'static {
     /// So many more entries wait; negative when some were answered.
     fn waiting(&self, more: i64);
-    /// A commit took so long, waiting for its turn excluded.
+    /// A commit that added something, or failed to, took so long, waiting for its turn excluded.
     fn committed(&self, took: Duration);
 }
 
@@ -246,7 +246,10 @@ impl Writer {
         let (entries, tells): (Vec<Entry>, Vec<_>) = batch.into_iter().unzip();
         let begun = Instant::now();
         let result = self.write(&entries);
-        self.watch.committed(begun.elapsed());
+        let wrote = result.as_ref().map_or(true, |all| all.iter().any(|recorded| matches!(recorded, Recorded::As(_))));
+        if wrote {
+            self.watch.committed(begun.elapsed());
+        }
         self.watch.waiting(-i64::try_from(tells.len()).unwrap_or_default());
         match result {
             Ok(recorded) => {
@@ -292,14 +295,13 @@ impl Writer {
     /// Told once, when it begins: what follows is counted.
     fn note_failure(&mut self, error: &StoreError, entries: usize) {
         let entries = u64::try_from(entries).unwrap_or(u64::MAX);
-        match &mut self.gap {
-            Some(gap) => gap.entries = gap.entries.saturating_add(entries),
-            None => {
-                let cause = std::error::Error::source(error).map(ToString::to_string);
-                tracing::error!(%error, cause, "decisions cannot be recorded, each further one is tried again");
-                self.gap = Some(Gap { since_ms: clock::unix_ms(), entries });
-            }
+        if let Some(gap) = &mut self.gap {
+            gap.entries = gap.entries.saturating_add(entries);
+            return;
         }
+        let cause = std::error::Error::source(error).map(ToString::to_string);
+        tracing::error!(%error, cause, "decisions cannot be recorded, each further one is tried again");
+        self.gap = Some(Gap { since_ms: clock::unix_ms(), entries });
     }
 
     /// Appends a checkpoint. If that fails the chain is as good as before; the next one vouches for more.

@@ -46,16 +46,16 @@ pub fn decode_outcome(body: &[u8]) -> Result<Report, Vec<FieldError>> {
 
 fn report(object: Object<'_>, mistakes: &mut Mistakes) -> Option<Report> {
     let top = Section::root(object, &TOP, mistakes);
-    let label = top.required("label", label, mistakes);
+    let label = top.required("label", |text| label(&text), mistakes);
     let by = top.required("by", line, mistakes);
     let at = top.optional("at", past, mistakes);
     let note = top.optional("note", note, mistakes);
     Some(Report { label: label?, by: by?, at_ms: at, note })
 }
 
-fn label(text: String) -> Result<Aftermath, Complaint> {
+fn label(text: &str) -> Result<Aftermath, Complaint> {
     let known = || Aftermath::ALL.map(Aftermath::as_str).join(", ");
-    Aftermath::parse(&text).ok_or_else(|| Complaint::malformed(format!("must be one of {}", known())))
+    Aftermath::parse(text).ok_or_else(|| Complaint::malformed(format!("must be one of {}", known())))
 }
 
 /// A moment since 1970.
