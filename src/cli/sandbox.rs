@@ -5,8 +5,10 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
+use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::path::Path;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::{Arc, mpsc};
 use std::thread;
@@ -24,6 +26,7 @@ use crate::config::builtin;
 use crate::config::error::{Style, render_all};
 use crate::config::source::SourceFile;
 use crate::config::table::{Auth, BaseUrl, Protocol, RoutingTable};
+use crate::domain::clock;
 use crate::domain::id::ProviderId;
 use crate::domain::operation::Operation;
 use crate::domain::secret::{Secret, SecretSource};
@@ -54,13 +57,36 @@ pub struct SandboxArgs {
 /// Runs simulators and proxy until told to stop.
 pub fn run(args: &SandboxArgs) -> ExitCode {
     match prepare(&args.serve) {
-        Ok((origin, peers)) => run_app(&args.serve, origin, |app| {
-            say(&if args.json { peers.json(app) } else { peers.banner(app) });
-        }),
+        Ok((origin, peers)) => {
+            // Kept until the end, and then nowhere.
+            let scratch = args.serve.data_dir.is_none().then(Scratch::new).flatten();
+            let own = scratch.as_ref().map(|Scratch(folder)| folder.clone());
+            run_app(&args.serve, args.serve.data_dir.clone().or(own), origin, |app| {
+                say(&if args.json { peers.json(app) } else { peers.banner(app) });
+            })
+        }
         Err(complaint) => {
             complain(&complaint);
             ExitCode::from(2)
         }
+    }
+}
+
+/// A folder for the record of a sandbox that was told of none: gone when the sandbox is.
+struct Scratch(PathBuf);
+
+impl Scratch {
+    /// `None` where there is no place for one; then nothing is recorded.
+    fn new() -> Option<Self> {
+        let name = format!("weighbridge-sandbox-{}-{}", std::process::id(), clock::unix_ms());
+        let folder = std::env::temp_dir().join(name);
+        fs::DirBuilder::new().mode(0o700).create(&folder).ok().map(|()| Self(folder))
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
     }
 }
 

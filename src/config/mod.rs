@@ -7,6 +7,7 @@
 //! handed in), watch files, or keep anything between two calls.
 
 pub mod asking;
+pub mod audit;
 pub mod builtin;
 pub mod compile;
 pub mod diff;

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::audit::OnUnrecorded;
 use super::catalog::{Catalog, Pick};
 use super::checks;
 use super::error::Code;
@@ -23,6 +24,7 @@ pub(super) struct PlannedRisk {
     pub(super) bands: Bands,
     pub(super) vendor_action: VendorAction,
     pub(super) on_exhausted: OnExhausted,
+    pub(super) audit: OnUnrecorded,
 }
 
 pub(super) fn plan_risk(raw: &RawRisk, catalog: &Catalog, report: &Report<'_>) -> Option<PlannedRisk> {
@@ -49,5 +51,6 @@ pub(super) fn plan_risk(raw: &RawRisk, catalog: &Catalog, report: &Report<'_>) -
         bands: bands?,
         vendor_action: raw.vendor_action.as_ref().map_or(VendorAction::Floor, |field| field.value),
         on_exhausted: raw.on_exhausted.as_ref().map_or(OnExhausted::Review, |field| field.value),
+        audit: raw.audit.as_ref().map_or(OnUnrecorded::default(), |field| field.value),
     })
 }

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::asking::Asking;
+use super::audit::OnUnrecorded;
 use crate::domain::currency::Currency;
 use crate::domain::deadline::Timeouts;
 use crate::domain::id::{CallerId, ProviderId, RouteId, TenantId, UpstreamId};
@@ -235,6 +236,8 @@ pub struct RiskRoute {
     pub connect: Duration,
     /// Most attempts for one call.
     pub max_attempts: u32,
+    /// What to do with a decision that is not on record in time.
+    pub audit: OnUnrecorded,
     /// What decides an attempt that no policy matches.
     pub ruling: Arc<Ruling>,
 }

@@ -163,6 +163,18 @@ pub enum CallError {
     /// No verdict could be had, and the route wants an error then.
     #[error("no risk decision: {}", .0.text())]
     NoDecision(FallbackReason),
+    /// The decision could not be recorded in time, and the route withholds it then.
+    #[error("audit_unavailable: the decision could not be recorded and is withheld; ask again")]
+    AuditUnavailable,
+    /// The record cannot be read or written now.
+    #[error("audit_unavailable: the record of decisions cannot be used now; try again")]
+    RecordUnavailable,
+    /// This process keeps no record.
+    #[error("this proxy keeps no record of decisions; it was started without a data folder")]
+    NoRecord,
+    /// No decision of this tenant has the id.
+    #[error("there is no decision of this id")]
+    UnknownDecision,
     /// A bug; the details are in the log.
     #[error("internal error")]
     Internal,
@@ -195,6 +207,9 @@ impl CallError {
             Self::Exhausted { last, .. } | Self::UploadLost { last, .. } => last.class.label(),
             Self::DeadlinePassed => "deadline_passed",
             Self::NoDecision(reason) => reason.code(),
+            Self::AuditUnavailable | Self::RecordUnavailable => "audit_unavailable",
+            Self::NoRecord => "no_record",
+            Self::UnknownDecision => "unknown_decision",
             Self::Internal => "internal",
         }
     }

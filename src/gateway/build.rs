@@ -31,7 +31,10 @@ pub fn build(table: RoutingTable, previous: Option<&Snapshot>, shared: &Shared) 
         ReadyRoute { names, service: stack::risk(route, &fleet, shared), kept: Kept::default() }
     });
     let (llm, callers) = (llm.collect(), callers(&table, previous, shared));
-    Snapshot::assemble(Parts { table, callers, fleet, llm, risk }, shared.metrics.snapshots_alive.hold())
+    Snapshot::assemble(
+        Parts { table, callers, fleet, llm, risk, clerk: shared.clerk.clone() },
+        shared.metrics.snapshots_alive.hold(),
+    )
 }
 
 /// What the route remembers, taken over from the route of the same name.

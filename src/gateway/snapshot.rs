@@ -20,6 +20,7 @@ use crate::flight::quota::Calendar;
 use crate::flight::reply::Reply;
 use crate::flight::trail::RouteNames;
 use crate::layer::admission::Gate;
+use crate::layer::audit::Clerk;
 use crate::layer::cache::Store;
 use crate::layer::failover::tempo::Tempo;
 use crate::layer::idempotency::Ledger;
@@ -52,6 +53,8 @@ pub struct Shared {
     pub answers: Answers,
     /// Decisions made and in the making.
     pub ledger: Ledger,
+    /// Who records decisions; `None` where there is no record.
+    pub clerk: Option<Clerk>,
     /// Process-wide admission.
     pub gate: Arc<Gate>,
     /// What day it is, for budgets.
@@ -86,6 +89,7 @@ pub(super) struct Parts {
     pub(super) fleet: Fleet,
     pub(super) llm: BTreeMap<RouteId, ReadyRoute>,
     pub(super) risk: Option<ReadyRoute>,
+    pub(super) clerk: Option<Clerk>,
 }
 
 /// One configuration version, runnable.
@@ -97,19 +101,21 @@ pub struct Snapshot {
     fleet: Fleet,
     llm: BTreeMap<RouteId, ReadyRoute>,
     risk: Option<ReadyRoute>,
+    clerk: Option<Clerk>,
     _alive: Held,
 }
 
 impl Snapshot {
     /// Puts the parts together; only `build` makes them.
     pub(super) fn assemble(parts: Parts, alive: Held) -> Self {
-        let Parts { table, callers, fleet, llm, risk } = parts;
+        let Parts { table, callers, fleet, llm, risk, clerk } = parts;
         Self {
             version: HeaderValue::from_str(&table.version().to_string()).unwrap_or(HeaderValue::from_static("unknown")),
             loaded_at: clock::unix_seconds(),
             callers,
             llm,
             risk,
+            clerk,
             fleet,
             table: Arc::new(table),
             _alive: alive,
@@ -169,6 +175,11 @@ impl Snapshot {
     /// The risk route's name and service.
     pub fn risk(&self) -> Option<&ReadyRoute> {
         self.risk.as_ref()
+    }
+
+    /// Who records decisions.
+    pub fn clerk(&self) -> Option<&Clerk> {
+        self.clerk.as_ref()
     }
 }
 

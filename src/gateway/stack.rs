@@ -20,6 +20,7 @@ use crate::gateway::dispatch::{Dispatch, MatchLayer};
 use crate::gateway::pin::PinLayer;
 use crate::gateway::snapshot::{Kept, Live, RouteService, Shared};
 use crate::layer::admission::{self, AdmissionLayer};
+use crate::layer::audit::{self, AuditLayer};
 use crate::layer::authenticate::{API_KEY, IdentifyLayer};
 use crate::layer::bulkhead::{self, BulkheadLayer};
 use crate::layer::cache::{self, CacheLayer};
@@ -96,13 +97,28 @@ pub fn ingress(
 /// One payment attempt: one decision, on time.
 pub fn risk(route: &Arc<RiskRoute>, fleet: &Fleet, shared: &Shared) -> RouteService {
     let metrics = &shared.metrics;
+    let in_time = audit::for_verdict(route.deadline, shared.clerk.as_ref());
     let stack = ServiceBuilder::new()
-        // Outermost, so that time-up is one more reason to fall back.
+        // Outermost: nothing is answered that is not on record, fallbacks and decisions given again included.
+        .layer(AuditLayer(audit::Params {
+            clerk: shared.clerk.clone(),
+            deadline: route.deadline,
+            on_unrecorded: route.audit,
+        }))
+        // Outside the timer, so that time-up is one more reason to fall back.
         .layer(FallbackLayer(fallback::Params { metrics: Arc::clone(metrics) }))
         // Answers when the time is up; the call below goes on to its hard limit.
-        .layer(SoftDeadlineLayer(soft_deadline::Params { deadline: route.deadline, metrics: Arc::clone(metrics) }))
+        .layer(SoftDeadlineLayer(soft_deadline::Params {
+            deadline: in_time,
+            clerk: shared.clerk.clone(),
+            metrics: Arc::clone(metrics),
+        }))
         // Inside Fallback, so that a fallback is never kept as a verdict; below the timer, so that late ones are.
-        .layer(IdempotencyLayer(idempotency::Params { ledger: shared.ledger.clone(), metrics: Arc::clone(metrics) }))
+        .layer(IdempotencyLayer(idempotency::Params {
+            ledger: shared.ledger.clone(),
+            clerk: shared.clerk.clone(),
+            metrics: Arc::clone(metrics),
+        }))
         // Inside Idempotency, so that a decision is paid once; it counts and never refuses a payment.
         .layer(TallyLayer)
         // Asks candidates; an at-most-once operation moves on only when nothing was sent.

@@ -8,7 +8,7 @@ use http::{HeaderMap, HeaderName};
 use sha2::{Digest, Sha256};
 use tower::{Layer, Service};
 
-use crate::domain::operation::{Dialect, Operation};
+use crate::domain::operation::{Dialect, Operation, TrafficClass};
 use crate::flight::arrival::{Arrival, LiveCaller, Pinned};
 use crate::flight::error::CallError;
 use crate::layer::always_ready;
@@ -69,7 +69,7 @@ fn identify<P: Pinned, B>(arrival: &Arrival<P, B>) -> Result<Arc<LiveCaller>, Ca
     let digest: [u8; 32] = Sha256::digest(key).into();
     let caller = arrival.pinned.caller(&digest).ok_or(CallError::BadKey)?;
     // The risk route is known from the path alone: refuse before a body byte is read.
-    if arrival.operation == Some(Operation::RiskAssess) && !caller.caller.may_use("risk") {
+    if arrival.operation.map(Operation::class) == Some(TrafficClass::Risk) && !caller.caller.may_use("risk") {
         return Err(CallError::NotAllowed("risk".to_owned()));
     }
     Ok(Arc::clone(caller))

@@ -71,7 +71,10 @@ where
                 Err(error) => fall_back(error, &facts)?,
             };
             if let Some(decision) = &reply.decision {
-                trail.lock().decision = Some((decision.action, decision.source));
+                let mut story = trail.lock();
+                story.decision = Some((decision.action, decision.source));
+                story.fallback = matches!(decision.source, DecisionSource::Fallback(_)).then(|| decision.id.clone());
+                drop(story);
                 count(&params.metrics, facts.assessment.merchant.category.as_deref(), decision);
             }
             Ok(reply)

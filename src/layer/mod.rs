@@ -16,6 +16,7 @@ use std::pin::Pin;
 
 pub mod admission;
 pub mod answering;
+pub mod audit;
 pub mod authenticate;
 pub mod bulkhead;
 pub mod cache;

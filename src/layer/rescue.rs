@@ -236,6 +236,14 @@ fn tell(error: &CallError) -> Told {
             let (status, code) = (StatusCode::SERVICE_UNAVAILABLE, Some("no_decision"));
             Told::new(status, API, code, error.to_string()).retry(Some(jittered()))
         }
+        CallError::AuditUnavailable | CallError::RecordUnavailable => {
+            let (status, code) = (StatusCode::SERVICE_UNAVAILABLE, Some("audit_unavailable"));
+            Told::new(status, API, code, error.to_string()).retry(Some(jittered()))
+        }
+        CallError::NoRecord => {
+            Told::new(StatusCode::SERVICE_UNAVAILABLE, API, Some("no_record"), error.to_string()).final_word()
+        }
+        CallError::UnknownDecision => invalid(StatusCode::NOT_FOUND, Some("unknown_decision"), error.to_string()),
         CallError::Internal => Told::new(StatusCode::INTERNAL_SERVER_ERROR, API, Some("internal"), error.to_string()),
     }
 }

@@ -11,7 +11,9 @@ use super::cells::{Counter, Gauge, Histogram, Level};
 use super::families::Families;
 use super::labels::{
     AttemptOutcome, ConnectionEnd, ConnectionRefusal, HedgeOutcome, QuotaReason, RequestOutcome, ShadowDrop, StreamEnd,
+    Unrecorded,
 };
+use crate::domain::aftermath::Aftermath;
 use crate::domain::currency::Currency;
 use crate::domain::money::Cost;
 use crate::domain::outcome::FailureClass;
@@ -23,6 +25,17 @@ pub struct ConnectionMetrics {
     pub open: Gauge,
     refused: Vec<Counter>,
     ended: Vec<Counter>,
+}
+
+/// What the record of decisions counts.
+#[derive(Clone)]
+pub struct AuditMetrics {
+    /// How long commits take.
+    pub commit: Histogram,
+    /// Entries that wait.
+    pub backlog: Gauge,
+    unrecorded: Vec<Counter>,
+    outcomes: Vec<Counter>,
 }
 
 /// What one route counts.
@@ -225,6 +238,28 @@ impl UpstreamMetrics {
         if let Ok(micro) = u64::try_from(cost.micro) {
             self.costs.add(cost.currency, micro);
         }
+    }
+}
+
+impl AuditMetrics {
+    pub(super) fn new(f: &Families) -> Self {
+        Self {
+            commit: f.histogram(&catalog::AUDIT_COMMIT, &[]),
+            backlog: f.gauge(&catalog::AUDIT_BACKLOG, &[]),
+            unrecorded: set(f, &catalog::AUDIT_UNRECORDED, &[], &Unrecorded::labels()),
+            outcomes: set(f, &catalog::OUTCOMES, &[], &Aftermath::ALL.map(Aftermath::as_str)),
+        }
+    }
+
+    /// Counts a decision that is not on record.
+    pub fn unrecorded(&self, result: Unrecorded) {
+        self.unrecorded.get(result as usize).inspect(|counter| counter.inc());
+    }
+
+    /// Counts what became of a payment.
+    pub fn outcome(&self, label: Aftermath) {
+        let index = Aftermath::ALL.iter().position(|known| *known == label);
+        index.and_then(|index| self.outcomes.get(index)).inspect(|counter| counter.inc());
     }
 }
 

@@ -45,6 +45,18 @@ closed_set! {
 }
 
 closed_set! {
+    /// What was done with a decision that is not on record.
+    Unrecorded {
+        /// It was withheld.
+        Refused = "refused",
+        /// It was given all the same.
+        Continued = "continued",
+        /// Nobody waited for it: a late verdict.
+        Unheard = "unheard",
+    }
+}
+
+closed_set! {
     /// How a call ended for its caller.
     RequestOutcome {
         /// A complete answer.

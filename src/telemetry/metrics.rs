@@ -15,8 +15,8 @@ use super::catalog;
 use super::cells::{Counter, Gauge, Histogram, Level};
 use super::families::Families;
 use super::handles::{
-    BudgetLevels, CallerMetrics, ConnectionMetrics, HedgeMetrics, ProviderMetrics, RouteMetrics, ShadowMetrics,
-    UpstreamMetrics, pairs, set,
+    AuditMetrics, BudgetLevels, CallerMetrics, ConnectionMetrics, HedgeMetrics, ProviderMetrics, RouteMetrics,
+    ShadowMetrics, UpstreamMetrics, pairs, set,
 };
 use super::labels::{Cache, CacheEvent, ExtraCost, ReloadResult, ShedReason};
 use crate::domain::currency::Currency;
@@ -73,6 +73,8 @@ pub struct Metrics {
     pub panics: Counter,
     /// Access log lines given up.
     pub log_dropped: Counter,
+    /// The record of decisions.
+    pub audit: AuditMetrics,
     /// Client connections.
     pub connections: ConnectionMetrics,
 }
@@ -97,6 +99,7 @@ impl Metrics {
             unpriced: f.counter(&catalog::UNPRICED, &[]),
             panics: f.counter(&catalog::PANICS, &[]),
             log_dropped: f.counter(&catalog::LOG_DROPPED, &[]),
+            audit: AuditMetrics::new(f),
             connections: ConnectionMetrics::new(f),
             routes: Bounded::new(MOST_NAMES),
             upstreams: Bounded::new(MOST_NAMES),

@@ -11,6 +11,7 @@ use crate::domain::money::Money;
 mod answer;
 mod country;
 mod fields;
+mod outcome;
 mod problem;
 mod request;
 
@@ -19,6 +20,7 @@ mod tests;
 
 pub use answer::{DecisionView, encode_decision};
 pub use fields::{FieldError, FieldErrorKind};
+pub use outcome::{Report, decode_outcome, encode_noted};
 pub use problem::{problem, status_of};
 pub use request::decode;
 

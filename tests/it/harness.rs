@@ -2,6 +2,7 @@
 //! paused. It starts no listener, no worker and no admin plane: those have tests of their own.
 
 use std::io::{self, Write};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -22,6 +23,7 @@ use weighbridge::gateway::build::build;
 use weighbridge::gateway::snapshot::{Live, Shared};
 use weighbridge::gateway::stack;
 use weighbridge::layer::admission::Gate;
+use weighbridge::layer::audit::Clerk;
 use weighbridge::layer::cache::Store;
 use weighbridge::layer::idempotency::Ledger;
 use weighbridge::layer::idempotency_key::Answers;
@@ -32,6 +34,7 @@ use weighbridge::server::connection::serve;
 use weighbridge::server::limits::ConnectionLimits;
 use weighbridge::server::shutdown::Shutdown;
 use weighbridge::sign::hmac::sha256_hex;
+use weighbridge::store::writer::{Faults as RecordFaults, Records, RecordsConfig};
 use weighbridge::telemetry::access::AccessLog;
 use weighbridge::telemetry::labels::ConnectionEnd;
 use weighbridge::telemetry::lines::LineWriter;
@@ -145,6 +148,8 @@ pub struct Plan {
     pub beta_offers: &'static str,
     /// What the clock says at the start, milliseconds since 1970; it goes on with the paused one.
     pub starts: u64,
+    /// Where decisions are recorded and what goes wrong there. It has a real thread and a real disk: use real time.
+    pub record: Option<(PathBuf, RecordFaults)>,
     /// What becomes of an LLM provider's file, by its id.
     pub edit: fn(&str, String) -> String,
 }
@@ -163,6 +168,7 @@ impl Default for Plan {
             beta_offers: r#""chat.completions""#,
             // 2026-11-30T23:59:00Z: a minute before a day and a month turn.
             starts: 1_796_083_140_000,
+            record: None,
             edit: |_, file| file,
         }
     }
@@ -249,6 +255,11 @@ operations = ["risk.assess"]
 price = { standard = "0.02 CNY", cross_border = "0.05 CNY", source = "https://alipay.example/p", checked = "2026-11-22" }
 "#;
 
+fn open((folder, faults): &(PathBuf, RecordFaults), metrics: &Arc<Metrics>) -> Records {
+    let watch = Arc::new(metrics.audit.clone());
+    Records::open(RecordsConfig { folder: folder.clone(), checkpoints: None, watch, faults: faults.clone() }).unwrap()
+}
+
 /// The table of these routes, led to the simulators.
 pub fn table(plan: &Plan) -> RoutingTable {
     let digest = |key: &str| sha256_hex(key.as_bytes());
@@ -290,10 +301,16 @@ impl World {
         let net = Arc::new(Net::new(LLMS.map(llm).into(), alipay.clone(), plan.upstream_pipe));
         let (metrics, written, shutdown) = (Metrics::new(), Written::default(), Shutdown::new());
         let writer = LineWriter::start(written.clone(), metrics.log_dropped.clone()).unwrap();
+        let (ledger, records) = (Ledger::default(), plan.record.as_ref().map(|record| open(record, &metrics)));
+        if let Some(records) = &records {
+            ledger.remember(records.reader().unwrap()).unwrap();
+        }
+        let clerk = records.map(|records| Clerk::new(records, Arc::clone(&metrics)));
         let shared = Shared {
             store: Store::new(64 << 20, [7; 32], &metrics),
             answers: Answers::new(64 << 20),
-            ledger: Ledger::default(),
+            ledger,
+            clerk,
             gate: Arc::new(Gate::default()),
             calendar: Calendar::at(plan.starts),
             drained: shutdown.signal().ending(),

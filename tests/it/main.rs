@@ -20,6 +20,8 @@ mod adaptive;
 mod admin;
 mod answers;
 mod audio;
+mod audit;
+mod audit_process;
 mod auth;
 mod cache;
 mod cli;

@@ -240,9 +240,9 @@ fn auth(value: &Value<'_>) -> Option<RawAuth> {
     Some(auth)
 }
 
-/// Every operation by its name.
+/// Every operation that providers may have, by its name.
 pub(super) fn operation_words() -> Vec<(&'static str, Operation)> {
-    Operation::ALL.iter().map(|op| (op.label(), *op)).collect()
+    Operation::ALL.iter().filter(|op| !op.asks_the_record()).map(|op| (op.label(), *op)).collect()
 }
 
 fn operations(value: &Value<'_>) -> Option<Field<RawOperations>> {

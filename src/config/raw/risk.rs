@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::config::audit::OnUnrecorded;
 use crate::config::error::Code;
 use crate::config::read::{ANY_LIMIT, Value};
 use crate::config::report::Field;
@@ -24,6 +25,7 @@ pub(in crate::config) struct RawRisk {
     pub(in crate::config) bands: Option<RawBands>,
     pub(in crate::config) vendor_action: Option<Field<VendorAction>>,
     pub(in crate::config) on_exhausted: Option<Field<OnExhausted>>,
+    pub(in crate::config) audit: Option<Field<OnUnrecorded>>,
 }
 
 #[derive(Clone, Debug)]
@@ -34,9 +36,19 @@ pub(in crate::config) struct RawBands {
 }
 
 pub(super) fn risk(value: &Value<'_>) -> Option<RawRisk> {
-    const RISK_KEYS: [&str; 8] =
-        ["candidates", "deadline", "hard_limit", "connect", "max_attempts", "bands", "vendor_action", "on_exhausted"];
+    const RISK_KEYS: [&str; 9] = [
+        "candidates",
+        "deadline",
+        "hard_limit",
+        "connect",
+        "max_attempts",
+        "bands",
+        "vendor_action",
+        "on_exhausted",
+        "audit",
+    ];
     const VENDOR: [(&str, VendorAction); 2] = [("floor", VendorAction::Floor), ("advisory", VendorAction::Advisory)];
+    const AUDIT: [(&str, OnUnrecorded); 2] = [("refuse", OnUnrecorded::Refuse), ("continue", OnUnrecorded::Continue)];
     let table = value.table()?.only(&RISK_KEYS, &["policy", "reuse"]);
     let time = |name: &str| table.get(name).and_then(|value| value.duration(ANY_LIMIT));
     Some(RawRisk {
@@ -49,6 +61,7 @@ pub(super) fn risk(value: &Value<'_>) -> Option<RawRisk> {
         bands: table.required("bands").and_then(|value| bands(&value)),
         vendor_action: table.get("vendor_action").and_then(|value| value.word(&VENDOR)),
         on_exhausted: table.get("on_exhausted").and_then(|value| on_exhausted(&value)),
+        audit: table.get("audit").and_then(|value| value.word(&AUDIT)),
     })
 }
 
