@@ -213,9 +213,11 @@ fn signing_keys(table: &RoutingTable) -> Vec<(String, Secret)> {
         .providers()
         .values()
         .filter_map(|provider| match &provider.auth {
-            Auth::DiHmac { key_id, secret } => Some((key_id.clone(), secret.clone())),
+            Auth::DiHmac { keys } => Some(keys.keys()),
             Auth::None | Auth::Bearer { .. } | Auth::Header { .. } => None,
         })
+        .flatten()
+        .map(|key| (key.id.clone(), key.secret.clone()))
         .collect();
     keys.into_iter().collect()
 }

@@ -24,6 +24,8 @@ pub struct AttemptError {
     pub status: Option<u16>,
     /// How long the provider asked us to stay away.
     pub retry_after: Option<Duration>,
+    /// Why our own breaker refused, where that says more than that it was open.
+    pub cause: Option<FailureClass>,
     /// The provider's own words, for a caller whose request it refused.
     pub said: Option<Arc<EmbeddedError>>,
     /// What happened, in our words.
@@ -33,12 +35,17 @@ pub struct AttemptError {
 impl AttemptError {
     /// A failure with nothing but a class, what was sent and a sentence.
     pub fn new(class: FailureClass, sent: Sent, detail: &'static str) -> Self {
-        Self { class, sent, status: None, retry_after: None, said: None, detail }
+        Self { class, sent, status: None, retry_after: None, cause: None, said: None, detail }
     }
 
     /// A refusal by our own bulkhead, breaker or pace; nothing was sent.
     pub fn local(class: FailureClass, retry_after: Option<Duration>, detail: &'static str) -> Self {
         Self { retry_after, ..Self::new(class, Sent::No, detail) }
+    }
+
+    /// What is behind it: the cause of a refusal of our own, or the failure itself.
+    pub fn root(&self) -> FailureClass {
+        self.cause.unwrap_or(self.class)
     }
 }
 

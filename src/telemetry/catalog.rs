@@ -214,6 +214,12 @@ catalog! {
         "Risk decisions, by what was answered and where it came from.";
     RISK_SCORE: Histogram(&SCORES), Ratio, "weighbridge_risk_score" ["model_version"]
         "Scores that providers reported.";
+    ODD_ANSWERS: Counter, Count, "weighbridge_odd_answers_total" ["provider", "reason"]
+        "Authentic answers of a risk provider that hold something nobody agreed on.";
+    CLOCK_SKEW: Gauge, Seconds, "weighbridge_provider_clock_skew_seconds" ["provider"]
+        "How far a risk provider's clock is ahead of ours, by its authentic answers; 0 before the first.";
+    SIGNATURES_REFUSED: Counter, Count, "weighbridge_signatures_refused_total" ["reason"]
+        "Requests of callers who must sign, refused for their signature.";
     TOKENS: Counter, Tokens, "weighbridge_tokens_total" ["provider", "model", "type"]
         "Tokens as the provider counted them.";
     COST: Counter, MicroUnits, "weighbridge_cost_micro_total" ["provider", "model", "currency"]

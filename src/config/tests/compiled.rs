@@ -142,8 +142,8 @@ fn a_check_may_do_without_secrets_but_not_with_weak_ones() {
 #[test]
 fn a_signing_secret_is_decoded_as_its_file_says() {
     let table = table(ROUTES);
-    let Auth::DiHmac { key_id, secret } = &table.providers()["judge"].auth else { panic!("not signed") };
-    assert_eq!((key_id.as_str(), secret.expose()), ("k1", [0x4f; 32].as_slice()));
+    let Auth::DiHmac { keys } = &table.providers()["judge"].auth else { panic!("not signed") };
+    assert_eq!((keys.signer().id.as_str(), keys.signer().secret.expose()), ("k1", [0x4f; 32].as_slice()));
 }
 
 #[test]

@@ -2,6 +2,8 @@ use proptest::prelude::*;
 use serde_json::Value;
 
 use super::*;
+use crate::domain::secret::Secret;
+use crate::sign::keyring::{KeyState, SigningKey};
 
 const SECRET: [u8; 32] = {
     let mut bytes = [0u8; 32];
@@ -14,6 +16,10 @@ const SECRET: [u8; 32] = {
 };
 const NONCE: &str = "AAECAwQFBgcICQoLDA0ODw";
 const NOW: u64 = 1_767_323_045_000;
+
+fn k1() -> Keyring {
+    Keyring::single("k1", Secret::new(SECRET.to_vec()))
+}
 
 fn golden() -> Value {
     serde_json::from_str(include_str!("../../../tests/golden/sign/di.json")).unwrap()
@@ -85,7 +91,7 @@ impl Answer {
     fn verify(&self, now_ms: u64) -> Result<Authentic<'_>, SignError> {
         let Self { status, headers, body } = self;
         let received = ReceivedResponse { request_nonce: NONCE, status: *status, headers, body };
-        verify_response(&SECRET, "k1", &received, now_ms)
+        verify_response(&k1(), &received, now_ms)
     }
 
     fn with(mut self, name: &'static str, value: &str) -> Self {
@@ -190,7 +196,7 @@ fn c7_an_answer_to_another_request_status_body_or_with_other_headers_is_refused(
     assert_eq!(answer().with(MODEL_HEADER, "di-2026.01.1").verify(NOW), Err(SignError::Mismatch));
     let Answer { status, headers, body } = answer();
     let received = ReceivedResponse { request_nonce: "BBECAwQFBgcICQoLDA0ODw", status, headers: &headers, body };
-    assert_eq!(verify_response(&SECRET, "k1", &received, NOW), Err(SignError::Mismatch));
+    assert_eq!(verify_response(&k1(), &received, NOW), Err(SignError::Mismatch));
 }
 
 #[test]
