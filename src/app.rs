@@ -31,6 +31,7 @@ use crate::layer::admission::Gate;
 use crate::layer::cache::Store;
 use crate::layer::idempotency::Ledger;
 use crate::layer::idempotency_key::Answers;
+use crate::layer::verify_signature::Nonces;
 use crate::server::limits::ConnectionLimits;
 use crate::server::shutdown::Shutdown;
 use crate::server::{DrainReport, Server, ServerConfig, bind};
@@ -123,7 +124,7 @@ impl App {
         let admin_listener = listen(config.admin_listen, "--admin-listen")?;
         let dial: Arc<dyn Dial> = Arc::new(TcpDial::new(Arc::new(tls()?)));
         let data_shutdown = Shutdown::new();
-        let shared = Arc::new(shared(config.metrics, config.log, dial, &data_shutdown)?);
+        let shared = Arc::new(shared(config.metrics, config.log, dial, &data_shutdown, config.data_dir.as_deref())?);
         shared.metrics.config_in_use(&table.version().to_string(), clock::unix_seconds());
         let live: Live = Arc::new(ArcSwap::from_pointee(build(table, None, &shared)));
 
@@ -208,6 +209,7 @@ fn shared(
     log: AccessLog,
     dial: Arc<dyn Dial>,
     shutdown: &Shutdown,
+    data_dir: Option<&Path>,
 ) -> Result<Shared, StartError> {
     let mut pepper = [0u8; 32];
     getrandom::fill(&mut pepper).map_err(|error| StartError::System(io::Error::other(error)))?;
@@ -215,6 +217,7 @@ fn shared(
         store: Store::new(CACHE_BYTES, pepper, &metrics),
         answers: Answers::new(ANSWER_BYTES),
         ledger: Ledger::default(),
+        nonces: data_dir.map_or_else(Nonces::in_memory, Nonces::kept),
         gate: Arc::new(Gate::default()),
         calendar: Calendar::now(),
         drained: shutdown.signal().ending(),

@@ -31,7 +31,7 @@ use crate::gateway::reload::{Origin, Overlays, Rewiring};
 use crate::sandbox::aggregator::{Aggregator, AggregatorConfig, MAGIC_MODELS};
 use crate::sandbox::alipay::{Alipay, AlipayConfig};
 use crate::sandbox::fault::Faults;
-use crate::sandbox::keys::SandboxKeys;
+use crate::sandbox::keys::{ALIPAY_KEY_ID, ALIPAY_NEXT_KEY_ID, SandboxKeys};
 use crate::sandbox::listen;
 use crate::sign::hmac::sha256_hex;
 
@@ -90,7 +90,7 @@ fn prepare(args: &ServeArgs) -> Result<(Origin, Peers), String> {
     let table = origin.load().map_err(|errors| render_all(&errors, Style::Plain))?;
     let [alipay, aggregator] = start(&table, keys.alipay_hex()).map_err(|error| chain(&*error))?;
     let origin = Origin { rewiring: Some(rewiring([alipay, aggregator])), ..origin };
-    let signing_key = signing_keys(&table).into_iter().next();
+    let signing_key = own_signing_keys(&table).into_iter().next();
     let example = origin.without_routes.is_some();
     Ok((origin, Peers { example, alipay, aggregator, caller_key, signing_key }))
 }
@@ -208,8 +208,9 @@ fn start(table: &RoutingTable, key: Secret) -> Result<[SocketAddr; 2], Box<dyn s
     Ok(told.recv()??)
 }
 
-fn signing_keys(table: &RoutingTable) -> Vec<(String, Secret)> {
-    let keys: BTreeMap<_, _> = table
+/// The keys of the provider files.
+fn own_signing_keys(table: &RoutingTable) -> BTreeMap<String, Secret> {
+    let keys = table
         .providers()
         .values()
         .filter_map(|provider| match &provider.auth {
@@ -217,9 +218,20 @@ fn signing_keys(table: &RoutingTable) -> Vec<(String, Secret)> {
             Auth::None | Auth::Bearer { .. } | Auth::Header { .. } => None,
         })
         .flatten()
-        .map(|key| (key.id.clone(), key.secret.clone()))
-        .collect();
-    keys.into_iter().collect()
+        .map(|key| (key.id.clone(), key.secret.clone()));
+    keys.collect()
+}
+
+/// What the simulated Alipay knows.
+fn signing_keys(table: &RoutingTable) -> Vec<(String, Secret)> {
+    let keys = own_signing_keys(table);
+    // A rotation can be tried with an id that no file names yet: every secret is the same one here.
+    let secret = keys.values().next().cloned();
+    let more = secret
+        .into_iter()
+        .flat_map(|secret| [ALIPAY_KEY_ID, ALIPAY_NEXT_KEY_ID].map(|id| (id.to_owned(), secret.clone())));
+    let known: BTreeMap<_, _> = more.chain(keys).collect();
+    known.into_iter().collect()
 }
 
 impl Peers {

@@ -163,11 +163,7 @@ fn fingerprint(candidates: &[Candidate]) -> [u8; 32] {
 }
 
 /// SHA-256 over the names and bytes of all files and the fingerprints of all secrets.
-fn version_of(
-    sources: &Sources,
-    built: &BTreeMap<ProviderId, Built>,
-    callers: &[Arc<Caller>],
-) -> ConfigVersion {
+fn version_of(sources: &Sources, built: &BTreeMap<ProviderId, Built>, callers: &[Arc<Caller>]) -> ConfigVersion {
     let mut hash = Sha256::new();
     for files in [&sources.routes, &sources.providers] {
         hash.update(length(files.len()));

@@ -54,19 +54,15 @@ pub(super) struct Plan {
 
 impl Plan {
     /// Checks all files of routes as one. Reports what is wrong; what could not be read is left out of the plan.
-    pub(super) fn make(
-        files: Vec<RawRoutes>,
-        catalog: &Catalog,
-        secrets: Secrets<'_>,
-        report: &Report<'_>,
-    ) -> Self {
+    pub(super) fn make(files: Vec<RawRoutes>, catalog: &Catalog, secrets: Secrets<'_>, report: &Report<'_>) -> Self {
         let merged = merge(files, report);
         let names: BTreeSet<&str> = merged.models.iter().map(|route| route.name.value.as_str()).collect();
         let mut allowing =
             Allowing { names, has_risk: merged.risk.is_some(), implicit: BTreeMap::new(), catalog, report };
         // A caller's secret is always needed: without it nobody could tell its requests from forged ones.
         let resolving = Resolving { secrets, used: Use::ByRoute, report };
-        let callers = merged.callers.iter().filter_map(|caller| plan_caller(caller, resolving, &mut allowing)).collect();
+        let callers =
+            merged.callers.iter().filter_map(|caller| plan_caller(caller, resolving, &mut allowing)).collect();
         let mut llm = allowing.implicit;
         for route in &merged.models {
             if let Err(mistake) = checks::route_name(&route.name) {

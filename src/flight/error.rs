@@ -70,6 +70,24 @@ pub enum CallError {
     /// No key, or one we do not know.
     #[error("unknown caller key")]
     BadKey,
+    /// The caller must sign, and this is not signed, or not with its key. Which of them is not told.
+    #[error("the signature of the request is missing or wrong")]
+    BadSignature,
+    /// The signature's time is too far from ours.
+    #[error(
+        "the signature's ts is not within 300 s of our clock, which says {now_ms} ({}), or from before our last start",
+        clock::rfc3339(*now_ms)
+    )]
+    StaleTimestamp {
+        /// What our clock says, milliseconds since 1970.
+        now_ms: u64,
+    },
+    /// The very same signed request came before.
+    #[error("this signed request was used before; sign each request anew, with a nonce of its own")]
+    Replayed,
+    /// There is no room to remember another signed request.
+    #[error("too many signed requests at once; sign again and retry")]
+    NoNonceRoom,
     /// The key is known and may not do this.
     #[error("this key may not use {0}")]
     NotAllowed(String),
@@ -184,6 +202,10 @@ impl CallError {
             Self::NotFound => "not_found",
             Self::Method { .. } => "method",
             Self::BadKey => "bad_key",
+            Self::BadSignature => "bad_signature",
+            Self::StaleTimestamp { .. } => "stale_timestamp",
+            Self::Replayed => "replay",
+            Self::NoNonceRoom => "nonce_store_full",
             Self::NotAllowed(_) => "not_allowed",
             Self::Shed { .. } => "shed",
             Self::Throttled { .. } => "throttled",

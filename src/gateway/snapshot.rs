@@ -26,6 +26,7 @@ use crate::layer::idempotency::Ledger;
 use crate::layer::idempotency_key::Answers;
 use crate::layer::seam::Seam;
 use crate::layer::shadow::Copies;
+use crate::layer::verify_signature::Nonces;
 use crate::telemetry::access::AccessLog;
 use crate::telemetry::cells::Held;
 use crate::telemetry::metrics::Metrics;
@@ -52,6 +53,8 @@ pub struct Shared {
     pub answers: Answers,
     /// Decisions made and in the making.
     pub ledger: Ledger,
+    /// Nonces of signed requests.
+    pub nonces: Nonces,
     /// Process-wide admission.
     pub gate: Arc<Gate>,
     /// What day it is, for budgets.

@@ -15,8 +15,8 @@ use super::catalog;
 use super::cells::{Counter, Gauge, Histogram, Level};
 use super::families::Families;
 use super::handles::{
-    BudgetLevels, CallerMetrics, ConnectionMetrics, HedgeMetrics, ProviderMetrics, RiskProviderMetrics, RouteMetrics, ShadowMetrics,
-    UpstreamMetrics, pairs, set,
+    BudgetLevels, CallerMetrics, ConnectionMetrics, HedgeMetrics, ProviderMetrics, RiskProviderMetrics, RouteMetrics,
+    ShadowMetrics, UpstreamMetrics, pairs, set,
 };
 use super::labels::{Cache, CacheEvent, ExtraCost, ReloadResult, ShedReason, SignatureRefusal};
 use crate::domain::currency::Currency;

@@ -29,7 +29,7 @@ use crate::upstream::dial::{Dial, Origin};
 use crate::upstream::latency::Latency;
 use crate::upstream::limiter::{Adaptive, Bulkhead, Pause};
 use crate::upstream::pool::Pool;
-use crate::upstream::skew::Skew;
+use crate::upstream::skew::{Seldom, Skew};
 use crate::upstream::token::TokenSource;
 
 /// Retries of the same upstream: a tenth of its calls, and one a second.
@@ -54,6 +54,10 @@ pub struct LiveProvider {
     pub pause: Arc<Pause>,
     /// How far its clock is from ours; kept while id and address stay the same.
     pub skew: Arc<Skew>,
+    /// When the log last said that an answer was not authentic.
+    pub forged: Seldom,
+    /// When the log last said that our time was refused.
+    pub time_refused: Seldom,
     /// What it counts, if it gives risk decisions.
     pub judged: Option<Arc<RiskProviderMetrics>>,
     /// Its access token; kept while id and address stay the same and the same key signs.
@@ -132,7 +136,12 @@ impl Health {
     fn new(now: Instant, seed: u64) -> Self {
         let budget = TpsBudget::new(RETRY_MEMORY, RETRIES_A_SECOND, RETRY_SHARE);
         let condition = Condition { breaker: Breaker::new(now, seed), refusals: 0, unwelcome_until: None };
-        Self { state: Mutex::new(condition), marked: AtomicBool::new(false), distrusted: AtomicBool::new(false), budget }
+        Self {
+            state: Mutex::new(condition),
+            marked: AtomicBool::new(false),
+            distrusted: AtomicBool::new(false),
+            budget,
+        }
     }
 
     /// Asks the breaker.
@@ -321,6 +330,8 @@ impl Fleet {
             bulkhead: before.map(|live| Arc::clone(&live.bulkhead)).unwrap_or_default(),
             pause: group.map_or_else(|| Arc::new(Pause::new(Instant::now())), |live| Arc::clone(&live.pause)),
             skew: same_place.map(|live| Arc::clone(&live.skew)).unwrap_or_default(),
+            forged: Seldom::default(),
+            time_refused: Seldom::default(),
             judged: judges.then(|| around.metrics.risk_provider(&provider.id)),
             token: same_account.map(|live| Arc::clone(&live.token)).unwrap_or_default(),
             headers: headers(provider),

@@ -23,7 +23,7 @@ const WORTH_A_WARNING_MS: i64 = 30_000;
 const ANOTHER_WARNING_MS: i64 = 30_000;
 /// Larger numbers are no clock: ten years.
 const LARGEST_MS: i64 = 315_360_000_000;
-/// A refused time is told about this often at most.
+/// How often the same thing is told.
 const TOLD_EVERY: Duration = Duration::from_secs(60);
 
 #[derive(Clone, Copy)]
@@ -64,7 +64,23 @@ struct State {
     samples: VecDeque<Sample>,
     /// The skew as it was last warned of.
     warned_ms: Option<i64>,
-    told_at: Option<Instant>,
+}
+
+/// Something that is told once a minute at most, however often it happens.
+#[derive(Default)]
+pub struct Seldom(Mutex<Option<Instant>>);
+
+impl Seldom {
+    /// True if it should be told now.
+    pub fn is_due(&self) -> bool {
+        let now = Instant::now();
+        let mut told = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let due = told.is_none_or(|told| now.saturating_duration_since(told) >= TOLD_EVERY);
+        if due {
+            *told = Some(now);
+        }
+        due
+    }
 }
 
 impl Skew {
@@ -91,17 +107,6 @@ impl Skew {
     /// The best estimate, `None` while no recent answer was authentic.
     pub fn measured(&self) -> Option<Measured> {
         self.state().best(Instant::now())
-    }
-
-    /// True if a refusal of our time should be told now; at most once a minute.
-    pub fn tell_refusal(&self) -> bool {
-        let now = Instant::now();
-        let mut state = self.state();
-        let due = state.told_at.is_none_or(|told| now.saturating_duration_since(told) >= TOLD_EVERY);
-        if due {
-            state.told_at = Some(now);
-        }
-        due
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -188,11 +193,11 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_refused_time_is_told_about_once_a_minute() {
-        let skew = Skew::default();
-        assert!(skew.tell_refusal() && !skew.tell_refusal());
+    async fn the_same_thing_is_told_once_a_minute() {
+        let told = Seldom::default();
+        assert!(told.is_due() && !told.is_due());
         tokio::time::advance(TOLD_EVERY).await;
-        assert!(skew.tell_refusal());
+        assert!(told.is_due());
     }
 
     proptest! {

@@ -39,6 +39,7 @@ mod reload;
 mod risk;
 mod shape;
 mod shutdown;
+mod signed;
 mod sockets;
 mod stream;
 mod surface;

@@ -61,8 +61,7 @@ impl RawKeys {
     /// `keys = [{ id = "k2", secret_env = "…", secret_encoding = "hex", state = "active" }, …]`
     pub(in crate::config) fn read(value: &Value<'_>) -> Option<Self> {
         let elements = value.list()?;
-        let keys: Vec<RawKey> =
-            elements.iter().filter_map(Value::table).map(|table| RawKey::listed(&table)).collect();
+        let keys: Vec<RawKey> = elements.iter().filter_map(Value::table).map(|table| RawKey::listed(&table)).collect();
         let sound = keys.len() == elements.len();
         Some(Self { at: Field { value: (), at: value.at, key: value.key.clone() }, keys, sound })
     }

@@ -166,7 +166,8 @@ fn signed(
         token,
         body: &body,
     };
-    let signature = di::sign_request(key.secret.expose(), &parts).map_err(|_| local("the request could not be signed"))?;
+    let signature =
+        di::sign_request(key.secret.expose(), &parts).map_err(|_| local("the request could not be signed"))?;
     let header = |text: &str| HeaderValue::from_str(text).map_err(|_| local("the signature does not fit a header"));
     let mut headers = provider.headers.clone();
     headers.insert(HeaderName::from_static(di::REQUEST_HEADER), header(&signature.header_value())?);
@@ -180,9 +181,14 @@ fn signed(
 
 /// The signed headers of an answer, if it is one of the provider's to this very request, and of now.
 fn authentic<'a>(provider: &LiveProvider, answer: &'a Received<'_>) -> Result<Authentic<'a>, AttemptError> {
-    let forged = |error: SignError| AttemptError {
-        status: Some(answer.status.as_u16()),
-        ..AttemptError::new(FailureClass::BadSignature, Sent::Yes, in_words(error))
+    let forged = |error: SignError| {
+        let detail = in_words(error);
+        if provider.forged.is_due() {
+            let id = provider.provider.id.as_str();
+            tracing::error!(provider = id, "not authentic, so it was ignored: {detail}");
+        }
+        let status = Some(answer.status.as_u16());
+        AttemptError { status, ..AttemptError::new(FailureClass::BadSignature, Sent::Yes, detail) }
     };
     let Auth::DiHmac { keys } = &provider.provider.auth else { return Err(forged(SignError::WrongKey)) };
     let Received { nonce: request_nonce, status, ref headers, ref body, .. } = *answer;
@@ -324,13 +330,18 @@ fn refusal(provider: &LiveProvider, answer: &Received<'_>) -> AttemptError {
 }
 
 fn tell_stale_time(provider: &LiveProvider) {
-    if !provider.skew.tell_refusal() {
+    if !provider.time_refused.is_due() {
         return;
     }
     let id = provider.provider.id.as_str();
     match provider.skew.measured() {
         Some(Measured { skew_ms, doubt_ms }) => {
-            tracing::warn!(provider = id, skew_ms, doubt_ms, "the provider refused our time: check this machine's clock");
+            tracing::warn!(
+                provider = id,
+                skew_ms,
+                doubt_ms,
+                "the provider refused our time: check this machine's clock"
+            );
         }
         None => tracing::warn!(
             provider = id,
