@@ -21,6 +21,17 @@ pub enum KeyState {
     VerifyOnly,
 }
 
+impl KeyState {
+    /// The word in configuration.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Pending => "pending",
+            Self::Active => "active",
+            Self::VerifyOnly => "verify-only",
+        }
+    }
+}
+
 /// A secret with its name.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct SigningKey {
