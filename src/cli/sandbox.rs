@@ -37,6 +37,8 @@ use crate::sign::hmac::sha256_hex;
 
 /// Life of a simulated access token.
 const TOKEN_LIFE: Duration = Duration::from_secs(3600);
+/// What makes the caller key that of the caller who must sign.
+const SIGNS: &str = "-signed";
 /// The provider whose models misbehave by name.
 const MAGIC: &str = "sandbox";
 /// The provider behind it, which does not: another account, so that a 429 of the first does not pause it.
@@ -70,6 +72,8 @@ struct Peers {
     alipay: SocketAddr,
     aggregator: SocketAddr,
     caller_key: String,
+    /// What the caller who must sign signs with, in hex.
+    caller_secret: String,
     /// The first signing key the provider files use, for those who want to speak to the simulated Alipay themselves.
     signing_key: Option<(String, Secret)>,
 }
@@ -92,7 +96,8 @@ fn prepare(args: &ServeArgs) -> Result<(Origin, Peers), String> {
     let origin = Origin { rewiring: Some(rewiring([alipay, aggregator])), ..origin };
     let signing_key = own_signing_keys(&table).into_iter().next();
     let example = origin.without_routes.is_some();
-    Ok((origin, Peers { example, alipay, aggregator, caller_key, signing_key }))
+    let caller_secret = String::from_utf8_lossy(keys.alipay_hex().expose()).into_owned();
+    Ok((origin, Peers { example, alipay, aggregator, caller_key, caller_secret, signing_key }))
 }
 
 /// The built-in example where nobody asked for another file and there is none; a path that was given must exist.
@@ -130,6 +135,13 @@ fn overlays(caller_key: &str) -> Overlays {
     let digest = sha256_hex(caller_key.as_bytes());
     let mut routes =
         format!("version = 1\n[[caller]]\nid = \"sandbox\"\nkey_digest = \"sha256:{digest}\"\nallow = [\"*\"]\n");
+    // One more that must sign, with what everybody signs with here.
+    let digest = sha256_hex(format!("{caller_key}{SIGNS}").as_bytes());
+    let _ = write!(
+        routes,
+        "[[caller]]\nid = \"sandbox-signed\"\ntenant = \"sandbox\"\nkey_digest = \"sha256:{digest}\"\nallow = [\"*\"]\n\
+         signature = {{ key_id = \"{ALIPAY_KEY_ID}\", secret_env = \"SANDBOX_KEY\", secret_encoding = \"hex\" }}\n"
+    );
     let everything = Operation::ALL.into_iter().filter(|operation| operation.asks_a_model());
     let carried = |operation: &Operation| operation.carried_by().is_none() && *operation != Operation::CountTokens;
     let listed = |operations: Vec<Operation>| {
@@ -255,6 +267,9 @@ impl Peers {
             "base_url": format!("http://{}/v1", app.data_address()),
             "admin": format!("http://{}", app.admin_address()),
             "api_key": self.caller_key,
+            "signed_api_key": format!("{}{SIGNS}", self.caller_key),
+            "signing_key_id": ALIPAY_KEY_ID,
+            "signing_secret": self.caller_secret,
             "routes": routes,
             "alipay": format!("http://{}", self.alipay),
             "aggregator": format!("http://{}", self.aggregator),
@@ -289,6 +304,7 @@ routes, candidates in order (configuration {version})
 {routes}
 in another terminal, first: the commands below and those of README.md use it
   export WB_URL=http://{data} WB_ADMIN=http://{admin} WB_KEY={key}
+  export WB_SIGNING_SECRET={secret}   # of $WB_KEY{SIGNS}, which must sign, as {ALIPAY_KEY_ID}
 
 a risk decision
   curl -s $WB_URL/v1/risk/assessments -H \"authorization: Bearer $WB_KEY\" \\
@@ -312,6 +328,7 @@ watch a failover: the first candidate answers 503, wb-attempts says 2
             } else {
                 "edit routes.toml or a provider file"
             },
+            secret = self.caller_secret,
             alipay = self.alipay,
             aggregator = self.aggregator,
             version = table.version(),

@@ -243,6 +243,17 @@ async fn c4_every_attempt_has_a_nonce_and_a_time_of_its_own_also_those_that_repe
 }
 
 #[tokio::test(start_paused = true)]
+async fn c4_a_token_request_that_is_sent_again_is_signed_again() {
+    let world = World::new();
+    is(&world.assess(&payment("T1", "1.00")).await, "PASS", "live", "provider");
+    world.alipay.revoke_tokens();
+    // The kept connection dies under the request, after the provider has seen it.
+    world.faults("alipay.token", &["refuse"]);
+    is(&world.assess(&payment("T2", "1.00")).await, "PASS", "live", "provider");
+    assert_eq!((world.alipay.tokens_issued(), world.alipay.refused(Refusal::Replay)), (3, 0));
+}
+
+#[tokio::test(start_paused = true)]
 async fn c3_the_skew_is_known_from_authentic_answers_and_from_no_others() {
     let world = World::new();
     let skew = || world.live.load().providers()["alipay"].skew.measured();

@@ -56,27 +56,36 @@ pub async fn token(attempt: &Attempt, upstream: &Arc<LiveUpstream>) -> Result<Se
 }
 
 async fn fetch_token(provider: Arc<LiveProvider>, attempt: Attempt) -> Fetched {
-    let attempt = &attempt;
     // Whatever goes wrong here, the assessment itself was not sent.
     let unsent = |error: AttemptError| AttemptError { sent: Sent::No, ..error };
-    let path = format!("{}/oauth2/token", provider.provider.base_url.path);
-    let (mut request, nonce) = signed(&provider, &path, wire::token_request(), b"").map_err(unsent)?;
-    let form = HeaderValue::from_static(wire::TOKEN_MEDIA_TYPE);
-    request.headers_mut().insert(CONTENT_TYPE, form);
-    // Asking for a token twice decides nothing twice.
+    let (request, first) = token_call(&provider).map_err(unsent)?;
     let spare = request.clone();
+    let mut second = None;
+    // Asking for a token twice decides nothing twice; each time it is signed anew, or it would be a replay.
+    let again = || {
+        let (request, nonce) = token_call(&provider).map_or((spare, None), |(request, nonce)| (request, Some(nonce)));
+        second = nonce;
+        outgoing(request)
+    };
     let left = Instant::now();
     let response =
-        exchange(&provider, outgoing(request), attempt.connect, Some(|| outgoing(spare))).await.map_err(unsent)?;
-    let answer = Received::read(response, &nonce, left, attempt).await.map_err(unsent)?;
+        exchange(&provider, outgoing(request), attempt.connect, Some(again)).await.map_err(unsent)?;
+    let nonce = second.unwrap_or(first);
+    let answer = Received::read(response, &nonce, left, &attempt).await.map_err(unsent)?;
     if answer.status != StatusCode::OK {
         return Err(unsent(refusal(&provider, &answer)));
     }
     // Whoever could make us use a token of theirs would be told who pays whom.
     authentic(&provider, &answer).map_err(unsent)?;
-    let body = answer.body;
-    let token = wire::decode_token(&body).map_err(|_| unsent(bad_reply("the token answer is not one")))?;
+    let token = wire::decode_token(&answer.body).map_err(|_| unsent(bad_reply("the token answer is not one")))?;
     Ok((token.access_token, Duration::from_secs(token.expires_in_s)))
+}
+
+fn token_call(provider: &LiveProvider) -> Result<(Request<Bytes>, String), AttemptError> {
+    let path = format!("{}/oauth2/token", provider.provider.base_url.path);
+    let (mut request, nonce) = signed(provider, &path, wire::token_request(), b"")?;
+    request.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(wire::TOKEN_MEDIA_TYPE));
+    Ok((request, nonce))
 }
 
 /// True if a fresh token may cure it.
