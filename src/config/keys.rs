@@ -5,7 +5,6 @@ use super::error::Code;
 use super::raw::keys::{RawKey, RawKeys};
 use super::raw::signature::RawSignature;
 use super::report::Report;
-use super::routes::accept;
 use super::secrets::{Form, Secrets, Use};
 use crate::sign::keyring::{KeyState, Keyring, KeyringError, MOST_ACTIVE, MOST_KEYS, SigningKey};
 
@@ -62,10 +61,10 @@ impl Resolving<'_> {
             return None;
         }
         let place = checks::secret_place(&raw.at, raw.secret_env.as_ref(), raw.secret_file.as_ref());
-        let place = accept(place, self.report);
+        let place = self.report.accept(place);
         let (id, encoding) = (raw.id.as_ref()?.value.clone(), raw.encoding.as_ref()?.value);
         let resolved = self.secrets.resolve(&place?, Form::Signing(encoding), self.used);
-        let resolved = accept(resolved, self.report)?;
+        let resolved = self.report.accept(resolved)?;
         Some((SigningKey { id, secret: resolved.secret, state }, resolved.real))
     }
 }

@@ -378,7 +378,10 @@ mod tests {
         let (mut breaker, mut now) = breaker();
         for seconds in [1u64, 2, 4, 8, 16, 32, 60, 60] {
             let wait = flap(&mut breaker, &mut now).as_millis();
-            assert!((u128::from(seconds) * 800..=u128::from(seconds) * 1200).contains(&wait), "{wait} ms of {seconds} s");
+            assert!(
+                (u128::from(seconds) * 800..=u128::from(seconds) * 1200).contains(&wait),
+                "{wait} ms of {seconds} s"
+            );
             now += Duration::from_millis(900);
         }
     }

@@ -9,7 +9,7 @@ const SINGLE: [&str; 4] = ["key_id", "secret_env", "secret_file", "secret_encodi
 #[derive(Debug)]
 pub(in crate::config) enum RawSignature {
     /// `{ key_id = "k1", secret_env = "…", secret_encoding = "hex" }`
-    Single(RawKey),
+    Single(Box<RawKey>),
     /// `{ keys = […] }`
     Several(RawKeys),
 }
@@ -17,7 +17,7 @@ pub(in crate::config) enum RawSignature {
 impl RawSignature {
     pub(super) fn read(value: &Value<'_>) -> Option<Self> {
         let table = value.table()?.only(&["key_id", "secret_env", "secret_file", "secret_encoding", "keys"], &[]);
-        let Some(keys) = table.get("keys") else { return Some(Self::Single(RawKey::of(&table, "key_id"))) };
+        let Some(keys) = table.get("keys") else { return Some(Self::Single(Box::new(RawKey::of(&table, "key_id")))) };
         for name in SINGLE {
             if let Some(misplaced) = table.get(name) {
                 let mistake = misplaced.mistake(Code::Conflict, "this belongs to a single key, and there is a list");

@@ -68,8 +68,7 @@ async fn fetch_token(provider: Arc<LiveProvider>, attempt: Attempt) -> Fetched {
         outgoing(request)
     };
     let left = Instant::now();
-    let response =
-        exchange(&provider, outgoing(request), attempt.connect, Some(again)).await.map_err(unsent)?;
+    let response = exchange(&provider, outgoing(request), attempt.connect, Some(again)).await.map_err(unsent)?;
     let nonce = second.unwrap_or(first);
     let answer = Received::read(response, &nonce, left, &attempt).await.map_err(unsent)?;
     if answer.status != StatusCode::OK {
@@ -343,19 +342,13 @@ fn tell_stale_time(provider: &LiveProvider) {
         return;
     }
     let id = provider.provider.id.as_str();
-    match provider.skew.measured() {
-        Some(Measured { skew_ms, doubt_ms }) => {
-            tracing::warn!(
-                provider = id,
-                skew_ms,
-                doubt_ms,
-                "the provider refused our time: check this machine's clock"
-            );
-        }
-        None => tracing::warn!(
+    if let Some(Measured { skew_ms, doubt_ms }) = provider.skew.measured() {
+        tracing::warn!(provider = id, skew_ms, doubt_ms, "the provider refused our time: check this machine's clock");
+    } else {
+        tracing::warn!(
             provider = id,
             "the provider refused our time, and none of its recent answers tells the skew: check this machine's clock"
-        ),
+        );
     }
 }
 
