@@ -34,6 +34,7 @@ use crate::layer::audit::Clerk;
 use crate::layer::cache::Store;
 use crate::layer::idempotency::Ledger;
 use crate::layer::idempotency_key::Answers;
+use crate::layer::verify_signature::Nonces;
 use crate::server::limits::ConnectionLimits;
 use crate::server::shutdown::Shutdown;
 use crate::server::{DrainReport, Server, ServerConfig, bind};
@@ -137,7 +138,7 @@ impl App {
         let dial: Arc<dyn Dial> = Arc::new(TcpDial::new(Arc::new(tls()?)));
         let data_shutdown = Shutdown::new();
         let records = open_record(config.record_dir, config.checkpoints, &config.metrics, &table)?;
-        let mut shared = shared(config.metrics, config.log, dial, &data_shutdown)?;
+        let mut shared = shared(config.metrics, config.log, dial, &data_shutdown, config.data_dir.as_deref())?;
         if let Some(records) = &records {
             records.reader().map_or(Ok(()), |reader| shared.ledger.remember(reader))?;
             shared.clerk = Some(Clerk::new(records.clone(), Arc::clone(&shared.metrics)));
@@ -255,6 +256,7 @@ fn shared(
     log: AccessLog,
     dial: Arc<dyn Dial>,
     shutdown: &Shutdown,
+    data_dir: Option<&Path>,
 ) -> Result<Shared, StartError> {
     let mut pepper = [0u8; 32];
     getrandom::fill(&mut pepper).map_err(|error| StartError::System(io::Error::other(error)))?;
@@ -263,6 +265,7 @@ fn shared(
         answers: Answers::new(ANSWER_BYTES),
         ledger: Ledger::default(),
         clerk: None,
+        nonces: data_dir.map_or_else(Nonces::in_memory, Nonces::kept),
         gate: Arc::new(Gate::default()),
         calendar: Calendar::now(),
         drained: shutdown.signal().ending(),

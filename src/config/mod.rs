@@ -24,6 +24,7 @@ mod callers;
 mod catalog;
 mod checks;
 mod descriptor;
+mod keys;
 mod llm;
 mod mask;
 mod raw;

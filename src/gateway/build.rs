@@ -19,7 +19,8 @@ use crate::upstream::live::Fleet;
 
 /// Makes `table` runnable, taking over live state from `previous`.
 pub fn build(table: RoutingTable, previous: Option<&Snapshot>, shared: &Shared) -> Snapshot {
-    let fleet = Fleet::build(&table, previous.map_or(&Fleet::default(), Snapshot::fleet), &shared.dial);
+    let fleet =
+        Fleet::build(&table, previous.map_or(&Fleet::default(), Snapshot::fleet), &shared.dial, &shared.metrics);
     let llm = table.llm_routes().values().map(|route| {
         let names = names(&route.id, &shared.metrics);
         let kept = kept(route, previous);

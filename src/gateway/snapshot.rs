@@ -27,6 +27,7 @@ use crate::layer::idempotency::Ledger;
 use crate::layer::idempotency_key::Answers;
 use crate::layer::seam::Seam;
 use crate::layer::shadow::Copies;
+use crate::layer::verify_signature::Nonces;
 use crate::telemetry::access::AccessLog;
 use crate::telemetry::cells::Held;
 use crate::telemetry::metrics::Metrics;
@@ -55,6 +56,8 @@ pub struct Shared {
     pub ledger: Ledger,
     /// Who records decisions; `None` where there is no record.
     pub clerk: Option<Clerk>,
+    /// Nonces of signed requests.
+    pub nonces: Nonces,
     /// Process-wide admission.
     pub gate: Arc<Gate>,
     /// What day it is, for budgets.

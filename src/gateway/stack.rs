@@ -48,6 +48,7 @@ use crate::layer::tally::TallyLayer;
 use crate::layer::throttle::ThrottleLayer;
 use crate::layer::timeout::TimeoutLayer;
 use crate::layer::trip::{self, TripLayer};
+use crate::layer::verify_signature::{self, VerifySignatureLayer};
 use crate::telemetry::metrics::Metrics;
 use crate::upstream::live::{Fleet, LiveProvider, LiveUpstream};
 use crate::upstream::send::send;
@@ -63,6 +64,7 @@ pub fn ingress(
 + use<> {
     let unrouted = shared.metrics.route(&RouteId::new("none"));
     let (gate, metrics) = (Arc::clone(&shared.gate), Arc::clone(&shared.metrics));
+    let signatures = verify_signature::Params { nonces: shared.nonces.clone(), metrics: Arc::clone(&metrics) };
     ServiceBuilder::new()
         // Before anything could print a header.
         .layer(SetSensitiveRequestHeadersLayer::new([AUTHORIZATION, API_KEY, PROXY_AUTHORIZATION, COOKIE]))
@@ -90,6 +92,8 @@ pub fn ingress(
         .layer(ThrottleLayer)
         // The body becomes bytes, bounded in size and silence.
         .layer(ReadBodyLayer)
+        // Callers who must sign: below ReadBody, because the signature covers every byte, and above all that acts on one.
+        .layer(VerifySignatureLayer(signatures))
         // Decode the few facts, select the route, make the call.
         .service(Dispatch)
 }

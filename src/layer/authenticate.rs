@@ -63,8 +63,8 @@ where
 }
 
 fn identify<P: Pinned, B>(arrival: &Arrival<P, B>) -> Result<Arc<LiveCaller>, CallError> {
-    let anthropic = arrival.operation.is_some_and(|operation| operation.dialect() == Dialect::Anthropic);
-    let key = if anthropic { either_key(&arrival.head.headers) } else { bearer(&arrival.head.headers) };
+    let headers = &arrival.head.headers;
+    let key = arrival.operation.map_or_else(|| bearer(headers), |operation| presented_key(operation, headers));
     let key = key.ok_or(CallError::BadKey)?;
     let digest: [u8; 32] = Sha256::digest(key).into();
     let caller = arrival.pinned.caller(&digest).ok_or(CallError::BadKey)?;
@@ -73,6 +73,11 @@ fn identify<P: Pinned, B>(arrival: &Arrival<P, B>) -> Result<Arc<LiveCaller>, Ca
         return Err(CallError::NotAllowed("risk".to_owned()));
     }
     Ok(Arc::clone(caller))
+}
+
+/// The caller key as it was sent: what a caller's signature covers as its token.
+pub(crate) fn presented_key(operation: Operation, headers: &HeaderMap) -> Option<&[u8]> {
+    if operation.dialect() == Dialect::Anthropic { either_key(headers) } else { bearer(headers) }
 }
 
 /// The Anthropic SDKs send the one or the other; both at once must be the same key.

@@ -121,7 +121,7 @@ fn fall_back(error: CallError, facts: &RiskFacts) -> Result<Reply, CallError> {
 fn reason(error: &CallError) -> Option<FallbackReason> {
     match error {
         CallError::DeadlinePassed => Some(FallbackReason::Deadline),
-        CallError::Exhausted { last, .. } => Some(match last.class {
+        CallError::Exhausted { last, .. } => Some(match last.root() {
             FailureClass::BadSignature => FallbackReason::NotAuthentic,
             // A refusal is an answer: whoever can make a provider refuse must not be able to make a payment pass.
             FailureClass::BadReply | FailureClass::Refused => FallbackReason::NoVerdict,

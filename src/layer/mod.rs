@@ -46,6 +46,7 @@ pub(crate) mod testing;
 pub mod throttle;
 pub mod timeout;
 pub mod trip;
+pub mod verify_signature;
 
 /// The future of a layer that acts on its reply.
 pub type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;

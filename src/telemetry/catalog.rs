@@ -243,6 +243,12 @@ catalog! {
         "Decisions that could not be recorded in time, by whether they were withheld, given all the same or waited for by nobody.";
     OUTCOMES: Counter, Count, "weighbridge_outcomes_total" ["label"]
         "What became of payments, as reported.";
+    ODD_ANSWERS: Counter, Count, "weighbridge_odd_answers_total" ["provider", "reason"]
+        "Authentic answers of a risk provider that hold something nobody agreed on.";
+    CLOCK_SKEW: Gauge, Seconds, "weighbridge_provider_clock_skew_seconds" ["provider"]
+        "How far a risk provider's clock is ahead of ours, by its authentic answers; 0 before the first.";
+    SIGNATURES_REFUSED: Counter, Count, "weighbridge_signatures_refused_total" ["reason"]
+        "Requests of callers who must sign, refused for their signature.";
     TOKENS: Counter, Tokens, "weighbridge_tokens_total" ["provider", "model", "type"]
         "Tokens as the provider counted them.";
     COST: Counter, MicroUnits, "weighbridge_cost_micro_total" ["provider", "model", "currency"]

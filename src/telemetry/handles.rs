@@ -10,8 +10,8 @@ use super::catalog::{self, Row};
 use super::cells::{Counter, Gauge, Histogram, Level};
 use super::families::Families;
 use super::labels::{
-    AttemptOutcome, ConnectionEnd, ConnectionRefusal, HedgeOutcome, QuotaReason, RequestOutcome, ShadowDrop, StreamEnd,
-    Unrecorded,
+    AttemptOutcome, ConnectionEnd, ConnectionRefusal, HedgeOutcome, OddAnswer, QuotaReason, RequestOutcome, ShadowDrop,
+    StreamEnd, Unrecorded,
 };
 use crate::domain::aftermath::Aftermath;
 use crate::domain::currency::Currency;
@@ -90,6 +90,13 @@ pub struct CallerMetrics {
 pub struct ProviderMetrics {
     /// Retries that the provider's budget refused.
     pub retry_budget_exhausted: Counter,
+}
+
+/// What one risk provider counts.
+pub struct RiskProviderMetrics {
+    /// How far its clock is ahead of ours, in milliseconds.
+    pub clock_skew: Level,
+    odd: Vec<Counter>,
 }
 
 /// What a route that hedges counts.
@@ -287,6 +294,20 @@ impl CallerMetrics {
 impl ProviderMetrics {
     pub(super) fn new(f: &Families, provider: &str) -> Self {
         Self { retry_budget_exhausted: f.counter(&catalog::RETRY_BUDGET_EXHAUSTED, &[provider]) }
+    }
+}
+
+impl RiskProviderMetrics {
+    pub(super) fn new(f: &Families, provider: &str) -> Self {
+        Self {
+            clock_skew: f.millis(&catalog::CLOCK_SKEW, &[provider]),
+            odd: set(f, &catalog::ODD_ANSWERS, &[provider], &OddAnswer::labels()),
+        }
+    }
+
+    /// Counts an answer that holds something nobody agreed on.
+    pub fn odd(&self, what: OddAnswer) {
+        self.odd.get(what as usize).inspect(|counter| counter.inc());
     }
 }
 

@@ -21,7 +21,7 @@ mod tests;
 pub use answer::{DecisionView, encode_decision};
 pub use fields::{FieldError, FieldErrorKind};
 pub use outcome::{Report, decode_outcome, encode_noted};
-pub use problem::{problem, status_of};
+pub use problem::{What, problem, status_of};
 pub use request::decode;
 
 /// One payment attempt to be judged, every field checked.

@@ -27,6 +27,7 @@ use weighbridge::layer::audit::Clerk;
 use weighbridge::layer::cache::Store;
 use weighbridge::layer::idempotency::Ledger;
 use weighbridge::layer::idempotency_key::Answers;
+use weighbridge::layer::verify_signature::Nonces;
 use weighbridge::sandbox::aggregator::{self, Aggregator, AggregatorConfig};
 use weighbridge::sandbox::alipay::{Alipay, AlipayConfig};
 use weighbridge::sandbox::fault::{Fault, Faults};
@@ -150,6 +151,10 @@ pub struct Plan {
     pub starts: u64,
     /// Where decisions are recorded and what goes wrong there. It has a real thread and a real disk: use real time.
     pub record: Option<(PathBuf, RecordFaults)>,
+    /// Nonces of an earlier process, or with little room.
+    pub nonces: Option<Nonces>,
+    /// `auth` of Alipay's file.
+    pub alipay_auth: String,
     /// What becomes of an LLM provider's file, by its id.
     pub edit: fn(&str, String) -> String,
 }
@@ -169,6 +174,8 @@ impl Default for Plan {
             // 2026-11-30T23:59:00Z: a minute before a day and a month turn.
             starts: 1_796_083_140_000,
             record: None,
+            nonces: None,
+            alipay_auth: ALIPAY_AUTH.to_owned(),
             edit: |_, file| file,
         }
     }
@@ -202,7 +209,11 @@ struct Keys;
 impl SecretSource for Keys {
     fn env(&self, name: &str) -> Option<Secret> {
         let provider = name.strip_suffix("_KEY")?.to_ascii_lowercase();
-        let secret = if provider == "alipay" { signing_secret() } else { provider_key(&provider) };
+        let secret = match provider.as_str() {
+            "alipay" => signing_secret(),
+            "alipay_next" => "5e".repeat(32),
+            _ => provider_key(&provider),
+        };
         Some(Secret::new(secret.into_bytes()))
     }
 
@@ -245,12 +256,15 @@ name = "{id}-unpriced-1"
     (plan.edit)(id, file)
 }
 
+/// One key, as most files have it.
+const ALIPAY_AUTH: &str = r#"{ kind = "di-hmac", key_id = "k1", secret_env = "ALIPAY_KEY", secret_encoding = "hex" }"#;
+
 const ALIPAY_FILE: &str = r#"
 id = "alipay"
 protocol = "di-hmac"
 base_url = "https://alipay.example"
 source = { url = "https://alipay.example/docs", checked = "2026-11-22" }
-auth = { kind = "di-hmac", key_id = "k1", secret_env = "ALIPAY_KEY", secret_encoding = "hex" }
+auth = ALIPAY_AUTH
 operations = ["risk.assess"]
 price = { standard = "0.02 CNY", cross_border = "0.05 CNY", source = "https://alipay.example/p", checked = "2026-11-22" }
 "#;
@@ -265,7 +279,7 @@ pub fn table(plan: &Plan) -> RoutingTable {
     let digest = |key: &str| sha256_hex(key.as_bytes());
     let routes = plan.routes.replace("SHOP_DIGEST", &digest(SHOP)).replace("OFFICE_DIGEST", &digest(OFFICE));
     let file = |name: &str, text: String| SourceFile { name: name.to_owned(), text };
-    let mut providers = vec![file("providers/alipay.toml", ALIPAY_FILE.to_owned())];
+    let mut providers = vec![file("providers/alipay.toml", ALIPAY_FILE.replace("ALIPAY_AUTH", &plan.alipay_auth))];
     providers.extend(LLMS.map(|id| file(&format!("providers/{id}.toml"), llm_file(id, plan))));
     let rewire = |provider: &ProviderId, protocol| BaseUrl {
         tls: false,
@@ -289,7 +303,7 @@ impl World {
     pub fn with(plan: &Plan) -> Self {
         let faults = Faults::new();
         let alipay = Alipay::new(AlipayConfig {
-            keys: vec![("k1".to_owned(), Secret::new(vec![0x4f; 32]))],
+            keys: vec![("k1".to_owned(), Secret::new(vec![0x4f; 32])), ("k2".to_owned(), Secret::new(vec![0x5e; 32]))],
             faults: faults.clone(),
             token_life: Duration::from_secs(3600),
         });
@@ -311,6 +325,7 @@ impl World {
             answers: Answers::new(64 << 20),
             ledger,
             clerk,
+            nonces: plan.nonces.clone().unwrap_or_else(Nonces::in_memory),
             gate: Arc::new(Gate::default()),
             calendar: Calendar::at(plan.starts),
             drained: shutdown.signal().ending(),
@@ -322,6 +337,12 @@ impl World {
         let (service, signal, limits) = (stack::ingress(&live, &shared), shutdown.signal(), plan.limits);
         let serve = Box::new(move |io| tokio::spawn(serve(io, service.clone(), limits, signal.clone())));
         Self { net, faults, alipay, metrics, shared, live, _shutdown: shutdown, writer: Some(writer), written, serve }
+    }
+
+    /// Puts another configuration in force.
+    pub fn reload(&self, plan: &Plan) {
+        let next = build(table(plan), Some(&self.live.load()), &self.shared);
+        self.live.store(Arc::new(next));
     }
 
     /// A connection of which the test writes and reads the bytes, and how it ended.
