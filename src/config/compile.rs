@@ -117,6 +117,7 @@ fn risk_route(
         hard_limit: plan.hard_limit,
         connect: plan.connect,
         max_attempts: plan.max_attempts,
+        budgets: plan.budgets.clone().map(Arc::new),
         ruling: Arc::new(Ruling {
             applied: Applied { rule: DEFAULT_RULE.into(), version: version.to_string().into(), bands: plan.bands },
             vendor_action: plan.vendor_action,

@@ -1,7 +1,8 @@
 //! No verdict could be had: the route's failure mode answers, and says so in every field.
 //!
 //! "Not evaluated" never reads as PASS by accident. `accept_up_to` passes small amounts of its own currency when the
-//! provider was late or away; after an answer that was not authentic or not understandable it never does.
+//! provider was late or away; after an answer that was not authentic or not understandable, or for want of money, it never
+//! does.
 
 use std::sync::Arc;
 
@@ -125,6 +126,8 @@ fn reason(error: &CallError) -> Option<FallbackReason> {
             FailureClass::HeadersTimeout | FailureClass::DeadlinePassed => FallbackReason::Deadline,
             _ => FallbackReason::Unavailable,
         }),
+        // A layer below that knew there was no use in asking.
+        CallError::NoDecision(reason) => Some(*reason),
         CallError::Internal => Some(FallbackReason::OurFault),
         _ => None,
     }
@@ -162,6 +165,7 @@ mod tests {
         assert_eq!(action(FallbackReason::Unavailable, "1.00", "USD"), Some(Action::Review));
         assert_eq!(action(FallbackReason::NotAuthentic, "1.00", "CNY"), Some(Action::Review));
         assert_eq!(action(FallbackReason::NoVerdict, "1.00", "CNY"), Some(Action::Review));
+        assert_eq!(action(FallbackReason::Budget, "1.00", "CNY"), Some(Action::Review), "spending it all must not pay");
         assert_eq!(action(FallbackReason::OurFault, "1.00", "CNY"), Some(Action::Review));
     }
 
@@ -173,6 +177,7 @@ mod tests {
             FallbackReason::Unavailable,
             FallbackReason::NotAuthentic,
             FallbackReason::NoVerdict,
+            FallbackReason::Budget,
         ];
         for reason in reasons {
             for mode in [OnExhausted::Review, OnExhausted::Reject, OnExhausted::Error] {
