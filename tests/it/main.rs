@@ -32,6 +32,7 @@ mod hedge;
 mod idempotency_llm;
 mod limits;
 mod llm;
+mod money;
 mod order;
 mod process;
 mod relay;
