@@ -116,24 +116,29 @@ fn spell(snapshot: &Snapshot) -> String {
     if callers.is_empty() && merchants.is_empty() {
         return String::new();
     }
-    let mut page = json!({ "version": VERSION, "callers": callers });
-    if !merchants.is_empty() {
-        page["merchants"] = merchants.iter().map(|(key, kept)| spell_merchant(*key, kept)).collect();
-    }
-    page.to_string()
+    let merchants: Vec<_> = merchants.iter().map(|(key, kept)| spell_merchant(*key, kept)).collect();
+    json!({ "version": VERSION, "callers": callers, "merchants": merchants }).to_string()
 }
 
 fn spell_one(kept: &Kept) -> Value {
-    json!({
-        "per": kept.per.label(), "currency": kept.currency.code(), "window_unix_ms": kept.window,
-        "spent_micro": kept.spent, "estimated_micro": kept.estimated,
-    })
+    Value::Object(spell_fields(kept))
 }
 
 fn spell_merchant(key: Key, kept: &Kept) -> Value {
-    let mut one = spell_one(kept);
-    one["key"] = format!("{:032x}", u128::from_be_bytes(key.0)).into();
-    one
+    let mut one = spell_fields(kept);
+    one.insert("key".to_owned(), format!("{:032x}", u128::from_be_bytes(key.0)).into());
+    Value::Object(one)
+}
+
+fn spell_fields(kept: &Kept) -> Map<String, Value> {
+    let fields = [
+        ("per", json!(kept.per.label())),
+        ("currency", json!(kept.currency.code())),
+        ("window_unix_ms", json!(kept.window)),
+        ("spent_micro", json!(kept.spent)),
+        ("estimated_micro", json!(kept.estimated)),
+    ];
+    fields.map(|(name, value)| (name.to_owned(), value)).into_iter().collect()
 }
 
 /// Whole or not at all, also if the machine stops in between.

@@ -155,7 +155,9 @@ impl Params {
 
 fn pay_for_merchant(trail: &Trail, payment: Payment) {
     let claim = trail.lock().merchant.clone();
-    claim.into_iter().for_each(|claim| claim.pay(payment));
+    if let Some(claim) = claim {
+        claim.pay(payment);
+    }
 }
 
 fn known(cost: CostNote) -> Payment {

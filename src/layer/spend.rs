@@ -91,7 +91,9 @@ impl Params {
         call.context.trail.lock().merchant = Some(Arc::clone(&claim));
         let Ladder { features, dropped, .. } = ladder;
         if !dropped.is_empty() {
-            dropped.iter().for_each(|feature| self.metrics.feature_dropped(feature));
+            for feature in &dropped {
+                self.metrics.feature_dropped(feature);
+            }
             let mut reduced = RiskFacts::clone(&facts);
             (reduced.assessment.features, reduced.features_dropped) = (features, dropped);
             call.facts = Facts::Risk(Arc::new(reduced));

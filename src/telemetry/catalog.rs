@@ -219,7 +219,7 @@ catalog! {
     COST: Counter, MicroUnits, "weighbridge_cost_micro_total" ["provider", "model", "currency"]
         "What calls cost, in millionths of the currency's major unit.";
     EXTRA_COST: Counter, MicroUnits, "weighbridge_extra_cost_micro_total" ["provider", "model", "currency", "purpose"]
-        "What answers nobody was shown cost, in millionths of the currency's major unit: estimated for outpaced attempts.";
+        "What answers nobody was shown cost, in millionths of the currency's major unit: estimated for attempts that were outpaced or brought no verdict.";
     UNPRICED: Counter, Count, "weighbridge_unpriced_requests_total" []
         "Calls whose cost is unknown (no price in the descriptor, or no usage from the provider) or that no budget counts.";
     QUOTA_REFUSED: Counter, Count, "weighbridge_quota_refused_total" ["caller", "reason"]

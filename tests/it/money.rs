@@ -212,7 +212,8 @@ async fn many_payments_at_once_cannot_promise_the_same_money_twice() {
 #[tokio::test(start_paused = true)]
 async fn what_never_reached_the_provider_costs_nothing_and_what_may_have_costs_its_estimate() {
     let budget = ["merchant = \"m1\"\namount = \"1.00 CNY\"\nper = \"day\""];
-    let free: [(&str, fn(&World)); 4] = [
+    type Prepare = fn(&World);
+    let free: [(&str, Prepare); 4] = [
         ("nobody there", |world| world.net.always("alipay", Link::Refused)),
         ("no token", |world| world.fault("alipay.token", "status:500")),
         ("refused at the door", |world| world.fault("alipay", "status:403")),
