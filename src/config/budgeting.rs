@@ -9,7 +9,6 @@ use super::checks;
 use super::error::Code;
 use super::raw::budgets::{RawRiskBudget, RawSpending};
 use super::report::{Mistake, Report};
-use super::routes::accept;
 use crate::domain::id::TenantId;
 
 /// What stands for every merchant.
@@ -20,7 +19,7 @@ pub(super) fn plan(raw: &RawSpending, picks: &[Pick], catalog: &Catalog, report:
     let mut budgets: Vec<MerchantBudget> = Vec::new();
     for one in &raw.budgets {
         counted(one, picks, catalog, report);
-        let Some(budget) = accept(budget(one), report) else { continue };
+        let Ok(budget) = budget(one).map_err(|mistake| report.add(mistake)) else { continue };
         let same = |known: &&MerchantBudget| {
             (&known.whose, &known.tenant, known.per) == (&budget.whose, &budget.tenant, budget.per)
         };

@@ -194,3 +194,6 @@ impl Touch<Result<Reply, CallError>> for Settling {
     /// All attempts have been paid for by now: a decision is never a stream.
     fn touch(self, _: &mut Result<Reply, CallError>) {}
 }
+
+#[cfg(test)]
+mod tests;
