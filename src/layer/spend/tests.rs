@@ -25,7 +25,7 @@ fn price(features: &[(&str, i64)]) -> RiskPrice {
 
 /// A route whose candidates have these prices, under one budget, and a call that asks for these features.
 fn fixture(prices: &[RiskPrice], amount: i64, asked: &[&str]) -> (Params, Call) {
-    let mut call = risk_call();
+    let mut call = risk_call("T1", "1.00");
     let facts = call.risk().unwrap();
     let (mut route, mut facts) = (RiskRoute::clone(&facts.route), RiskFacts::clone(facts));
     let first = route.candidates[0].clone();
