@@ -6,8 +6,9 @@ use serde::Serialize;
 use tokio::time::Instant;
 
 use crate::admin::Admin;
+use crate::config::budgets::{MerchantBudget, Whose};
 use crate::config::error::ConfigError;
-use crate::config::table::Candidate;
+use crate::config::table::{Budget, Candidate};
 use crate::domain::clock;
 use crate::domain::id::{ProviderId, UpstreamId};
 use crate::domain::money::Cost;
@@ -27,6 +28,9 @@ pub struct Status {
     routes: Vec<RouteStatus>,
     providers: Vec<ProviderStatus>,
     callers: Vec<CallerStatus>,
+    /// As configured; absent without any.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    merchant_budgets: Vec<MerchantStatus>,
     last_reload: LastReloadStatus,
 }
 
@@ -106,6 +110,27 @@ struct BudgetStatus {
     resets_at: String,
 }
 
+/// A budget of `[risk]`.
+#[derive(Serialize)]
+struct MerchantStatus {
+    /// `merchant` or `category`.
+    whose: &'static str,
+    /// As the configuration has it; `*` for each merchant.
+    name: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tenant: Option<String>,
+    when_spent: &'static str,
+    /// The sums of all merchants where each has its own `limit`.
+    #[serde(flatten)]
+    budget: BudgetStatus,
+    /// How many merchants have spent, where each has its own; who they are is nobody's business here.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    merchants: Option<usize>,
+    /// Calls of merchants that found no room for a purse of their own and share one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    crowded: Option<u64>,
+}
+
 #[derive(Serialize)]
 struct LastReloadStatus {
     /// RFC 3339, absent before the first reload.
@@ -135,6 +160,7 @@ pub fn status(admin: &Admin) -> Status {
         routes: routes.collect(),
         providers: providers(&snapshot),
         callers: callers(&snapshot),
+        merchant_budgets: merchant_budgets(&snapshot),
         last_reload: LastReloadStatus {
             at: (told.at_ms > 0).then(|| clock::rfc3339(told.at_ms)),
             rendered: told.errors.iter().map(|error| error.rendered(crate::config::error::Style::Plain)).collect(),
@@ -196,6 +222,26 @@ fn caller(live: &LiveCaller) -> CallerStatus {
         budgets: money.map(|quota| quota.spending(&live.caller).iter().map(budget).collect()).unwrap_or_default(),
         unpriced: money.map(|quota| quota.unpriced()),
     }
+}
+
+fn merchant_budgets(snapshot: &Snapshot) -> Vec<MerchantStatus> {
+    let budgets = snapshot.table().risk_route().and_then(|route| route.budgets.as_deref());
+    let Some((merchants, budgets)) = snapshot.merchants().zip(budgets) else { return Vec::new() };
+    let describe = |one: &MerchantBudget| {
+        let (spending, each) = (merchants.spending(one), one.whose == Whose::Each);
+        let ((whose, name), resets_at) = (one.whose.label(), spending.resets_at);
+        let limit = Budget { amount: one.amount, per: one.per };
+        MerchantStatus {
+            whose,
+            name: name.to_owned(),
+            tenant: one.tenant.as_ref().map(ToString::to_string),
+            when_spent: one.when_spent.label(),
+            budget: budget(&Spending { budget: limit, sums: spending.sums, resets_at }),
+            merchants: each.then_some(spending.merchants),
+            crowded: each.then(|| merchants.crowded()),
+        }
+    };
+    budgets.all().iter().map(describe).collect()
 }
 
 fn budget(spending: &Spending) -> BudgetStatus {

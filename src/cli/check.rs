@@ -11,6 +11,7 @@ use super::secrets::Environment;
 use super::{Paths, complain, say};
 use crate::config::SecretPolicy;
 use crate::config::asking::{Order, Sticky};
+use crate::config::budgets::{MerchantBudget, RiskBudgets, WhenSpent};
 use crate::config::error::{Style, render_all};
 use crate::config::remarks::remarks;
 use crate::config::table::{Auth, Caller, Candidate, LlmRoute, Provider, RoutingTable, Unpriced};
@@ -65,9 +66,11 @@ fn describe(table: &RoutingTable) -> String {
     let budgets: Vec<_> = table.callers().iter().filter_map(|caller| budgets(table, caller)).collect();
     let signatures: Vec<_> = table.callers().iter().filter_map(|caller| signature(caller)).collect();
     let keys: Vec<_> = table.providers().values().filter_map(|provider| keys(provider)).collect();
+    let merchants =
+        table.risk_route().and_then(|route| route.budgets.as_deref()).map(merchant_budgets).unwrap_or_default();
     let callers = table.callers().len();
     format!(
-        "{}\n{}{}{}ok, version {}, {callers} callers",
+        "{}\n{}{merchants}{}{}ok, version {}, {callers} callers",
         routes.join("\n"),
         budgets.concat(),
         signatures.concat(),
@@ -109,6 +112,23 @@ fn budgets(table: &RoutingTable, caller: &Caller) -> Option<String> {
         routes => format!("; without a price in its currency, so {meaning}: {}", routes.join(", ")),
     };
     (!amounts.is_empty()).then(|| format!("  budget of {:<18} {}{blind}\n", caller.id.as_str(), amounts.join(" and ")))
+}
+
+/// What merchants' decisions may cost, and what is given up for it.
+fn merchant_budgets(budgets: &RiskBudgets) -> String {
+    let line = |budget: &MerchantBudget| {
+        let (kind, name) = budget.whose.label();
+        let tenant = budget.tenant.as_ref().map(|tenant| format!(" of {tenant}")).unwrap_or_default();
+        let then = match budget.when_spent {
+            WhenSpent::Score => "the bare score",
+            WhenSpent::FallBack => "nobody is asked",
+        };
+        let whose = format!("{kind} {name}{tenant}");
+        format!("  budget of {whose:<18} {} a {}, then {then}\n", budget.amount, budget.per.label())
+    };
+    let lines: String = budgets.all().iter().map(line).collect();
+    let ladder = budgets.ladder().join(", then ");
+    if ladder.is_empty() { lines } else { format!("{lines}  given up first               {ladder}\n") }
 }
 
 /// True if the budgets can count every candidate of the route.

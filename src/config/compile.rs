@@ -118,6 +118,7 @@ fn risk_route(
         connect: plan.connect,
         max_attempts: plan.max_attempts,
         audit: plan.audit,
+        budgets: plan.budgets.clone().map(Arc::new),
         ruling: Arc::new(Ruling {
             applied: Applied { rule: DEFAULT_RULE.into(), version: version.to_string().into(), bands: plan.bands },
             vendor_action: plan.vendor_action,

@@ -8,15 +8,15 @@ use super::checks;
 use super::error::Code;
 use super::keys::Resolving;
 use super::options::CompileOptions;
+use super::prices::RiskPrice;
 use super::raw::RawFact;
-use super::raw::provider::{
-    AuthKind, RawAuth, RawInFlight, RawLimits, RawModel, RawPrice, RawProvider, RawRiskPrice, RawTokenPrice,
-};
+use super::raw::prices::RawRiskPrice;
+use super::raw::provider::{AuthKind, RawAuth, RawInFlight, RawLimits, RawModel, RawPrice, RawProvider, RawTokenPrice};
 use super::report::{Field, Mistake, Report};
 use super::routes::accept;
 use super::secrets::{Form, Use};
 use super::shape;
-use super::table::{Auth, BaseUrl, Fact, Model, Protocol, Provider, ProviderFacts, RiskPrice, StreamUsage};
+use super::table::{Auth, BaseUrl, Fact, Model, Protocol, Provider, ProviderFacts, StreamUsage};
 use crate::domain::id::ProviderId;
 use crate::domain::money::TokenPrice;
 use crate::domain::secret::Secret;
@@ -216,7 +216,18 @@ impl Builder<'_> {
             Some(price) => Some(price?),
             None => None,
         };
-        Some(RiskPrice { standard: raw.standard.value, cross_border, features })
+        if let Some(when) = raw.cross_border_when.as_ref().filter(|_| raw.cross_border.is_none()) {
+            let mistake = when.mistake(Code::Conflict, "there is no cross-border price that this could be about");
+            self.report.add(mistake.hint("add cross_border, or remove it"));
+        }
+        Some(RiskPrice {
+            // The day somebody looked names a price list too, if nothing better does.
+            version: raw.version.as_ref().map_or(raw.fact.checked.value.as_str(), |version| &version.value).into(),
+            standard: raw.standard.value,
+            cross_border,
+            cross_border_when: raw.cross_border_when.as_ref().map(|when| when.value).unwrap_or_default(),
+            features,
+        })
     }
 }
 

@@ -8,18 +8,21 @@
 
 pub mod asking;
 pub mod audit;
+pub mod budgets;
 pub mod builtin;
 pub mod compile;
 pub mod diff;
 pub mod error;
 pub mod load;
 pub mod options;
+pub mod prices;
 pub mod remarks;
 pub mod source;
 pub mod table;
 pub mod units;
 
 mod address;
+mod budgeting;
 mod callers;
 mod catalog;
 mod checks;

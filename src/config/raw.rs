@@ -10,10 +10,12 @@ use super::read::Table;
 use super::report::{At, Field, Mistake, Report};
 use super::source::SourceFile;
 
+pub(super) mod budgets;
 pub(super) mod cache;
 pub(super) mod callers;
 pub(super) mod keys;
 pub(super) mod llm;
+pub(super) mod prices;
 pub(super) mod provider;
 pub(super) mod risk;
 pub(super) mod routes;

@@ -3,6 +3,8 @@
 use std::time::Duration;
 
 use super::audit::OnUnrecorded;
+use super::budgeting;
+use super::budgets::RiskBudgets;
 use super::catalog::{Catalog, Pick};
 use super::checks;
 use super::error::Code;
@@ -25,6 +27,7 @@ pub(super) struct PlannedRisk {
     pub(super) vendor_action: VendorAction,
     pub(super) on_exhausted: OnExhausted,
     pub(super) audit: OnUnrecorded,
+    pub(super) budgets: Option<RiskBudgets>,
 }
 
 pub(super) fn plan_risk(raw: &RawRisk, catalog: &Catalog, report: &Report<'_>) -> Option<PlannedRisk> {
@@ -42,8 +45,11 @@ pub(super) fn plan_risk(raw: &RawRisk, catalog: &Catalog, report: &Report<'_>) -
         let _ = accept(checks::connect_before_deadline(connect, deadline), report);
     }
     let bands = raw.bands.as_ref().and_then(|bands| accept(checks::bands(bands), report));
+    let picks = picks(raw.candidates.as_ref(), |candidate| catalog.risk_pick(candidate), report);
+    let budgets = budgeting::plan(&raw.spending, &picks, catalog, report);
     Some(PlannedRisk {
-        picks: picks(raw.candidates.as_ref(), |candidate| catalog.risk_pick(candidate), report),
+        picks,
+        budgets,
         deadline,
         hard_limit,
         connect,

@@ -9,7 +9,8 @@ use std::time::Duration;
 
 use super::asking::Asking;
 use super::audit::OnUnrecorded;
-use crate::domain::currency::Currency;
+use super::budgets::RiskBudgets;
+use super::prices::RiskPrice;
 use crate::domain::deadline::Timeouts;
 use crate::domain::id::{CallerId, ProviderId, RouteId, TenantId, UpstreamId};
 use crate::domain::money::{Cost, TokenPrice};
@@ -255,6 +256,8 @@ pub struct RiskRoute {
     pub audit: OnUnrecorded,
     /// What decides an attempt that no policy matches.
     pub ruling: Arc<Ruling>,
+    /// What merchants' calls may cost; `None` if nobody's are limited.
+    pub budgets: Option<Arc<RiskBudgets>>,
 }
 
 /// A provider and, on the LLM side, a model of it.
@@ -386,36 +389,6 @@ pub struct Model {
     pub context: Option<u32>,
     /// Tokens an answer may have; `None` is unknown.
     pub max_output: Option<u32>,
-}
-
-/// The price of a risk call.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct RiskPrice {
-    /// A plain call.
-    pub standard: Cost,
-    /// A call with cross-border conversion analysis (feature `fx`).
-    pub cross_border: Option<Cost>,
-    /// Surcharges by activated feature.
-    pub features: BTreeMap<String, Cost>,
-}
-
-impl RiskPrice {
-    /// What a call with these features costs; `None` if it would not fit.
-    pub fn of(&self, features: &[String]) -> Option<Cost> {
-        let base = match self.cross_border {
-            Some(cross_border) if features.iter().any(|feature| feature == "fx") => cross_border,
-            _ => self.standard,
-        };
-        features
-            .iter()
-            .filter_map(|feature| self.features.get(feature))
-            .try_fold(base, |sum, &extra| sum.checked_add(extra))
-    }
-
-    /// The currency it is billed in.
-    pub fn currency(&self) -> Currency {
-        self.standard.currency
-    }
 }
 
 /// A page, and the day somebody looked at it.

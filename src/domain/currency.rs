@@ -2,7 +2,8 @@
 //!
 //! The exponents are the whole value of this table: 1 JPY is one minor unit, 1 KWD is a thousand.
 //! Source: ISO 4217 list one (<https://www.six-group.com/en/products-services/financial-information/data-standards.html>),
-//! as known on 2026-11-22; funds codes, metals and test codes are left out.
+//! as known on 2026-11-22; metals, test codes and funds codes are left out, but for `CLF`,
+//! which amounts are really written in.
 
 use std::fmt;
 
@@ -15,6 +16,8 @@ pub struct Currency {
 
 const NO_DECIMALS: &str = "BIF CLP DJF GNF ISK JPY KMF KRW PYG RWF UGX VND VUV XAF XOF XPF";
 const THREE_DECIMALS: &str = "BHD IQD JOD KWD LYD OMR TND";
+/// Units of account that contracts are written in.
+const FOUR_DECIMALS: &str = "CLF UYW";
 const TWO_DECIMALS: &str = "AED AFN ALL AMD AOA ARS AUD AWG AZN BAM BBD BDT BMD BND BOB BRL BSD BTN BWP BYN BZD CAD \
      CDF CHF CNY COP CRC CUP CVE CZK DKK DOP DZD EGP ERN ETB EUR FJD FKP GBP GEL GHS GIP GMD GTQ GYD HKD HNL HTG HUF IDR \
      ILS INR IRR JMD KES KGS KHR KPW KYD KZT LAK LBP LKR LRD LSL MAD MDL MGA MKD MMK MNT MOP MRU MUR MVR MWK MXN MYR MZN \
@@ -25,12 +28,15 @@ impl Currency {
     /// US dollars.
     pub const USD: Self = Self { code: "USD", exponent: 2 };
 
+    const LISTS: [(&'static str, u8); 4] =
+        [(TWO_DECIMALS, 2), (NO_DECIMALS, 0), (THREE_DECIMALS, 3), (FOUR_DECIMALS, 4)];
+
     /// Finds an active currency by its upper-case code.
     pub fn parse(code: &str) -> Option<Self> {
         if code.len() != 3 {
             return None;
         }
-        [(TWO_DECIMALS, 2), (NO_DECIMALS, 0), (THREE_DECIMALS, 3)].into_iter().find_map(|(codes, exponent)| {
+        Self::LISTS.into_iter().find_map(|(codes, exponent)| {
             codes.split(' ').find(|known| *known == code).map(|code| Self { code, exponent })
         })
     }
@@ -69,6 +75,33 @@ mod tests {
         assert_eq!(exponent("ZWG"), Some(2));
         assert_eq!(exponent("JPY"), Some(0));
         assert_eq!(exponent("KWD"), Some(3));
+    }
+
+    #[test]
+    fn c9_every_code_is_listed_once_and_finds_its_own_exponent() {
+        let mut seen = std::collections::BTreeSet::new();
+        for (codes, exponent) in Currency::LISTS {
+            for code in codes.split(' ') {
+                assert!(code.len() == 3 && code.bytes().all(|b| b.is_ascii_uppercase()), "{code:?}");
+                assert!(seen.insert(code), "{code} twice");
+                assert_eq!(Currency::parse(code), Some(Currency { code, exponent }));
+            }
+        }
+        // ISO 4217 list one has 150-odd currencies that money is paid in; a list that lost a line would show here.
+        assert!((145..170).contains(&seen.len()), "{}", seen.len());
+    }
+
+    #[test]
+    fn c9_what_has_no_hundredths_is_exactly_what_the_standard_says() {
+        for code in "BIF CLP DJF GNF ISK JPY KMF KRW PYG RWF UGX VND VUV XAF XOF XPF".split(' ') {
+            assert_eq!(Currency::parse(code).map(Currency::exponent), Some(0), "{code}");
+        }
+        for code in "BHD IQD JOD KWD LYD OMR TND".split(' ') {
+            assert_eq!(Currency::parse(code).map(Currency::exponent), Some(3), "{code}");
+        }
+        for code in ["CLF", "UYW"] {
+            assert_eq!(Currency::parse(code).map(Currency::exponent), Some(4), "{code}");
+        }
     }
 
     #[test]

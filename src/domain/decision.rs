@@ -1,6 +1,7 @@
 //! A risk decision and where it came from.
 
 use std::fmt;
+use std::sync::Arc;
 
 use super::id::{DecisionId, ProviderId};
 use super::money::Cost;
@@ -134,6 +135,8 @@ pub enum FallbackReason {
     NotAuthentic,
     /// An answer came without a usable score or recommendation.
     NoVerdict,
+    /// The merchant's money for decisions is spent.
+    Budget,
     /// A bug of ours.
     OurFault,
 }
@@ -151,6 +154,10 @@ impl DecisionSource {
 }
 
 impl FallbackReason {
+    /// Every one of them.
+    pub const ALL: [Self; 6] =
+        [Self::Deadline, Self::Unavailable, Self::NotAuthentic, Self::NoVerdict, Self::Budget, Self::OurFault];
+
     /// The reason code given to payment code.
     pub fn code(self) -> &'static str {
         match self {
@@ -158,6 +165,7 @@ impl FallbackReason {
             Self::Unavailable => "provider_unavailable",
             Self::NotAuthentic => "response_not_authentic",
             Self::NoVerdict => "no_verdict",
+            Self::Budget => "budget_spent",
             Self::OurFault => "internal_error",
         }
     }
@@ -169,6 +177,7 @@ impl FallbackReason {
             Self::Unavailable => "no risk provider could be reached",
             Self::NotAuthentic => "the risk provider's answer was not authentic and was ignored",
             Self::NoVerdict => "the risk provider answered without a usable verdict",
+            Self::Budget => "the merchant's budget has no room for a risk decision, so no provider was asked",
             Self::OurFault => "the proxy failed; the log has the details",
         }
     }
@@ -209,6 +218,19 @@ pub struct Verdict {
     pub provider: ProviderReference,
     /// What it cost, `None` if the descriptor has no price.
     pub cost: Option<Cost>,
+    /// What that cost is the price of; `None` if the descriptor has none.
+    pub priced: Option<Priced>,
+    /// Features that were asked for and that a merchant's budget left out, in the order they were given up.
+    pub features_dropped: Vec<String>,
+}
+
+/// What a price was paid for.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Priced {
+    /// The price list, by its own name.
+    pub version: Arc<str>,
+    /// The features asked of the provider.
+    pub features: Vec<String>,
 }
 
 /// The answer to one payment attempt.

@@ -322,10 +322,60 @@ mod tests {
 
     proptest! {
         #[test]
-        fn an_amount_survives_being_written_and_read(minor in 1..=LARGEST_MINOR, code in prop::sample::select(vec!["CNY", "JPY", "KWD"])) {
+        fn an_amount_survives_being_written_and_read(minor in 1..=LARGEST_MINOR, code in prop::sample::select(vec!["CNY", "JPY", "KWD", "CLF"])) {
             let currency = currency(code);
             let text = Decimal::new(minor, currency.exponent(), currency.exponent()).as_str().to_owned();
             prop_assert_eq!(Money::parse(&text, currency), Ok(Money { minor, currency }));
+        }
+
+        #[test]
+        fn c9_a_cost_survives_being_written_and_read(micro in 0..=i64::MAX, code in prop::sample::select(vec!["CNY", "JPY", "KWD", "CLF"])) {
+            let cost = Cost { micro, currency: currency(code) };
+            prop_assert_eq!(Cost::parse(&cost.amount(), cost.currency), Ok(cost));
+        }
+
+        #[test]
+        fn c9_a_sum_is_exact_or_there_is_none(a in any::<i64>(), b in any::<i64>()) {
+            let cost = |micro| Cost { micro, currency: currency("CNY") };
+            let exact = i64::try_from(i128::from(a) + i128::from(b)).ok().map(cost);
+            prop_assert_eq!(cost(a).checked_add(cost(b)), exact);
+            prop_assert_eq!(cost(b).checked_add(cost(a)), exact);
+            prop_assert_eq!(cost(a).checked_add(Cost { micro: b, currency: currency("USD") }), None);
+        }
+
+        #[test]
+        fn c9_tokens_never_cost_less_than_exactly_nor_a_micro_unit_more(
+            prices in prop::array::uniform3(0i64..=i64::MAX), tokens in prop::array::uniform3(any::<u64>()),
+        ) {
+            let cost = |micro| Cost { micro, currency: currency("USD") };
+            let [input, cached, output] = prices;
+            let price = TokenPrice {
+                input_per_million: cost(input),
+                cached_input_per_million: Some(cost(cached)),
+                output_per_million: cost(output),
+            };
+            let known = tokens[1].min(tokens[0]);
+            let parts = [(input, tokens[0] - known), (cached, known), (output, tokens[2])];
+            // Each part is below 2^127; their sum may not be.
+            let exact = parts.iter().try_fold(0i128, |sum, &(price, n)| sum.checked_add(i128::from(price) * i128::from(n)));
+            match (price.cost_with_cache(tokens[0], tokens[1], tokens[2]), exact) {
+                (Some(paid), Some(exact)) => {
+                    let paid = i128::from(paid.micro) * 1_000_000;
+                    prop_assert!(paid >= exact && paid - exact < 1_000_000, "{paid} for {exact}");
+                }
+                (paid, exact) => prop_assert!(paid.is_none() && exact.is_none_or(|exact| exact > i128::from(i64::MAX) * 999_999)),
+            }
+        }
+
+        #[test]
+        fn c9_no_text_is_read_as_more_or_less_than_it_says(text in "[0-9]{1,18}(\\.[0-9]{1,7})?", code in prop::sample::select(vec!["CNY", "JPY", "KWD", "CLF"])) {
+            let currency = currency(code);
+            if let Ok(money) = Money::parse(&text, currency) {
+                let (whole, fraction) = text.split_once('.').unwrap_or((&text, ""));
+                let decimals = usize::from(currency.exponent());
+                prop_assert!(fraction.len() <= decimals);
+                prop_assert_eq!(format!("{whole}{fraction:0<decimals$}").parse::<i64>(), Ok(money.minor()));
+            }
         }
 
         #[test]

@@ -84,13 +84,16 @@ pub enum Facts {
 }
 
 /// A payment attempt, its route and the rules that decide it.
+#[derive(Clone)]
 pub struct RiskFacts {
-    /// The decoded request.
+    /// The decoded request, with the features that are asked of the provider.
     pub assessment: Assessment,
     /// The pinned route.
     pub route: Arc<RiskRoute>,
     /// What decides it.
     pub ruling: Arc<Ruling>,
+    /// Features the caller asked for that a merchant's budget left out.
+    pub features_dropped: Vec<String>,
 }
 
 impl Call {

@@ -9,6 +9,7 @@ pub mod carried;
 pub mod ending;
 pub mod error;
 pub mod facts;
+pub mod merchants;
 pub mod purse;
 pub mod quota;
 pub mod reply;

@@ -1,4 +1,4 @@
-//! One budget of one caller: what is spent and what is held back in the window that runs now.
+//! One budget of one caller or merchant: what is spent and what is held back in the window that runs now.
 //!
 //! Integers only, micro-units of one currency. What is held back belongs to calls in flight and goes over a turn of the
 //! window with them: a call counts in the window in which it is paid. The clock is passed in; nothing here locks.

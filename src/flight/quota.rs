@@ -37,6 +37,11 @@ impl Calendar {
         Self::at(clock::unix_ms())
     }
 
+    /// What time it is, milliseconds since 1970.
+    pub fn unix_ms(self) -> u64 {
+        self.moment().unix_ms
+    }
+
     fn moment(self) -> Moment {
         let since = self.start.elapsed();
         let ns = u64::try_from(since.as_nanos()).unwrap_or(u64::MAX);
@@ -127,6 +132,14 @@ pub struct Kept {
     pub spent: i64,
     /// The estimated part of it.
     pub estimated: i64,
+}
+
+impl Kept {
+    /// What of a purse must outlive a restart.
+    pub fn of(purse: &Purse) -> Self {
+        let Sums { spent, estimated, .. } = purse.sums();
+        Self { currency: purse.currency, per: purse.per, window: purse.window(), spent, estimated }
+    }
 }
 
 /// One caller's use of tokens and money.
@@ -260,11 +273,7 @@ impl Quota {
 
     /// What must outlive a restart.
     pub fn kept(&self) -> Vec<Kept> {
-        let keep = |purse: &Purse| {
-            let Sums { spent, estimated, .. } = purse.sums();
-            Kept { currency: purse.currency, per: purse.per, window: purse.window(), spent, estimated }
-        };
-        self.state().purses.iter().filter(|purse| purse.sums().spent > 0).map(keep).collect()
+        self.state().purses.iter().filter(|purse| purse.sums().spent > 0).map(Kept::of).collect()
     }
 
     /// Takes over what was kept before a restart.

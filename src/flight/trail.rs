@@ -16,6 +16,7 @@ use crate::domain::operation::Operation;
 use crate::domain::usage::Usage;
 use crate::flight::allowance::Room;
 use crate::flight::bucket::TokenRoom;
+use crate::flight::merchants::MerchantClaim;
 use crate::flight::quota::Claim;
 use crate::telemetry::handles::RouteMetrics;
 use crate::telemetry::labels::AttemptOutcome;
@@ -188,6 +189,8 @@ pub struct Story {
     pub tokens: Option<TokenRoom>,
     /// Who pays for attempts, if the caller has a token limit or a budget.
     pub claim: Option<Arc<Claim>>,
+    /// What a merchant's budgets pay attempts with, if some hold for it.
+    pub merchant: Option<Arc<MerchantClaim>>,
     /// Tokens, as reported.
     pub usage: Usage,
     /// Money.

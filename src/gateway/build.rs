@@ -6,10 +6,11 @@ use std::sync::Arc;
 use http::HeaderValue;
 use tokio::time::Instant;
 
-use crate::config::table::{Caller, LlmRoute, RoutingTable};
+use crate::config::table::{Caller, LlmRoute, RiskRoute, RoutingTable};
 use crate::domain::id::RouteId;
 use crate::flight::allowance::Allowance;
 use crate::flight::arrival::LiveCaller;
+use crate::flight::merchants::Merchants;
 use crate::flight::quota::Quota;
 use crate::flight::trail::RouteNames;
 use crate::gateway::snapshot::{Kept, Parts, ReadyRoute, Shared, Snapshot};
@@ -29,7 +30,8 @@ pub fn build(table: RoutingTable, previous: Option<&Snapshot>, shared: &Shared) 
     });
     let risk = table.risk_route().map(|route| {
         let names = names(&route.id, &shared.metrics);
-        ReadyRoute { names, service: stack::risk(route, &fleet, shared), kept: Kept::default() }
+        let kept = Kept { merchants: merchants(route, previous, shared), ..Kept::default() };
+        ReadyRoute { names, service: stack::risk(route, &kept, &fleet, shared), kept }
     });
     let (llm, callers) = (llm.collect(), callers(&table, previous, shared));
     Snapshot::assemble(
@@ -45,7 +47,20 @@ fn kept(route: &LlmRoute, previous: Option<&Snapshot>) -> Kept {
     Kept {
         tempo: route.asking.hedge.map(|_| before.tempo.unwrap_or_default()),
         copies: route.shadow.as_ref().map(|_| before.copies.unwrap_or_default()),
+        merchants: None,
     }
+}
+
+/// What merchants have spent, taken over; nothing where no budget is left.
+fn merchants(route: &RiskRoute, previous: Option<&Snapshot>, shared: &Shared) -> Option<Arc<Merchants>> {
+    let before = previous.and_then(Snapshot::risk).and_then(|ready| ready.kept.merchants.clone());
+    let Some(budgets) = &route.budgets else {
+        before.inspect(|merchants| merchants.retire());
+        return None;
+    };
+    let merchants = before.unwrap_or_else(|| Arc::new(Merchants::new(shared.calendar)));
+    merchants.adopt(budgets, &shared.metrics);
+    Some(merchants)
 }
 
 fn names(id: &RouteId, metrics: &Metrics) -> Arc<RouteNames> {

@@ -214,7 +214,12 @@ fn assess(arrival: &Whole, caller: &LiveCaller) -> Result<Flying, CallError> {
         NoRoute::NotAllowed => CallError::NotAllowed("risk".to_owned()),
     })?;
     let ready = snapshot.risk().ok_or(CallError::Internal)?;
-    let facts = Arc::new(RiskFacts { assessment, route: Arc::clone(route), ruling: Arc::clone(&route.ruling) });
+    let facts = Arc::new(RiskFacts {
+        assessment,
+        route: Arc::clone(route),
+        ruling: Arc::clone(&route.ruling),
+        features_dropped: Vec::new(),
+    });
     let limits = (route.hard_limit, Asked::default());
     let call = call(arrival, caller, Operation::RiskAssess, Facts::Risk(Arc::clone(&facts)), limits);
     Ok(fly(ready, call, Some(facts)))

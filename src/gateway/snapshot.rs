@@ -16,6 +16,7 @@ use crate::domain::id::{CallerId, ProviderId, RouteId, UpstreamId};
 use crate::flight::arrival::{LiveCaller, Pinned};
 use crate::flight::call::Call;
 use crate::flight::error::CallError;
+use crate::flight::merchants::Merchants;
 use crate::flight::quota::Calendar;
 use crate::flight::reply::Reply;
 use crate::flight::trail::RouteNames;
@@ -83,6 +84,8 @@ pub struct Kept {
     pub tempo: Option<Arc<Tempo>>,
     /// Copies of its calls on their way, where it has a shadow.
     pub copies: Option<Arc<Copies>>,
+    /// What merchants have spent, where they have budgets.
+    pub merchants: Option<Arc<Merchants>>,
 }
 
 /// What a snapshot is made of.
@@ -168,6 +171,11 @@ impl Snapshot {
     /// Callers and how many requests each has in flight.
     pub fn callers_in_flight(&self) -> impl Iterator<Item = (CallerId, u32)> + '_ {
         self.callers.values().map(|live| (live.caller.id.clone(), live.allowance.in_flight()))
+    }
+
+    /// What merchants have spent, if the risk route has budgets.
+    pub fn merchants(&self) -> Option<&Arc<Merchants>> {
+        self.risk.as_ref()?.kept.merchants.as_ref()
     }
 
     /// A route's name and service.

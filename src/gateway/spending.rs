@@ -1,4 +1,4 @@
-//! What callers spent, on disk, so that a restart is no second budget.
+//! What callers and merchants spent, on disk, so that a restart is no second budget.
 //!
 //! One small file, written anew a few seconds after something changed and when the process stops, never on a request's
 //! path. It is a convenience and no ledger: what was spent in the last seconds before a crash is forgotten, and a file that
@@ -17,13 +17,16 @@ use serde_json::{Map, Value, json};
 use crate::domain::currency::Currency;
 use crate::domain::id::CallerId;
 use crate::domain::period::Period;
+use crate::flight::merchants::{Key, MOST_MERCHANTS};
 use crate::flight::quota::Kept;
 use crate::gateway::snapshot::{Live, Snapshot};
 
 /// How long a change may wait to be written.
 const INTERVAL: Duration = Duration::from_secs(5);
-/// More than all callers with all their budgets need.
-const MOST_BYTES: u64 = 8 << 20;
+/// More than all callers with all their budgets and all merchants need.
+const MOST_BYTES: u64 = 16 << 20;
+/// Merchants that are read: those with a purse of their own, and all that a configuration can name.
+const MOST_READ: usize = MOST_MERCHANTS + 2_000;
 const NAME: &str = "spending.json";
 const VERSION: u64 = 1;
 
@@ -41,7 +44,8 @@ impl Keeper {
         Self { file: folder.join(NAME), live, written: String::new(), failing: false }
     }
 
-    /// Gives callers back what the file says they had spent in the windows that run now. Call it before anybody spends.
+    /// Gives callers and merchants back what the file says they had spent in the windows that run now. Call it before anybody
+    /// spends.
     pub fn restore(&self) {
         let known = match read(&self.file) {
             Ok(known) => known,
@@ -50,15 +54,18 @@ impl Keeper {
                 let aside = self.file.with_extension("json.broken");
                 let moved = fs::rename(&self.file, &aside).is_ok();
                 let file = self.file.display();
-                tracing::error!(%error, %file, moved, "what callers spent cannot be read, their budgets begin anew");
+                tracing::error!(%error, %file, moved, "what was spent cannot be read, all budgets begin anew");
                 return;
             }
         };
         let snapshot = self.live.load();
         for live in snapshot.live_callers() {
-            if let (Some(quota), Some(kept)) = (&live.quota, known.get(&live.caller.id)) {
+            if let (Some(quota), Some(kept)) = (&live.quota, known.callers.get(&live.caller.id)) {
                 quota.restore(kept);
             }
+        }
+        if let Some(merchants) = snapshot.merchants() {
+            merchants.restore(&known.merchants);
         }
     }
 
@@ -81,11 +88,18 @@ impl Keeper {
             Err(error) if !self.failing => {
                 self.failing = true;
                 let file = self.file.display();
-                tracing::error!(%error, %file, "what callers spent cannot be written, a restart would forget it");
+                tracing::error!(%error, %file, "what was spent cannot be written, a restart would forget it");
             }
             Err(_) => {}
         }
     }
+}
+
+/// What a file says.
+#[derive(Default, Debug)]
+struct Known {
+    callers: HashMap<CallerId, Vec<Kept>>,
+    merchants: Vec<(Key, Kept)>,
 }
 
 /// Empty if nobody has spent anything: then there is no need of a file.
@@ -98,14 +112,33 @@ fn spell(snapshot: &Snapshot) -> String {
             callers.insert(live.caller.id.to_string(), kept.iter().map(spell_one).collect());
         }
     }
-    if callers.is_empty() { String::new() } else { json!({ "version": VERSION, "callers": callers }).to_string() }
+    let merchants = snapshot.merchants().map(|merchants| merchants.kept()).unwrap_or_default();
+    if callers.is_empty() && merchants.is_empty() {
+        return String::new();
+    }
+    let merchants: Vec<_> = merchants.iter().map(|(key, kept)| spell_merchant(*key, kept)).collect();
+    json!({ "version": VERSION, "callers": callers, "merchants": merchants }).to_string()
 }
 
 fn spell_one(kept: &Kept) -> Value {
-    json!({
-        "per": kept.per.label(), "currency": kept.currency.code(), "window_unix_ms": kept.window,
-        "spent_micro": kept.spent, "estimated_micro": kept.estimated,
-    })
+    Value::Object(spell_fields(kept))
+}
+
+fn spell_merchant(key: Key, kept: &Kept) -> Value {
+    let mut one = spell_fields(kept);
+    one.insert("key".to_owned(), format!("{:032x}", u128::from_be_bytes(key.0)).into());
+    Value::Object(one)
+}
+
+fn spell_fields(kept: &Kept) -> Map<String, Value> {
+    let fields = [
+        ("per", json!(kept.per.label())),
+        ("currency", json!(kept.currency.code())),
+        ("window_unix_ms", json!(kept.window)),
+        ("spent_micro", json!(kept.spent)),
+        ("estimated_micro", json!(kept.estimated)),
+    ];
+    fields.map(|(name, value)| (name.to_owned(), value)).into_iter().collect()
 }
 
 /// Whole or not at all, also if the machine stops in between.
@@ -120,11 +153,11 @@ fn write(file: &Path, text: &str) -> io::Result<()> {
     File::open(folder)?.sync_all()
 }
 
-fn read(file: &Path) -> io::Result<HashMap<CallerId, Vec<Kept>>> {
+fn read(file: &Path) -> io::Result<Known> {
     let mut text = String::new();
     File::open(file)?.take(MOST_BYTES).read_to_string(&mut text)?;
     if text.is_empty() {
-        return Ok(HashMap::new());
+        return Ok(Known::default());
     }
     let broken = || io::Error::new(io::ErrorKind::InvalidData, "not a file of this program");
     // The parser's own message would quote the file.
@@ -137,7 +170,18 @@ fn read(file: &Path) -> io::Result<HashMap<CallerId, Vec<Kept>>> {
         let list = list.as_array()?.iter().map(read_one).collect::<Option<_>>()?;
         Some((CallerId::new(id.as_str()), list))
     };
-    callers.iter().map(kept).collect::<Option<_>>().ok_or_else(broken)
+    let callers = callers.iter().map(kept).collect::<Option<_>>().ok_or_else(broken)?;
+    // A version before had no merchants, and needs none to be believed.
+    let merchants = page.get("merchants").map_or(Some(Vec::new()), |list| {
+        list.as_array()?.iter().take(MOST_READ).map(|one| Some((key(one)?, read_one(one)?))).collect()
+    });
+    Ok(Known { callers, merchants: merchants.ok_or_else(broken)? })
+}
+
+fn key(one: &Value) -> Option<Key> {
+    let digits =
+        one.get("key")?.as_str().filter(|key| key.len() == 32 && key.bytes().all(|b| b.is_ascii_hexdigit()))?;
+    u128::from_str_radix(digits, 16).ok().map(|key| Key(key.to_be_bytes()))
 }
 
 fn read_one(value: &Value) -> Option<Kept> {
@@ -168,8 +212,22 @@ mod tests {
         let text = json!({ "version": 1, "callers": { "shop": [spell_one(&kept())] } }).to_string();
         write(&file, &text).unwrap();
         write(&file, &text).unwrap();
-        assert_eq!(read(&file).unwrap()[&CallerId::new("shop")], [kept()]);
+        assert_eq!(read(&file).unwrap().callers[&CallerId::new("shop")], [kept()]);
         assert_eq!(fs::read_dir(file.parent().unwrap()).unwrap().count(), 1, "nothing is left beside it");
+    }
+
+    #[test]
+    fn what_merchants_spent_is_read_again_too() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join(NAME);
+        let key = Key(*b"0123456789abcdef");
+        let page = json!({ "version": 1, "callers": {}, "merchants": [spell_merchant(key, &kept())] }).to_string();
+        write(&file, &page).unwrap();
+        assert_eq!(read(&file).unwrap().merchants, [(key, kept())]);
+        for broken in [page.replace("3031", "30"), page.replace("3031", "zz31"), page.replace("\"key\"", "\"kay\"")] {
+            fs::write(&file, &broken).unwrap();
+            assert!(read(&file).is_err(), "{broken}");
+        }
     }
 
     #[test]

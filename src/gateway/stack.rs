@@ -42,6 +42,7 @@ use crate::layer::rescue::RescueLayer;
 use crate::layer::seam::Seam;
 use crate::layer::shadow::{self, ShadowLayer};
 use crate::layer::soft_deadline::{self, SoftDeadlineLayer};
+use crate::layer::spend::{self, SpendLayer};
 use crate::layer::stamp::StampLayer;
 use crate::layer::strict::StrictLayer;
 use crate::layer::tally::TallyLayer;
@@ -99,9 +100,10 @@ pub fn ingress(
 }
 
 /// One payment attempt: one decision, on time.
-pub fn risk(route: &Arc<RiskRoute>, fleet: &Fleet, shared: &Shared) -> RouteService {
+pub fn risk(route: &Arc<RiskRoute>, kept: &Kept, fleet: &Fleet, shared: &Shared) -> RouteService {
     let metrics = &shared.metrics;
     let in_time = audit::for_verdict(route.deadline, shared.clerk.as_ref());
+    let (money, merchants) = (Arc::clone(route), kept.merchants.clone());
     let stack = ServiceBuilder::new()
         // Outermost: nothing is answered that is not on record, fallbacks and decisions given again included.
         .layer(AuditLayer(audit::Params {
@@ -125,6 +127,8 @@ pub fn risk(route: &Arc<RiskRoute>, fleet: &Fleet, shared: &Shared) -> RouteServ
         }))
         // Inside Idempotency, so that a decision is paid once; it counts and never refuses a payment.
         .layer(TallyLayer)
+        // The merchant's money: features are given up before the score is; inside Idempotency too, for the same reason.
+        .layer(SpendLayer(spend::Params { route: money, merchants, metrics: Arc::clone(metrics) }))
         // Asks candidates; an at-most-once operation moves on only when nothing was sent.
         .service(Failover::new(failover::Params {
             lanes: lanes(&route.candidates, &[], fleet, shared),
@@ -183,7 +187,7 @@ pub fn llm(route: &Arc<LlmRoute>, kept: &Kept, fleet: &Fleet, shared: &Shared) -
 pub fn attempt(upstream: &Arc<LiveUpstream>, metrics: &Arc<Metrics>) -> AttemptService {
     let series = metrics.upstream(&upstream.names.provider, &upstream.names.model);
     let provider = &upstream.provider;
-    let (model, sender) = (upstream.candidate.model.clone(), Arc::clone(upstream));
+    let sender = Arc::clone(upstream);
     let stack = ServiceBuilder::new()
         // Outermost: local refusals are attempts too.
         .layer(ObserveLayer(observe::Params {
@@ -198,7 +202,11 @@ pub fn attempt(upstream: &Arc<LiveUpstream>, metrics: &Arc<Metrics>) -> AttemptS
         // The quota group's pause.
         .layer(PaceLayer(pace::Params { pause: Arc::clone(&provider.pause) }))
         // Tokens and cost of what came back.
-        .layer(MeterLayer(meter::Params { model, upstream: series, metrics: Arc::clone(metrics) }))
+        .layer(MeterLayer(meter::Params {
+            candidate: upstream.candidate.clone(),
+            upstream: series,
+            metrics: Arc::clone(metrics),
+        }))
         // Until the first content; the idle timer lives in the stream.
         .layer(TimeoutLayer)
         // Prepare, token, sign, exchange, read, verify, classify: steps, not layers.

@@ -1,7 +1,8 @@
 //! No verdict could be had: the route's failure mode answers, and says so in every field.
 //!
 //! "Not evaluated" never reads as PASS by accident. `accept_up_to` passes small amounts of its own currency when the
-//! provider was late or away; after an answer that was not authentic or not understandable it never does.
+//! provider was late or away; after an answer that was not authentic or not understandable, or for want of money, it never
+//! does.
 
 use std::sync::Arc;
 
@@ -128,6 +129,8 @@ fn reason(error: &CallError) -> Option<FallbackReason> {
             FailureClass::HeadersTimeout | FailureClass::DeadlinePassed => FallbackReason::Deadline,
             _ => FallbackReason::Unavailable,
         }),
+        // A layer below that knew there was no use in asking.
+        CallError::NoDecision(reason) => Some(*reason),
         CallError::Internal => Some(FallbackReason::OurFault),
         _ => None,
     }
@@ -165,19 +168,13 @@ mod tests {
         assert_eq!(action(FallbackReason::Unavailable, "1.00", "USD"), Some(Action::Review));
         assert_eq!(action(FallbackReason::NotAuthentic, "1.00", "CNY"), Some(Action::Review));
         assert_eq!(action(FallbackReason::NoVerdict, "1.00", "CNY"), Some(Action::Review));
+        assert_eq!(action(FallbackReason::Budget, "1.00", "CNY"), Some(Action::Review), "spending it all must not pay");
         assert_eq!(action(FallbackReason::OurFault, "1.00", "CNY"), Some(Action::Review));
     }
 
     #[test]
     fn only_accept_up_to_can_ever_pass_without_a_verdict() {
-        let reasons = [
-            FallbackReason::OurFault,
-            FallbackReason::Deadline,
-            FallbackReason::Unavailable,
-            FallbackReason::NotAuthentic,
-            FallbackReason::NoVerdict,
-        ];
-        for reason in reasons {
+        for reason in FallbackReason::ALL {
             for mode in [OnExhausted::Review, OnExhausted::Reject, OnExhausted::Error] {
                 assert_ne!(action(mode, reason, money("0.01", "CNY")), Some(Action::Pass));
             }

@@ -3,17 +3,21 @@
 //! Where the caller's tokens or money are counted, each attempt is paid for here, also one that was left behind or broke
 //! off. What nobody counted is estimated then: the prompt as it was estimated before, the answer by what came of it. An
 //! attempt that the provider refused or failed costs nothing.
+//!
+//! A decision has a price of its own, and providers bill what they decided, heard or not. So an attempt at one costs its
+//! whole price unless nothing of it was sent or the provider's own 4xx says that nothing was decided.
 
 use std::sync::Arc;
 
 use tower::{Layer, Service};
 
-use crate::config::table::Model;
+use crate::config::table::Candidate;
 use crate::domain::decision::Decision;
 use crate::domain::money::TokenPrice;
 use crate::domain::operation::Operation;
 use crate::domain::outcome::{End, FailureClass, Sent};
 use crate::domain::usage::Usage;
+use crate::flight::call::RiskFacts;
 use crate::flight::error::AttemptError;
 use crate::flight::quota::{Claim, Payment, Size};
 use crate::flight::reply::{Ended, Reply};
@@ -21,6 +25,7 @@ use crate::flight::trail::{CostNote, Trail};
 use crate::layer::always_ready;
 use crate::layer::answering::{Touch, Touching};
 use crate::telemetry::handles::UpstreamMetrics;
+use crate::telemetry::labels::ExtraCost;
 use crate::telemetry::metrics::Metrics;
 use crate::upstream::attempt::Attempt;
 
@@ -32,8 +37,8 @@ const ORDINARY_ANSWER: u64 = 1_024;
 /// Plain values for [`MeterLayer`].
 #[derive(Clone)]
 pub struct Params {
-    /// The model and its price; `None` on the risk side, where the decision knows its cost.
-    pub model: Option<Arc<Model>>,
+    /// Who is asked, and at what price.
+    pub candidate: Candidate,
     /// The upstream's series.
     pub upstream: Arc<UpstreamMetrics>,
     /// Counts what has no price.
@@ -73,7 +78,25 @@ impl Params {
         let cost = verdict.and_then(|verdict| verdict.cost).map_or(CostNote::Unknown, CostNote::Known);
         let claim = Self::note(trail, Usage::default(), cost);
         let counted = claim.is_none_or(|claim| claim.pay(known(cost), 0));
+        pay_for_merchant(trail, known(cost));
         self.count(cost, counted);
+    }
+
+    /// Pays for a decision that did not come and may have been made.
+    fn abandoned_decision(&self, trail: &Trail, facts: &RiskFacts) {
+        let (claim, assessment) = (trail.lock().claim.clone(), &facts.assessment);
+        let price = self.candidate.provider.price.as_ref();
+        let cost = price.and_then(|price| price.of(assessment, &assessment.features));
+        let payment = cost.map_or(Payment::Unpriced, Payment::Estimated);
+        let counted = claim.is_none_or(|claim| claim.pay(payment, 0));
+        pay_for_merchant(trail, payment);
+        match cost {
+            Some(cost) => self.metrics.extra_cost(&self.candidate.provider.id, "", ExtraCost::NoVerdict, cost),
+            None => self.metrics.unpriced.inc(),
+        }
+        if !counted && cost.is_some() {
+            self.metrics.unpriced.inc();
+        }
     }
 
     fn note(trail: &Trail, usage: Usage, cost: CostNote) -> Option<Arc<Claim>> {
@@ -93,7 +116,7 @@ impl Params {
     }
 
     fn price(&self, usage: Usage) -> CostNote {
-        let price = self.model.as_ref().and_then(|model| model.price);
+        let price = self.candidate.model.as_ref().and_then(|model| model.price);
         // What costs nothing costs nothing however much of it was used.
         if price == Some(TokenPrice::FREE) {
             return CostNote::Known(TokenPrice::FREE.input_per_million);
@@ -111,7 +134,7 @@ impl Params {
         let output = seen.output(usage, size);
         // Of a recording nothing is known until it was counted.
         let sized = usage.input_tokens.is_some() || size.input > 0;
-        let estimate = || self.model.as_ref()?.price?.cost(input, output).filter(|_| sized);
+        let estimate = || self.candidate.model.as_ref()?.price?.cost(input, output).filter(|_| sized);
         let payment = match known(cost) {
             counted @ Payment::Counted(_) if usage.output_tokens == Some(output) => counted,
             _ => estimate().map_or(Payment::Unpriced, Payment::Estimated),
@@ -127,6 +150,13 @@ impl Params {
         {
             self.metrics.unpriced.inc();
         }
+    }
+}
+
+fn pay_for_merchant(trail: &Trail, payment: Payment) {
+    let claim = trail.lock().merchant.clone();
+    if let Some(claim) = claim {
+        claim.pay(payment);
     }
 }
 
@@ -178,8 +208,8 @@ where
 
     fn call(&mut self, attempt: Attempt) -> Self::Future {
         let silent = attempt.call.operation == Operation::Embeddings;
-        let bill =
-            Bill { silent, trail: attempt.call.context.trail.clone(), params: Arc::clone(&self.params), open: true };
+        let (trail, assessed) = (attempt.call.context.trail.clone(), attempt.call.risk().cloned());
+        let bill = Bill { silent, trail, assessed, params: Arc::clone(&self.params), open: true };
         Touching::new(self.inner.call(attempt), bill)
     }
 }
@@ -188,6 +218,8 @@ where
 pub struct Bill {
     trail: Trail,
     params: Arc<Params>,
+    /// What is to be decided, on the risk side.
+    assessed: Option<Arc<RiskFacts>>,
     open: bool,
     /// Its answer is data: there are no completion tokens to be reported.
     silent: bool,
@@ -204,8 +236,10 @@ impl Bill {
 
 impl Drop for Bill {
     fn drop(&mut self) {
-        if self.open {
-            self.params.abandoned(&self.trail);
+        match &self.assessed {
+            _ if !self.open => {}
+            None => self.params.abandoned(&self.trail),
+            Some(facts) => self.params.abandoned_decision(&self.trail, facts),
         }
     }
 }
@@ -215,7 +249,7 @@ impl Touch<Result<Reply, AttemptError>> for Bill {
         let reply = match answer {
             Ok(reply) => reply,
             Err(error) => {
-                self.open = may_be_billed(error);
+                self.open = if self.assessed.is_none() { may_be_billed(error) } else { may_be_decided(error) };
                 return;
             }
         };
@@ -235,6 +269,11 @@ impl Touch<Result<Reply, AttemptError>> for Bill {
 /// True where it was us who left: whoever fails or refuses does not bill, whoever was still working may.
 fn may_be_billed(error: &AttemptError) -> bool {
     matches!(error.class, FailureClass::HeadersTimeout | FailureClass::DeadlinePassed) && error.sent != Sent::No
+}
+
+/// True unless it is known that the provider decided nothing.
+fn may_be_decided(error: &AttemptError) -> bool {
+    error.sent != Sent::No && !error.status.is_some_and(|status| (400..500).contains(&status))
 }
 
 #[cfg(test)]

@@ -38,6 +38,7 @@ pub mod rescue;
 pub mod seam;
 pub mod shadow;
 pub mod soft_deadline;
+pub mod spend;
 pub mod stamp;
 pub mod strict;
 pub mod tally;

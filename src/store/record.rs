@@ -12,7 +12,7 @@ use zeroize::Zeroizing;
 use super::chain::{hex, unhex};
 use crate::domain::currency::Currency;
 use crate::domain::decision::{
-    Action, Decision, DecisionSource, FallbackReason, ProviderReference, Reason, Score, Verdict,
+    Action, Decision, DecisionSource, FallbackReason, Priced, ProviderReference, Reason, Score, Verdict,
 };
 use crate::domain::id::{DecisionId, ProviderId};
 use crate::domain::money::Cost;
@@ -124,6 +124,9 @@ pub struct Body {
     pub model_version: Option<String>,
     provider_ms: u64,
     cost: Option<(i64, String)>,
+    /// The price book's version and what was paid for.
+    priced: Option<(String, Vec<String>)>,
+    features_dropped: Vec<String>,
     attempts: Vec<Attempt>,
     took_ms: u64,
     late_verdict_expected: bool,
@@ -240,6 +243,10 @@ impl Body {
             model_version: provider.and_then(|provider| provider.model_version.clone()),
             provider_ms: provider.map_or(0, |provider| provider.latency_ms),
             cost: verdict.and_then(|verdict| verdict.cost).map(|cost| (cost.micro, cost.currency.code().to_owned())),
+            priced: verdict
+                .and_then(|verdict| verdict.priced.as_ref())
+                .map(|priced| (priced.version.to_string(), priced.features.clone())),
+            features_dropped: verdict.map(|verdict| verdict.features_dropped.clone()).unwrap_or_default(),
             attempts: told.attempts.clone(),
             took_ms: told.took_ms,
             late_verdict_expected: decision.late_verdict_expected,
@@ -298,18 +305,16 @@ impl Body {
                 latency_ms: self.provider_ms,
             },
             cost,
+            priced: self
+                .priced
+                .as_ref()
+                .map(|(version, features)| Priced { version: Arc::from(version.as_str()), features: features.clone() }),
+            features_dropped: self.features_dropped.clone(),
         }
     }
 
     fn source(&self) -> Option<DecisionSource> {
-        let reasons = [
-            FallbackReason::Deadline,
-            FallbackReason::Unavailable,
-            FallbackReason::NotAuthentic,
-            FallbackReason::NoVerdict,
-            FallbackReason::OurFault,
-        ];
-        let fallback = reasons.into_iter().find(|reason| self.fallback.as_deref() == Some(reason.code()));
+        let fallback = FallbackReason::ALL.into_iter().find(|reason| self.fallback.as_deref() == Some(reason.code()));
         match self.source.as_str() {
             "live" => Some(DecisionSource::Live),
             "late" => Some(DecisionSource::Late),

@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::record::{Entry, Told};
 use super::writer::{Faults, Records, RecordsConfig, Watch};
 use crate::domain::decision::{
-    Action, Decision, DecisionSource, FallbackReason, ProviderReference, Reason, Score, Verdict,
+    Action, Decision, DecisionSource, FallbackReason, Priced, ProviderReference, Reason, Score, Verdict,
 };
 use crate::domain::id::{DecisionId, ProviderId};
 use crate::domain::policy::Applied;
@@ -54,6 +54,8 @@ pub(super) fn decision(number: usize) -> Decision {
                 latency_ms: 41,
             },
             cost: None,
+            priced: Some(Priced { version: "2026-11".into(), features: vec!["fx".to_owned()] }),
+            features_dropped: vec!["receipt_ocr".to_owned()],
         }),
         reasons: vec![Reason { code: "provider".to_owned(), text: "CANARY-explanation".to_owned() }],
         applied: Applied::sample(),

@@ -254,7 +254,7 @@ catalog! {
     COST: Counter, MicroUnits, "weighbridge_cost_micro_total" ["provider", "model", "currency"]
         "What calls cost, in millionths of the currency's major unit.";
     EXTRA_COST: Counter, MicroUnits, "weighbridge_extra_cost_micro_total" ["provider", "model", "currency", "purpose"]
-        "What answers nobody was shown cost, in millionths of the currency's major unit: estimated for outpaced attempts.";
+        "What answers nobody was shown cost, in millionths of the currency's major unit: estimated for attempts that were outpaced or brought no verdict.";
     UNPRICED: Counter, Count, "weighbridge_unpriced_requests_total" []
         "Calls whose cost is unknown (no price in the descriptor, or no usage from the provider) or that no budget counts.";
     QUOTA_REFUSED: Counter, Count, "weighbridge_quota_refused_total" ["caller", "reason"]
@@ -265,6 +265,19 @@ catalog! {
         "What of the budget is spent in the day or month that runs now.";
     BUDGET_RESERVED: Gauge, MicroUnits, "weighbridge_budget_reserved_micro" ["caller", "per", "currency"]
         "What of the budget is held back for calls in flight.";
+    MERCHANT_BUDGET_LIMIT: Gauge, MicroUnits, "weighbridge_merchant_budget_limit_micro"
+        ["whose", "name", "tenant", "per", "currency"]
+        "What decisions may cost, in millionths of the currency's major unit; 0 once it is configured no more.";
+    MERCHANT_BUDGET_SPENT: Gauge, MicroUnits, "weighbridge_merchant_budget_spent_micro"
+        ["whose", "name", "tenant", "per", "currency"]
+        "What of the budget is spent in the day or month that runs now.";
+    MERCHANT_BUDGET_RESERVED: Gauge, MicroUnits, "weighbridge_merchant_budget_reserved_micro"
+        ["whose", "name", "tenant", "per", "currency"]
+        "What of the budget is held back for calls in flight.";
+    MERCHANT_BUDGET_CALLS: Counter, Count, "weighbridge_merchant_budget_calls_total" ["outcome"]
+        "Risk calls that a merchant's budget held for, by what it let them have.";
+    FEATURES_DROPPED: Counter, Count, "weighbridge_features_dropped_total" ["feature"]
+        "Features that risk calls asked for and a merchant's budget left out.";
     CONFIG_INFO: Gauge, Count, "weighbridge_config_info" ["hash"]
         "1 for the configuration in use.";
     CONFIG_RELOADS: Counter, Count, "weighbridge_config_reloads_total" ["result"]

@@ -280,6 +280,16 @@ impl BudgetLevels {
     }
 }
 
+impl BudgetLevels {
+    pub(super) fn of_merchant(f: &Families, names: [&str; 5]) -> Self {
+        Self {
+            limit: f.level(&catalog::MERCHANT_BUDGET_LIMIT, &names),
+            spent: f.level(&catalog::MERCHANT_BUDGET_SPENT, &names),
+            reserved: f.level(&catalog::MERCHANT_BUDGET_RESERVED, &names),
+        }
+    }
+}
+
 impl CallerMetrics {
     pub(super) fn new(f: &Families, caller: &str) -> Self {
         Self { refused: set(f, &catalog::QUOTA_REFUSED, &[caller], &QuotaReason::labels()) }

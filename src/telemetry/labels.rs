@@ -89,6 +89,20 @@ closed_set! {
 }
 
 closed_set! {
+    /// What a merchant's budget let a risk call have.
+    BudgetOutcome {
+        /// Everything it asked for.
+        Full = "full",
+        /// Its score, without some features.
+        Reduced = "reduced",
+        /// Its bare score, although the budget has no room for it.
+        Overdrawn = "overdrawn",
+        /// Nothing: nobody was asked.
+        Refused = "refused",
+    }
+}
+
+closed_set! {
     /// How a call ended for its caller.
     RequestOutcome {
         /// A complete answer.
@@ -197,6 +211,8 @@ closed_set! {
         Hedge = "hedge",
         /// A copy of a call for a candidate on trial; as the provider counted.
         Shadow = "shadow",
+        /// A decision that did not come, from a provider that may have made it; estimated.
+        NoVerdict = "no_verdict",
     }
 }
 

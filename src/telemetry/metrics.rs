@@ -18,7 +18,7 @@ use super::handles::{
     AuditMetrics, BudgetLevels, CallerMetrics, ConnectionMetrics, HedgeMetrics, ProviderMetrics, RiskProviderMetrics,
     RouteMetrics, ShadowMetrics, UpstreamMetrics, pairs, set,
 };
-use super::labels::{Cache, CacheEvent, ExtraCost, ReloadResult, ShedReason, SignatureRefusal};
+use super::labels::{BudgetOutcome, Cache, CacheEvent, ExtraCost, ReloadResult, ShedReason, SignatureRefusal};
 use crate::domain::currency::Currency;
 use crate::domain::decision::{Action, DecisionSource, FallbackReason, Score};
 use crate::domain::id::{CallerId, ProviderId, RouteId, UpstreamId};
@@ -56,6 +56,9 @@ pub struct Metrics {
     risk_providers: Bounded<ProviderId, RiskProviderMetrics>,
     callers: Bounded<CallerId, CallerMetrics>,
     budgets: Bounded<(CallerId, Period, Currency), BudgetLevels>,
+    merchant_budgets: Bounded<([Box<str>; 3], Period, Currency), BudgetLevels>,
+    merchant_calls: Vec<Counter>,
+    features_dropped: Bounded<Box<str>, Counter>,
     hedges: Bounded<RouteId, HedgeMetrics>,
     shadows: Bounded<(ProviderId, Box<str>), ShadowMetrics>,
     extra_costs: Bounded<(ProviderId, Box<str>, Currency, ExtraCost), Counter>,
@@ -110,6 +113,9 @@ impl Metrics {
             risk_providers: Bounded::new(MOST_NAMES),
             callers: Bounded::new(MOST_NAMES),
             budgets: Bounded::new(MOST_NAMES),
+            merchant_budgets: Bounded::new(MOST_NAMES),
+            merchant_calls: set(f, &catalog::MERCHANT_BUDGET_CALLS, &[], &BudgetOutcome::labels()),
+            features_dropped: Bounded::new(MOST_NAMES),
             hedges: Bounded::new(MOST_NAMES),
             shadows: Bounded::new(MOST_NAMES),
             extra_costs: Bounded::new(MOST_NAMES),
@@ -166,6 +172,30 @@ impl Metrics {
             if overflow { BudgetLevels::default() } else { BudgetLevels::new(&self.families, names) }
         });
         BudgetLevels::clone(&levels)
+    }
+
+    /// The levels of a budget of a merchant or a category (`whose`, its name, the tenant it is limited to), as
+    /// [`Metrics::budget`] has those of callers.
+    pub fn merchant_budget(&self, names: [&str; 3], per: Period, currency: Currency) -> BudgetLevels {
+        let [whose, name, tenant] = names;
+        let levels = self.merchant_budgets.get((names.map(Into::into), per, currency), |overflow| {
+            let labels = [whose, name, tenant, per.label(), currency.code()];
+            if overflow { BudgetLevels::default() } else { BudgetLevels::of_merchant(&self.families, labels) }
+        });
+        BudgetLevels::clone(&levels)
+    }
+
+    /// Counts a risk call that a merchant's budget held for.
+    pub fn merchant_call(&self, outcome: BudgetOutcome) {
+        self.merchant_calls.get(outcome as usize).inspect(|counter| counter.inc());
+    }
+
+    /// Counts a feature that a merchant's budget left out. Takes a short lock; the names are the ladder's.
+    pub fn feature_dropped(&self, feature: &str) {
+        let counter = self.features_dropped.get(feature.into(), |overflow| {
+            self.families.counter(&catalog::FEATURES_DROPPED, &[if overflow { OTHER } else { feature }])
+        });
+        counter.inc();
     }
 
     /// The handles of a route that hedges; the same ones each time.

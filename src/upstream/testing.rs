@@ -249,7 +249,7 @@ pub(crate) fn risk_call_of(caller: usize, out_trade_no: &str, amount: &str) -> C
     Call {
         operation: Operation::RiskAssess,
         deadline: Deadline::after(context.arrived, route.hard_limit),
-        facts: Facts::Risk(Arc::new(RiskFacts { assessment, route, ruling })),
+        facts: Facts::Risk(Arc::new(RiskFacts { assessment, route, ruling, features_dropped: Vec::new() })),
         upload: None,
         carried: None,
         context: Arc::new(context),

@@ -266,7 +266,7 @@ base_url = "https://alipay.example"
 source = { url = "https://alipay.example/docs", checked = "2026-11-22" }
 auth = ALIPAY_AUTH
 operations = ["risk.assess"]
-price = { standard = "0.02 CNY", cross_border = "0.05 CNY", source = "https://alipay.example/p", checked = "2026-11-22" }
+price = { version = "2026-11", standard = "0.02 CNY", cross_border = "0.05 CNY", features = { receipt_ocr = "0.01 CNY", wording = "0.005 CNY" }, source = "https://alipay.example/p", checked = "2026-11-22" }
 "#;
 
 fn open((folder, faults): &(PathBuf, RecordFaults), metrics: &Arc<Metrics>) -> Records {

@@ -34,6 +34,7 @@ mod hedge;
 mod idempotency_llm;
 mod limits;
 mod llm;
+mod money;
 mod order;
 mod process;
 mod relay;

@@ -162,9 +162,9 @@ class Process:
 class Sandbox:
     """`weighbridge sandbox --json`: the proxy in front of simulated providers."""
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, more_routes=""):
         routes = folder / "routes.toml"
-        routes.write_text((ROOT / "routes.toml").read_text() + EXTRA_CALLERS)
+        routes.write_text((ROOT / "routes.toml").read_text() + EXTRA_CALLERS + more_routes)
         arguments = ["sandbox", "--json", "--routes", str(routes), "--providers", str(ROOT / "providers")]
         arguments += ["--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"]
         self.process = Process(arguments, folder / "log", stdout=subprocess.PIPE)

@@ -13,6 +13,8 @@ const LIMITS: [&str; 3] = ["requests_per_minute", "in_flight", "tokens_per_minut
 /// Below it, one ordinary answer would be more than a minute's worth.
 const LEAST_TOKENS: u32 = 1_000;
 const MOST_TOKENS: u32 = 1_000_000_000;
+/// When a budget begins again.
+pub(super) const PERIODS: [(&str, Period); 2] = [("day", Period::Day), ("month", Period::Month)];
 /// A day and a month in two currencies.
 const MOST_BUDGETS: usize = 4;
 
@@ -83,14 +85,14 @@ fn budgets(value: &Value<'_>) -> Vec<RawBudget> {
 }
 
 fn budget(table: &Table<'_>) -> Option<RawBudget> {
-    const PERIODS: [(&str, Period); 2] = [("day", Period::Day), ("month", Period::Month)];
     let table = table.clone().only(&["amount", "per"], &[]);
     let amount = table.required("amount").and_then(|value| amount(&value));
     let per = table.required("per").and_then(|value| value.word(&PERIODS));
     Some(RawBudget { amount: amount?, per: per? })
 }
 
-fn amount(value: &Value<'_>) -> Option<Field<Cost>> {
+/// What a budget may be.
+pub(super) fn amount(value: &Value<'_>) -> Option<Field<Cost>> {
     let amount = value.cost()?;
     if amount.value.micro == 0 {
         let hint = "to forbid a caller everything that costs, take the routes out of its allow";

@@ -140,7 +140,7 @@ fn after(value: &Value<'_>) -> Option<Field<HedgeAfter>> {
 }
 
 /// A share above nothing, in millionths.
-fn share(value: &Value<'_>) -> Option<Field<u32>> {
+pub(super) fn share(value: &Value<'_>) -> Option<Field<u32>> {
     let number = value.number()?;
     match millionths(&number.value, 6).filter(|share| (1..=1_000_000).contains(share)) {
         Some(share) => Some(number.with(share)),

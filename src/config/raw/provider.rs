@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use super::RawFact;
 use super::keys::RawKeys;
+use super::prices::{RawRiskPrice, risk_price};
 use super::shape::RawShape;
 use crate::config::error::Code;
 use crate::config::read::{Table, Value};
@@ -108,14 +109,6 @@ pub(in crate::config) struct RawTokenPrice {
     pub(in crate::config) input: Field<Cost>,
     pub(in crate::config) cached: Option<Field<Cost>>,
     pub(in crate::config) output: Field<Cost>,
-    pub(in crate::config) fact: RawFact,
-}
-
-#[derive(Clone, Debug)]
-pub(in crate::config) struct RawRiskPrice {
-    pub(in crate::config) standard: Field<Cost>,
-    pub(in crate::config) cross_border: Option<Field<Cost>>,
-    pub(in crate::config) features: BTreeMap<String, Field<Cost>>,
     pub(in crate::config) fact: RawFact,
 }
 
@@ -344,18 +337,4 @@ fn token_price(value: &Value<'_>) -> Option<RawTokenPrice> {
     let output = table.required("output_per_million_tokens").and_then(|value| value.cost());
     let fact = RawFact::read(&table, "source");
     Some(RawTokenPrice { input: input?, cached, output: output?, fact: fact? })
-}
-
-fn risk_price(value: &Value<'_>) -> Option<RawRiskPrice> {
-    const PRICE_KEYS: [&str; 5] = ["standard", "cross_border", "features", "source", "checked"];
-    let table = value.table()?.only(&PRICE_KEYS, &[]);
-    let standard = table.required("standard").and_then(|value| value.cost());
-    let cross_border = table.get("cross_border").and_then(|value| value.cost());
-    let features = table.get("features").and_then(|value| value.table()).map(|table| features(&table));
-    let fact = RawFact::read(&table, "source");
-    Some(RawRiskPrice { standard: standard?, cross_border, features: features.unwrap_or_default(), fact: fact? })
-}
-
-fn features(table: &Table<'_>) -> BTreeMap<String, Field<Cost>> {
-    table.entries().filter_map(|(name, value)| Some((name.value, value.cost()?))).collect()
 }

@@ -10,6 +10,7 @@ use crate::config::units;
 use crate::domain::decision::Score;
 use crate::domain::policy::{OnExhausted, VendorAction};
 
+use super::budgets::RawSpending;
 use super::routes::place;
 
 const MOST_CANDIDATES: usize = 32;
@@ -26,6 +27,7 @@ pub(in crate::config) struct RawRisk {
     pub(in crate::config) vendor_action: Option<Field<VendorAction>>,
     pub(in crate::config) on_exhausted: Option<Field<OnExhausted>>,
     pub(in crate::config) audit: Option<Field<OnUnrecorded>>,
+    pub(in crate::config) spending: RawSpending,
 }
 
 #[derive(Clone, Debug)]
@@ -36,7 +38,7 @@ pub(in crate::config) struct RawBands {
 }
 
 pub(super) fn risk(value: &Value<'_>) -> Option<RawRisk> {
-    const RISK_KEYS: [&str; 9] = [
+    const RISK_KEYS: [&str; 11] = [
         "candidates",
         "deadline",
         "hard_limit",
@@ -46,6 +48,8 @@ pub(super) fn risk(value: &Value<'_>) -> Option<RawRisk> {
         "vendor_action",
         "on_exhausted",
         "audit",
+        "budget",
+        "ladder",
     ];
     const VENDOR: [(&str, VendorAction); 2] = [("floor", VendorAction::Floor), ("advisory", VendorAction::Advisory)];
     const AUDIT: [(&str, OnUnrecorded); 2] = [("refuse", OnUnrecorded::Refuse), ("continue", OnUnrecorded::Continue)];
@@ -62,6 +66,7 @@ pub(super) fn risk(value: &Value<'_>) -> Option<RawRisk> {
         vendor_action: table.get("vendor_action").and_then(|value| value.word(&VENDOR)),
         on_exhausted: table.get("on_exhausted").and_then(|value| on_exhausted(&value)),
         audit: table.get("audit").and_then(|value| value.word(&AUDIT)),
+        spending: RawSpending::read(&table),
     })
 }
 

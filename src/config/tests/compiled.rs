@@ -31,7 +31,7 @@ fn an_ordinary_configuration_becomes_a_table_with_defaults() {
     assert_eq!((risk.connect, risk.max_attempts), (Duration::from_millis(150), 2));
     assert_eq!((risk.ruling.vendor_action, risk.ruling.on_exhausted), (VendorAction::Floor, OnExhausted::Review));
     assert_eq!(risk.ruling.applied.bands.pass_below().micro(), 300_000);
-    assert_eq!(risk.candidates[0].provider.price.as_ref().unwrap().of(&["fx".into()]).unwrap().to_string(), "0.05 CNY");
+    assert_eq!(risk.candidates[0].provider.price.as_ref().unwrap().cross_border.unwrap().to_string(), "0.05 CNY");
 
     let limits = table.limits();
     assert_eq!((limits.body_bytes, limits.risk_body_bytes, limits.json_depth), (33_554_432, 65_536, 64));

@@ -150,3 +150,27 @@ fn s16_more_than_can_be_meant_is_refused() {
     let routes: String = (0..501).map(|index| format!("[model.m{index}]\ncandidates = [\"agg/fast\"]\n")).collect();
     assert!(mistakes(&format!("version = 1\n{routes}"), &[LLM, RISK]).contains("more than 500 routes"));
 }
+
+#[test]
+fn a_budget_that_could_not_count_a_candidate_is_refused() {
+    let budget = "\n[[risk.budget]]\nmerchant = \"*\"\namount = \"5.00 CNY\"\nper = \"day\"\n";
+    let routes = format!("{ROUTES}{budget}");
+    assert!(compiled(&routes, &[LLM, RISK]).is_ok());
+    let line = RISK.lines().find(|line| line.starts_with("price")).unwrap();
+    let unpriced = compiled(&routes, &[LLM, &RISK.replace(line, "")]).unwrap_err();
+    assert!(lines(&unpriced).contains("the price of judge is not known"), "{}", lines(&unpriced));
+    let dollars = compiled(&routes, &[LLM, &RISK.replace("CNY", "USD")]).unwrap_err();
+    assert!(lines(&dollars).contains("judge bills in USD, not in CNY"), "{}", lines(&dollars));
+    let abroad = RISK.replace("cross_border = \"0.05 CNY\"", "cross_border_when = \"asked-or-abroad\"");
+    let nothing = compiled(ROUTES, &[LLM, &abroad]).unwrap_err();
+    assert!(lines(&nothing).contains("there is no cross-border price"), "{}", lines(&nothing));
+}
+
+#[test]
+fn what_holds_for_nobody_or_saves_nothing_is_remarked() {
+    let budget = "\n[[risk.budget]]\nmerchant = \"*\"\ntenant = \"nobody\"\namount = \"5.00 CNY\"\nper = \"day\"\n";
+    let ladder = with(ROUTES, "[risk]", "[risk]\nladder = [\"receipt_ocr\", \"fx\", \"free\"]");
+    let remarks = crate::config::remarks::remarks(&table(&format!("{ladder}{budget}")));
+    assert_eq!(remarks.len(), 2, "{remarks:?}");
+    assert!(remarks[0].contains("tenant nobody") && remarks[1].contains("charges for free"), "{remarks:?}");
+}

@@ -23,7 +23,7 @@ fn fixture(upstream: &str) -> Fixture {
     let upstream: Arc<LiveUpstream> = live(upstream, &Memory::scripted(|_, _| async {}));
     let metrics = Metrics::new();
     let series = metrics.upstream(&upstream.names.provider, &upstream.names.model);
-    let params = Params { model: upstream.candidate.model.clone(), upstream: series, metrics };
+    let params = Params { candidate: upstream.candidate.clone(), upstream: series, metrics };
     let attempt = attempt(llm_call(CHAT));
     Fixture { params, trail: attempt.call.context.trail.clone(), attempt }
 }

@@ -26,6 +26,8 @@ fn everything() -> Arc<Metrics> {
     metrics.config_in_use("abcdef012345", 1_700_000_000);
     metrics.caller(&CallerId::new("c"));
     metrics.budget(&CallerId::new("c"), Period::Day, Currency::parse("CNY").unwrap());
+    metrics.merchant_budget(["merchant", "m", ""], Period::Day, Currency::parse("CNY").unwrap());
+    metrics.feature_dropped("fx");
     metrics
 }
 

@@ -14,7 +14,7 @@ use tokio::time::Instant;
 
 use crate::config::table::Auth;
 use crate::domain::clock;
-use crate::domain::decision::{Action, Decision, DecisionSource, ProviderReference, Reason, Verdict};
+use crate::domain::decision::{Action, Decision, DecisionSource, Priced, ProviderReference, Reason, Verdict};
 use crate::domain::id::DecisionId;
 use crate::domain::operation::Operation;
 use crate::domain::outcome::{FailureClass, Sent};
@@ -264,7 +264,7 @@ fn verified(provider: &LiveProvider, received: &Received<'_>) -> Result<Answered
 }
 
 fn complete(answered: Answered, facts: &RiskFacts, upstream: &LiveUpstream, latency_ms: u64) -> Verdict {
-    let price = upstream.candidate.provider.price.as_ref();
+    let (price, features) = (upstream.candidate.provider.price.as_ref(), &facts.assessment.features);
     Verdict {
         score: answered.answer.score,
         recommendation: answered.answer.recommendation,
@@ -275,7 +275,9 @@ fn complete(answered: Answered, facts: &RiskFacts, upstream: &LiveUpstream, late
             model_version: answered.model_version,
             latency_ms,
         },
-        cost: price.and_then(|price| price.of(&facts.assessment.features)),
+        cost: price.and_then(|price| price.of(&facts.assessment, features)),
+        priced: price.map(|price| Priced { version: Arc::clone(&price.version), features: features.clone() }),
+        features_dropped: facts.features_dropped.clone(),
     }
 }
 

@@ -46,6 +46,9 @@ struct Answer<'a> {
     policy: Policy<'a>,
     provider: Option<Provider<'a>>,
     cost: Option<Amount>,
+    /// Absent for most: the answer rests on all that was asked for.
+    #[serde(skip_serializing_if = "<[String]>::is_empty")]
+    features_dropped: &'a [String],
     created_at: String,
 }
 
@@ -109,6 +112,7 @@ fn answer<'a>(view: &DecisionView<'a>) -> Answer<'a> {
         cost: verdict
             .and_then(|verdict| verdict.cost)
             .map(|cost| Amount { amount: cost.amount(), currency: cost.currency.code() }),
+        features_dropped: verdict.map_or(&[], |verdict| &verdict.features_dropped),
         created_at: clock::rfc3339(decision.created_at_ms),
     }
 }

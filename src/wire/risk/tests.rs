@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::domain::decision::{
-    Action, Decision, DecisionSource, FallbackReason, ProviderReference, Reason, Score, Verdict,
+    Action, Decision, DecisionSource, FallbackReason, Priced, ProviderReference, Reason, Score, Verdict,
 };
 use crate::domain::id::{DecisionId, ProviderId};
 use crate::domain::money::Cost;
@@ -257,6 +257,8 @@ fn decision() -> Decision {
         explanation: Some("suspicious device fingerprint mismatch".to_owned()),
         provider,
         cost: Some(Cost { micro: 20_000, currency: Currency::parse("CNY").unwrap() }),
+        priced: Some(Priced { version: "2026-11".into(), features: Vec::new() }),
+        features_dropped: Vec::new(),
     };
     Decision {
         id: DecisionId::new("ra_1"),
