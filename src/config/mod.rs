@@ -12,8 +12,11 @@ pub mod builtin;
 pub mod compile;
 pub mod diff;
 pub mod error;
+pub mod expr;
+pub mod lists;
 pub mod load;
 pub mod options;
+pub mod policy;
 pub mod remarks;
 pub mod source;
 pub mod table;
@@ -40,7 +43,7 @@ pub use error::{Code, ConfigError, Style, render_all};
 pub use load::{content_hash, read_sources, secret_file};
 pub use options::{CompileOptions, Rewire};
 pub use secrets::{SecretPolicy, Secrets};
-pub use source::{SourceFile, Sources};
+pub use source::{ListSource, SourceFile, Sources};
 
 #[cfg(test)]
 mod tests;

@@ -12,7 +12,9 @@ use super::source::SourceFile;
 
 pub(super) mod cache;
 pub(super) mod callers;
+pub(super) mod lists;
 pub(super) mod llm;
+pub(super) mod policy;
 pub(super) mod provider;
 pub(super) mod risk;
 pub(super) mod routes;

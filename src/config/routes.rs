@@ -12,6 +12,7 @@ use super::callers;
 use super::catalog::{Catalog, Pick};
 use super::checks;
 use super::error::Code;
+use super::lists::ListFiles;
 use super::llm::{self, Beside, PlannedShadow};
 use super::raw::cache::RawCache;
 use super::raw::callers::RawCaller;
@@ -52,7 +53,7 @@ pub(super) struct Plan {
 
 impl Plan {
     /// Checks all files of routes as one. Reports what is wrong; what could not be read is left out of the plan.
-    pub(super) fn make(files: Vec<RawRoutes>, catalog: &Catalog, report: &Report<'_>) -> Self {
+    pub(super) fn make(files: Vec<RawRoutes>, catalog: &Catalog, lists: &ListFiles<'_>, report: &Report<'_>) -> Self {
         let merged = merge(files, report);
         let names: BTreeSet<&str> = merged.models.iter().map(|route| route.name.value.as_str()).collect();
         let mut allowing =
@@ -65,7 +66,7 @@ impl Plan {
             }
             llm.insert(RouteId::new(route.name.value.as_str()), plan_route(route, catalog, report));
         }
-        let risk = merged.risk.as_ref().and_then(|risk| plan_risk(risk, catalog, report));
+        let risk = merged.risk.as_ref().and_then(|risk| plan_risk(risk, catalog, lists, report));
         Self { limits: plan_limits(merged.limits.as_ref(), report), callers, llm, risk }
     }
 

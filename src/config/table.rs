@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use super::asking::Asking;
 use super::audit::OnUnrecorded;
+use super::policy::Rules;
 use crate::domain::currency::Currency;
 use crate::domain::deadline::Timeouts;
 use crate::domain::id::{CallerId, ProviderId, RouteId, TenantId, UpstreamId};
@@ -240,6 +241,8 @@ pub struct RiskRoute {
     pub audit: OnUnrecorded,
     /// What decides an attempt that no policy matches.
     pub ruling: Arc<Ruling>,
+    /// Policies and lists.
+    pub rules: Rules,
 }
 
 /// A provider and, on the LLM side, a model of it.

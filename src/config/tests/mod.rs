@@ -88,7 +88,7 @@ fn file(name: &str, text: &str) -> SourceFile {
 fn sources(routes: &str, providers: &[&str]) -> Sources {
     let name = |index: usize| format!("providers/p{index}.toml");
     let providers = providers.iter().enumerate().map(|(index, text)| file(&name(index), text)).collect();
-    Sources { routes: vec![file("routes.toml", routes)], providers }
+    Sources { routes: vec![file("routes.toml", routes)], providers, ..Sources::default() }
 }
 
 fn compile_with(
