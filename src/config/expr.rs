@@ -38,6 +38,12 @@ const DEEPEST: usize = 16;
 pub struct Condition(pub(super) Node);
 
 impl Condition {
+    /// A condition that no text says.
+    #[cfg(test)]
+    pub(crate) fn of(root: Node) -> Self {
+        Self(root)
+    }
+
     /// What to evaluate.
     pub fn root(&self) -> &Node {
         &self.0
@@ -95,8 +101,20 @@ pub enum Node {
     /// The caller asked for this paid extra.
     Feature(Box<str>),
     /// Somebody of this payment is on the list.
-    Listed(Arc<List>),
+    Listed(NamedList),
 }
+
+/// A list in a condition. Conditions that name the same list are the same, whoever is on it.
+#[derive(Clone)]
+pub struct NamedList(pub Arc<List>);
+
+impl PartialEq for NamedList {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.name == other.0.name
+    }
+}
+
+impl Eq for NamedList {}
 
 /// What a text is compared with.
 #[derive(Clone, PartialEq, Eq)]

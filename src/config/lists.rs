@@ -11,7 +11,7 @@ use std::sync::Arc;
 use super::error::Code;
 use super::mask::MaskedLine;
 use super::raw::lists::{RawList, RawValues};
-use super::report::{At, Field, Mistake, Report};
+use super::report::{At, Field, Report};
 use super::source::Sources;
 use crate::domain::policy::ListKind;
 use crate::wire::risk::is_country;
@@ -226,7 +226,10 @@ pub(super) fn plan_lists(raw: &[RawList], files: &ListFiles<'_>, report: &Report
 fn list(raw: &RawList, files: &ListFiles<'_>, report: &Report<'_>) -> Option<List> {
     let (name, kind, by) = (raw.name.as_ref()?, raw.kind.as_ref()?.value, raw.by.as_ref()?.value);
     let entries = entries(raw.values.as_ref()?, files, report)?;
-    let mut reader = Reader { by, told: 0, report };
+    // A line of a list's own file is a value, whatever it looks like.
+    let from_file = matches!(raw.values, Some(RawValues::File(_)));
+    let hidden = from_file.then(|| MaskedLine { text: "…".to_owned(), caret: 0.."…".len() });
+    let mut reader = Reader { by, told: 0, hidden, report };
     let values = match by {
         ListBy::Ip => {
             let networks = entries.iter().filter_map(|entry| {
@@ -289,6 +292,7 @@ fn lines(text: &str, file: usize, path: &Field<String>) -> Vec<Field<String>> {
 struct Reader<'r> {
     by: ListBy,
     told: usize,
+    hidden: Option<MaskedLine>,
     report: &'r Report<'r>,
 }
 
@@ -317,10 +321,11 @@ impl Reader<'_> {
             _ => "empty, or longer than any value can be",
         };
         if self.told <= MOST_TOLD {
-            // The line is a value, whatever it looks like.
-            let hidden = MaskedLine { text: "…".to_owned(), caret: 0.."…".len() };
-            let mistake: Mistake = entry.mistake(Code::BadValue, what);
-            self.report.add(mistake.showing(hidden));
+            let mistake = entry.mistake(Code::BadValue, what);
+            self.report.add(match &self.hidden {
+                Some(line) => mistake.showing(line.clone()),
+                None => mistake,
+            });
         }
         None
     }

@@ -55,7 +55,7 @@ pub(super) struct Mistake {
     code: Code,
     message: String,
     hint: Option<String>,
-    shown: Option<MaskedLine>,
+    shown: Option<Box<MaskedLine>>,
 }
 
 impl Mistake {
@@ -76,7 +76,7 @@ impl Mistake {
 
     /// What to show in place of the line that is masked by the rules of keys.
     pub(super) fn showing(mut self, line: MaskedLine) -> Self {
-        self.shown = Some(line);
+        self.shown = Some(Box::new(line));
         self
     }
 }
@@ -156,7 +156,7 @@ impl<'s> Report<'s> {
         let (line, column) = self.position(at);
         let file = self.files.get(at.file).map(|(file, _)| file.name.clone()).unwrap_or_default();
         // What is missing from a whole file has no line to show.
-        let shown = shown.or_else(|| self.masked_line(at, line).filter(|_| at.end > 0));
+        let shown = shown.map(|line| *line).or_else(|| self.masked_line(at, line).filter(|_| at.end > 0));
         (at.file, ConfigError { file, line, column, span: at.start..at.end, key, message, hint, code, shown })
     }
 

@@ -61,6 +61,10 @@ where
         let Some(facts) = call.risk().cloned() else {
             return Box::pin(std::future::ready(Err(CallError::Internal)));
         };
+        if let Some(policy) = &facts.ruling.unclear {
+            params.metrics.policy_unclear.inc();
+            tracing::warn!(%policy, "the condition of a policy could not be evaluated, a person decides");
+        }
         let trail = call.context.trail.clone();
         let answer = self.inner.call(call);
         Box::pin(async move {

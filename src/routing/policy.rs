@@ -100,7 +100,7 @@ fn evaluate(node: &Node, input: &Input<'_>) -> Result<bool, Unknown> {
             address.is_some_and(|address| networks.iter().any(|network| network.has(address)) == *inside)
         }
         Node::Feature(feature) => payment.features.iter().any(|asked| **asked == **feature),
-        Node::Listed(list) => is_on(list, input),
+        Node::Listed(list) => is_on(&list.0, input),
     })
 }
 

@@ -35,6 +35,7 @@ mod idempotency_llm;
 mod limits;
 mod llm;
 mod order;
+mod policy;
 mod process;
 mod relay;
 mod reload;

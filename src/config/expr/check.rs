@@ -6,11 +6,11 @@ use std::sync::Arc;
 
 use super::super::error::Code;
 use super::super::lists::Network;
-use super::super::read::{shown, suggest};
+use super::super::read::{nearest, shown, suggest};
 use super::super::units;
 use super::names::{self, FUNCTIONS, METHODS, Name, Presence};
 use super::parse::{Form, Tree};
-use super::{Comparison, Fact, Fault, Known, Node, Text, TextTest, Whole};
+use super::{Comparison, Fact, Fault, Known, NamedList, Node, Text, TextTest, Whole};
 use crate::domain::currency::Currency;
 use crate::domain::money::Money;
 use crate::wire::risk::is_country;
@@ -196,15 +196,11 @@ impl Checker<'_> {
     }
 
     fn address(&mut self, span: Range<usize>, literal: &str, inside: bool) -> Option<Node> {
-        match literal.parse::<IpAddr>() {
-            Ok(address) => {
-                Some(Node::Address { networks: [Network::of_address(address)].into_iter().collect(), inside })
-            }
-            Err(_) => {
-                let fault = Fault::new(span, Code::BadValue, "not an IP address");
-                self.wrong(fault.hint("a network is written device.ip in [\"203.0.113.0/24\"]"))
-            }
+        if let Ok(address) = literal.parse::<IpAddr>() {
+            return Some(Node::Address { networks: Box::new([Network::of_address(address)]), inside });
         }
+        let fault = Fault::new(span, Code::BadValue, "not an IP address");
+        self.wrong(fault.hint("a network is written device.ip in [\"203.0.113.0/24\"]"))
     }
 
     /// A text that can be the fact's; comparing with another is a mistake that would never show.
@@ -275,10 +271,12 @@ impl Checker<'_> {
                 let message = format!("no such function {}", shown(name, "here"));
                 let fault = Fault::new(tree.span.clone(), Code::UnknownName, message);
                 let known: &[&str] = if of.is_some() { &METHODS } else { &FUNCTIONS };
-                self.wrong(match suggest(name, known) {
-                    Some(hint) => fault.hint(hint),
-                    None => fault,
-                })
+                let in_another_case = known.iter().copied().find(|known| known.eq_ignore_ascii_case(name));
+                let hint = match in_another_case.or_else(|| nearest(name, known.iter().copied())) {
+                    Some(meant) => format!("did you mean `{meant}`?"),
+                    None => format!("known: {}", known.join(", ")),
+                };
+                self.wrong(fault.hint(hint))
             }
         }
     }
@@ -310,7 +308,7 @@ impl Checker<'_> {
         let (argument, name) =
             self.literal(tree, arguments, "write in_list(\"name\") with the name of a [[risk.list]]")?;
         if let Some(list) = self.known.lists.iter().find(|list| *list.name == *name) {
-            return Some(Node::Listed(Arc::clone(list)));
+            return Some(Node::Listed(NamedList(Arc::clone(list))));
         }
         let known: Vec<&str> = self.known.lists.iter().map(|list| &*list.name).collect();
         let fault = Fault::new(argument.span.clone(), Code::UnknownName, "no such list");

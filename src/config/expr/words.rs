@@ -120,7 +120,6 @@ fn literal(rest: &str) -> usize {
 
 /// The line of a condition in which a mistake is, reduced to signs and to names that everybody knows.
 pub(in crate::config) fn masked(text: &str, culprit: &Range<usize>) -> MaskedLine {
-    const HIDDEN: &str = "…";
     let before = text.get(..culprit.start).unwrap_or(text);
     let line_start = before.rfind('\n').map_or(0, |at| at + 1);
     let line_end = text.get(line_start..).and_then(|rest| rest.find('\n')).map_or(text.len(), |end| line_start + end);
@@ -138,20 +137,19 @@ pub(in crate::config) fn masked(text: &str, culprit: &Range<usize>) -> MaskedLin
             Kind::Sign => true,
             Kind::Value => false,
         };
-        shown.push_str(if plain { piece } else { HIDDEN });
+        shown.push_str(if plain { piece } else { "…" });
         at = word.span.end;
         if is_culprit || word.span.contains(&culprit.start) {
             caret = Some(caret.map_or(from, |caret| caret.start)..shown.len());
         }
     }
+    // Past the last word: whatever is missing there.
     let end = shown.len();
     if !text.contains('\n') {
         shown.push('\'');
+    } else if caret.is_none() {
+        shown.push(' ');
     }
-    if shown.is_empty() {
-        shown.push_str(HIDDEN);
-    }
-    // Past the last word: whatever is missing there.
-    let caret = caret.unwrap_or(end.min(shown.len() - 1)..shown.len());
+    let caret = caret.unwrap_or(end..shown.len());
     MaskedLine { text: shown, caret }
 }
