@@ -11,7 +11,7 @@ use sha2::{Digest, Sha256};
 use super::catalog::{Catalog, Pick};
 use super::descriptor::{Builder, Built};
 use super::error::ConfigError;
-use super::lists::ListFiles;
+use super::lists_plan::ListFiles;
 use super::llm::PlannedShadow;
 use super::options::CompileOptions;
 use super::raw::Document;

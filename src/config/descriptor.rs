@@ -11,8 +11,7 @@ use super::raw::RawFact;
 use super::raw::provider::{
     AuthKind, RawAuth, RawInFlight, RawLimits, RawModel, RawPrice, RawProvider, RawRiskPrice, RawTokenPrice,
 };
-use super::report::{Field, Mistake, Report};
-use super::routes::accept;
+use super::report::{Field, Mistake, Report, accept};
 use super::secrets::{Form, Use};
 use super::shape;
 use super::table::{Auth, BaseUrl, Fact, Model, Protocol, Provider, ProviderFacts, RiskPrice, StreamUsage};

@@ -179,3 +179,8 @@ impl<'s> Report<'s> {
         Some(mask::mask(text, at.start.saturating_sub(start)..at.end.saturating_sub(start)))
     }
 }
+
+/// The value, or `None` after reporting the mistake.
+pub(super) fn accept<T>(checked: Result<T, Mistake>, report: &Report<'_>) -> Option<T> {
+    checked.map_err(|mistake| report.add(mistake)).ok()
+}

@@ -3,14 +3,13 @@
 use std::time::Duration;
 
 use super::audit::OnUnrecorded;
-use super::catalog::{Catalog, Pick};
+use super::catalog::{Catalog, Pick, picks};
 use super::checks;
 use super::error::Code;
-use super::lists::ListFiles;
-use super::policy::{Inherited, PlannedRules, plan_rules};
+use super::lists_plan::ListFiles;
+use super::policy_plan::{Inherited, PlannedRules, plan_rules};
 use super::raw::risk::RawRisk;
-use super::report::Report;
-use super::routes::{accept, picks};
+use super::report::{Report, accept};
 use super::units;
 use crate::domain::policy::{Bands, FailureModes, OnExhausted, VendorAction};
 

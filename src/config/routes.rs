@@ -9,17 +9,17 @@ use std::time::Duration;
 
 use super::asking::Asking;
 use super::callers;
-use super::catalog::{Catalog, Pick};
+use super::catalog::{Catalog, Pick, picks};
 use super::checks;
 use super::error::Code;
-use super::lists::ListFiles;
+use super::lists_plan::ListFiles;
 use super::llm::{self, Beside, PlannedShadow};
 use super::raw::cache::RawCache;
 use super::raw::callers::RawCaller;
 use super::raw::llm::{RawRoute, RawTimeouts};
 use super::raw::routes::{RawLimits, RawRoutes};
 use super::read::suggest;
-use super::report::{Field, Mistake, Report};
+use super::report::{Field, Mistake, Report, accept};
 use super::risk::{PlannedRisk, plan_risk};
 use super::table::{CachePolicy, Caller, Limits};
 use crate::domain::deadline::Timeouts;
@@ -226,17 +226,6 @@ fn plan_route(raw: &RawRoute, catalog: &Catalog, report: &Report<'_>) -> Planned
     }
 }
 
-pub(super) fn picks(
-    candidates: Option<&Field<Vec<Field<String>>>>,
-    pick: impl Fn(&Field<String>) -> Result<Option<Pick>, Mistake>,
-    report: &Report<'_>,
-) -> Vec<Pick> {
-    let Some(candidates) = candidates else { return Vec::new() };
-    let _ = accept(checks::not_empty(candidates, "name at least one candidate, the preferred one first"), report);
-    checks::unique(candidates.value.iter(), "the candidate", report);
-    candidates.value.iter().filter_map(|candidate| accept(pick(candidate), report).flatten()).collect()
-}
-
 fn default_timeouts() -> Timeouts {
     Timeouts {
         total: Duration::from_secs(600),
@@ -294,9 +283,4 @@ fn plan_limits(raw: Option<&RawLimits>, report: &Report<'_>) -> Limits {
         report.add(mistake.hint("raise in_flight_bytes, or lower body"));
     }
     limits
-}
-
-/// The value, or `None` after reporting the mistake.
-pub(super) fn accept<T>(checked: Result<T, Mistake>, report: &Report<'_>) -> Option<T> {
-    checked.map_err(|mistake| report.add(mistake)).ok()
 }

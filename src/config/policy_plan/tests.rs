@@ -1,12 +1,13 @@
 //! Policies and lists as a configuration has them: what they become, and what is refused.
 
 use super::super::tests::{compiled_with_lists, lines, mistakes_of, table_of};
+use crate::config::policy::Policy;
 use crate::config::table::RoutingTable;
 use crate::config::{TableDiff, remarks};
 use crate::domain::decision::Action;
 use crate::domain::policy::{FailureModes, OnExhausted, VendorAction};
 
-fn policies(table: &RoutingTable) -> &[super::Policy] {
+fn policies(table: &RoutingTable) -> &[Policy] {
     &table.risk_route().unwrap().rules.policies
 }
 
