@@ -13,6 +13,7 @@ use crate::config::SecretPolicy;
 use crate::config::asking::{Order, Sticky};
 use crate::config::budgets::{MerchantBudget, RiskBudgets, WhenSpent};
 use crate::config::error::{Style, render_all};
+use crate::config::policy::Rules;
 use crate::config::remarks::remarks;
 use crate::config::table::{Auth, Caller, Candidate, LlmRoute, Provider, RoutingTable, Unpriced};
 use crate::domain::id::RouteId;
@@ -62,7 +63,8 @@ pub fn run(args: &CheckArgs) -> ExitCode {
 fn describe(table: &RoutingTable) -> String {
     let llm = table.llm_routes().values().map(|route| llm_line(route));
     let risk = table.risk_route().map(|route| line(route.id.as_str(), &route.candidates));
-    let routes: Vec<_> = llm.chain(risk).collect();
+    let rules = table.risk_route().into_iter().flat_map(|route| rules(&route.rules));
+    let routes: Vec<_> = llm.chain(risk).chain(rules).collect();
     let budgets: Vec<_> = table.callers().iter().filter_map(|caller| budgets(table, caller)).collect();
     let signatures: Vec<_> = table.callers().iter().filter_map(|caller| signature(caller)).collect();
     let keys: Vec<_> = table.providers().values().filter_map(|provider| keys(provider)).collect();
@@ -95,6 +97,21 @@ fn keys(provider: &Provider) -> Option<String> {
 fn states(ring: &Keyring) -> String {
     let state = |key: &SigningKey| format!("{} {}", key.id, key.state.label());
     ring.keys().iter().map(state).collect::<Vec<_>>().join(", ")
+}
+
+/// Policies with the thresholds they come to, in their order, and lists with their lengths, never their values.
+fn rules(rules: &Rules) -> Vec<String> {
+    let policies = rules.policies.iter().map(|policy| {
+        let bands = policy.ruling.applied.bands;
+        let reject = bands.reject_from().map(|score| format!(", reject from {score}")).unwrap_or_default();
+        let least = policy.ruling.at_least.map(|action| format!(", at least {}", action.as_str())).unwrap_or_default();
+        let (pass, review) = (bands.pass_below(), bands.review_from());
+        format!("    policy {:<28} pass below {pass}, review from {review}{reject}{least}", policy.name())
+    });
+    let lists = rules.lists.iter().map(|list| {
+        format!("    list {:<30} {} by {}, {} values", list.name, list.kind.as_str(), list.by.as_str(), list.len())
+    });
+    policies.chain(lists).collect()
 }
 
 /// A caller's budgets, and the routes on which they cannot count everything.

@@ -5,12 +5,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::checks;
 use super::error::Code;
 use super::mask;
 use super::raw::Document;
 use super::raw::provider::{RawPrice, RawProvider};
 use super::read::{nearest, shown};
-use super::report::{Field, Mistake, Report};
+use super::report::{Field, Mistake, Report, accept};
 use super::table::Protocol;
 use crate::domain::currency::Currency;
 use crate::domain::money::TokenPrice;
@@ -216,4 +217,16 @@ fn check_operation(
 fn list<'n>(names: impl Iterator<Item = &'n str>) -> String {
     let shown: Vec<&str> = names.filter(|name| mask::may_be_shown(name)).take(10).collect();
     if shown.is_empty() { "none".to_owned() } else { shown.join(", ") }
+}
+
+/// The candidates that exist, of a list that must have some and none twice.
+pub(super) fn picks(
+    candidates: Option<&Field<Vec<Field<String>>>>,
+    pick: impl Fn(&Field<String>) -> Result<Option<Pick>, Mistake>,
+    report: &Report<'_>,
+) -> Vec<Pick> {
+    let Some(candidates) = candidates else { return Vec::new() };
+    let _ = accept(checks::not_empty(candidates, "name at least one candidate, the preferred one first"), report);
+    checks::unique(candidates.value.iter(), "the candidate", report);
+    candidates.value.iter().filter_map(|candidate| accept(pick(candidate), report).flatten()).collect()
 }

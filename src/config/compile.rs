@@ -11,6 +11,7 @@ use sha2::{Digest, Sha256};
 use super::catalog::{Catalog, Pick};
 use super::descriptor::{Builder, Built};
 use super::error::ConfigError;
+use super::lists_plan::ListFiles;
 use super::llm::PlannedShadow;
 use super::options::CompileOptions;
 use super::raw::Document;
@@ -29,7 +30,8 @@ use crate::domain::policy::{Applied, DEFAULT_RULE, Ruling};
 /// # Errors
 /// Every mistake of all files (at most 200), by file and line. Messages contain neither values nor secrets.
 pub fn compile(sources: &Sources, options: &CompileOptions<'_>) -> Result<RoutingTable, Vec<ConfigError>> {
-    let report = Report::new(sources.routes.iter().chain(&sources.providers));
+    let lists = sources.lists.iter().filter_map(|list| list.content.as_ref().ok());
+    let report = Report::new(sources.routes.iter().chain(&sources.providers).chain(lists));
     let table = compile_reporting(sources, options, &report);
     let errors = report.into_errors();
     match table {
@@ -53,7 +55,8 @@ fn compile_reporting(sources: &Sources, options: &CompileOptions<'_>, report: &R
     let raw = documents.iter().zip(parts).filter(|(document, _)| document.sound);
     let raw: Vec<RawRoutes> = raw.map(|(document, part)| RawRoutes::read(&document.root(report), part)).collect();
     // Half of the routes would make the other half's references look wrong.
-    let plan = sound.then(|| Plan::make(raw, &catalog, options.secrets, report));
+    let lists = ListFiles::of(sources);
+    let plan = sound.then(|| Plan::make(raw, &catalog, (&lists, options.secrets), report));
     let built = build_providers(&catalog, plan.as_ref(), options, report);
     let plan = plan.filter(|_| report.is_clean())?;
     let version = version_of(sources, &built, &plan.callers);
@@ -110,6 +113,8 @@ fn risk_route(
     providers: &BTreeMap<ProviderId, Arc<Provider>>,
     version: &ConfigVersion,
 ) -> Option<RiskRoute> {
+    let version: Arc<str> = version.to_string().into();
+    let applied = Applied { rule: DEFAULT_RULE.into(), version: Arc::clone(&version), bands: plan.bands };
     Some(RiskRoute {
         id: RouteId::new(RISK),
         candidates: candidates(&plan.picks, providers)?,
@@ -119,11 +124,8 @@ fn risk_route(
         max_attempts: plan.max_attempts,
         audit: plan.audit,
         budgets: plan.budgets.clone().map(Arc::new),
-        ruling: Arc::new(Ruling {
-            applied: Applied { rule: DEFAULT_RULE.into(), version: version.to_string().into(), bands: plan.bands },
-            vendor_action: plan.vendor_action,
-            on_exhausted: plan.on_exhausted,
-        }),
+        ruling: Arc::new(Ruling::plain(applied, plan.vendor_action, plan.on_exhausted)),
+        rules: plan.rules.of_version(&version),
     })
 }
 
@@ -164,7 +166,7 @@ fn fingerprint(candidates: &[Candidate]) -> [u8; 32] {
     hash.finalize().into()
 }
 
-/// SHA-256 over the names and bytes of all files and the fingerprints of all secrets.
+/// SHA-256 over the names and bytes of all files, of lists too, and the fingerprints of all secrets.
 fn version_of(sources: &Sources, built: &BTreeMap<ProviderId, Built>, callers: &[Arc<Caller>]) -> ConfigVersion {
     let mut hash = Sha256::new();
     for files in [&sources.routes, &sources.providers] {
@@ -173,6 +175,11 @@ fn version_of(sources: &Sources, built: &BTreeMap<ProviderId, Built>, callers: &
             add(&mut hash, file.name.as_bytes());
             add(&mut hash, file.text.as_bytes());
         }
+    }
+    hash.update(length(sources.lists.len()));
+    for list in &sources.lists {
+        add(&mut hash, list.path.as_bytes());
+        add(&mut hash, list.content.as_ref().map_or(&[][..], |file| file.text.as_bytes()));
     }
     for (id, built) in built.iter().filter(|(_, built)| built.secret_is_real) {
         for secret in built.provider.auth.secrets() {

@@ -6,10 +6,12 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
+use super::lists::List;
+use super::policy::{self, Rules};
 use super::table::{Auth, Caller, Candidate, Limits, LlmRoute, Provider, RiskRoute, RoutingTable, Shadow};
 use crate::sign::keyring::Keyring;
 
-/// The differences between two tables, in the order limits, callers, providers, routes.
+/// The differences between two tables, in the order limits, callers, providers, routes, policies, lists.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
 pub struct TableDiff {
     changes: Vec<Change>,
@@ -60,6 +62,11 @@ impl TableDiff {
             table.risk.iter().map(|risk| (risk.id.to_string(), Arc::clone(risk))).collect()
         };
         diff.compare("route", risk(old), &risk(new), changed_risk);
+        let none = Rules::default();
+        let rules = |table: &'_ RoutingTable| table.risk.as_ref().map(|risk| risk.rules.clone());
+        let (before, after) = (rules(old).unwrap_or_else(|| none.clone()), rules(new).unwrap_or(none));
+        diff.compare("policy", policy::by_name(&before), &policy::by_name(&after), policy::changed_policy);
+        diff.compare("list", lists(&before), &lists(&after), changed_list);
         diff
     }
 
@@ -231,5 +238,23 @@ fn changed_risk(old: &RiskRoute, new: &RiskRoute) -> Vec<&'static str> {
         ("on_exhausted", old.ruling.on_exhausted == new.ruling.on_exhausted),
         ("audit", old.audit == new.audit),
         ("budget or ladder", old.budgets == new.budgets),
+        ("order of policies", same_order(&old.rules, &new.rules)),
     ])
+}
+
+/// True if the policies that are in both come in the same order: the first match decides.
+fn same_order(old: &Rules, new: &Rules) -> bool {
+    let in_both = |these: &Rules, those: &Rules| -> Vec<Arc<str>> {
+        let there = |name: &&Arc<str>| those.policies.iter().any(|policy| policy.name() == *name);
+        these.policies.iter().map(policy::Policy::name).filter(there).cloned().collect()
+    };
+    in_both(old, new) == in_both(new, old)
+}
+
+fn lists(rules: &Rules) -> BTreeMap<String, Arc<List>> {
+    rules.lists.iter().map(|list| (list.name.to_string(), Arc::clone(list))).collect()
+}
+
+fn changed_list(old: &List, new: &List) -> Vec<&'static str> {
+    differing([("kind", old.kind == new.kind), ("by", old.by == new.by), ("values", old.same_values(new))])
 }

@@ -8,17 +8,21 @@ use std::io::{ErrorKind, Read};
 use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
+use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::builtin;
 use super::compile::add;
 use super::error::ConfigError;
-use super::source::{SourceFile, Sources};
+use super::lists::MOST_LISTS;
+use super::source::{ListSource, SourceFile, Sources};
 use crate::domain::secret::Secret;
 
 /// Most bytes of one configuration file.
 pub const LARGEST_FILE: u64 = 1 << 20;
 const LARGEST_SECRET_FILE: u64 = 64 << 10;
+/// Most bytes of all lists together: they are read again whenever somebody looks for a change.
+const LARGEST_LISTS: usize = 8 << 20;
 const MOST_PROVIDER_FILES: usize = 1000;
 
 /// Reads `routes.toml` and the provider files.
@@ -37,7 +41,10 @@ pub fn read_sources(
     let mut errors = Vec::new();
     let mut sources = Sources::default();
     match routes.map(read_source) {
-        Some(Ok(file)) => sources.routes.push(file),
+        Some(Ok(file)) => {
+            sources.lists = routes.map(|routes| list_files(routes, &file)).unwrap_or_default();
+            sources.routes.push(file);
+        }
         Some(Err(error)) => errors.push(*error),
         None => {}
     }
@@ -56,7 +63,7 @@ pub fn read_sources(
     if errors.is_empty() { Ok(sources) } else { Err(errors) }
 }
 
-/// SHA-256 over the bytes of `routes.toml`, the provider files and the secret files they name.
+/// SHA-256 over the bytes of `routes.toml`, the files of its lists, the provider files and the secret files they name.
 ///
 /// Never fails: what cannot be read counts as absent, so that its return is a change too.
 pub fn content_hash(routes: &Path, providers: Option<&Path>) -> [u8; 32] {
@@ -68,6 +75,11 @@ pub fn content_hash(routes: &Path, providers: Option<&Path>) -> [u8; 32] {
         let source = read_source(&path).ok();
         add(&mut hash, path.as_os_str().as_encoded_bytes());
         add_optional(&mut hash, source.as_ref().map(|source| source.text.as_bytes()));
+        let is_routes = path == routes;
+        for list in source.iter().filter(|_| is_routes).flat_map(|source| list_files(routes, source)) {
+            add(&mut hash, list.path.as_bytes());
+            add_optional(&mut hash, list.content.as_ref().ok().map(|file| file.text.as_bytes()));
+        }
         texts.extend(source);
     }
     let mut secrets: Vec<String> = texts.iter().flat_map(secret_files_of).collect();
@@ -186,6 +198,34 @@ fn secret_files_in(key: &str, value: &DeValue<'_>, found: &mut Vec<String>) {
         DeValue::Array(values) => values.iter().for_each(|value| secret_files_in(key, value.get_ref(), found)),
         _ => {}
     }
+}
+
+/// The files of the lists that a routes file names, relative to its folder.
+fn list_files(routes: &Path, source: &SourceFile) -> Vec<ListSource> {
+    // As for secrets: look before parsing.
+    let may_name_some = source.text.contains("list") && source.text.contains("file");
+    if !may_name_some && !source.text.contains("\\u") && !source.text.contains("\\U") {
+        return Vec::new();
+    }
+    let (entries, _) = DeTable::parse_recoverable(&source.text);
+    let risk = entries.get_ref().get("risk").map(Spanned::get_ref);
+    let lists = risk.and_then(DeValue::as_table).and_then(|risk| risk.get("list")).map(Spanned::get_ref);
+    let lists = lists.and_then(DeValue::as_array).map(|lists| lists.iter()).into_iter().flatten();
+    let paths = lists.filter_map(|list| list.get_ref().as_table()?.get("file")?.get_ref().as_str());
+    let mut paths: Vec<&str> = paths.take(MOST_LISTS).collect();
+    paths.sort_unstable();
+    paths.dedup();
+    let folder = routes.parent().unwrap_or(Path::new(""));
+    let mut left = LARGEST_LISTS;
+    let read = |path: &str| {
+        let place = folder.join(path);
+        let bytes = read_bytes(&place, LARGEST_FILE)?;
+        left = left.checked_sub(bytes.len()).ok_or("the lists' files are larger than 8 MiB together")?;
+        let text = String::from_utf8(bytes).map_err(|_| "not UTF-8 text")?;
+        Ok(SourceFile { name: place.display().to_string(), text })
+    };
+    let mut read = read;
+    paths.into_iter().map(|path| ListSource { path: path.to_owned(), content: read(path) }).collect()
 }
 
 fn add_optional(hash: &mut Sha256, bytes: Option<&[u8]>) {

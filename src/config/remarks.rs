@@ -3,13 +3,45 @@
 use std::collections::BTreeSet;
 
 use super::asking::Order;
-use super::table::{Candidate, LlmRoute, RoutingTable};
+use super::policy::{Policy, Rules};
+use super::table::{Candidate, LlmRoute, RiskRoute, RoutingTable};
 use crate::domain::money::TokenPrice;
+use crate::domain::policy::{FailureModes, ListKind, OnExhausted};
 
 /// One sentence for each thing worth a second look, in the order of the routes. Names only, no values.
 pub fn remarks(table: &RoutingTable) -> Vec<String> {
     let llm = table.llm_routes().values().flat_map(|route| of_route(route));
-    llm.chain(of_budgets(table)).collect()
+    let risk = table.risk_route().into_iter().flat_map(|risk| of_risk(risk));
+    llm.chain(risk).chain(of_budgets(table)).collect()
+}
+
+fn of_risk(route: &RiskRoute) -> Vec<String> {
+    let mut found = unreachable(&route.rules);
+    let rulings = route.rules.policies.iter().map(|policy| &policy.ruling).chain([&route.ruling]);
+    let nobody_allowed = !route.rules.lists.iter().any(|list| list.kind == ListKind::Allow);
+    for ruling in rulings.filter(|ruling| nobody_allowed && has_local_rules(&ruling.on_exhausted)) {
+        let rule = &ruling.applied.rule;
+        found.push(format!("rule \"{rule}\": local_rules without an allow list is the same as review"));
+    }
+    found
+}
+
+/// Policies that never decide, because one before them takes everything they could.
+fn unreachable(rules: &Rules) -> Vec<String> {
+    let mut found = Vec::new();
+    for (index, policy) in rules.policies.iter().enumerate() {
+        let takes_all = |earlier: &&Policy| earlier.when.is_none() || earlier.when == policy.when;
+        if let Some(earlier) = rules.policies.iter().take(index).find(takes_all) {
+            let why = if earlier.when.is_none() { "matches everything" } else { "has the same condition" };
+            let (name, before) = (policy.name(), earlier.name());
+            found.push(format!("policy \"{name}\" never decides: \"{before}\" before it {why}"));
+        }
+    }
+    found
+}
+
+fn has_local_rules(modes: &FailureModes) -> bool {
+    [modes.deadline, modes.unavailable].contains(&OnExhausted::LocalRules)
 }
 
 /// Budgets that hold for nobody, and features that nobody charges for.

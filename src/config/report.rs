@@ -55,11 +55,12 @@ pub(super) struct Mistake {
     code: Code,
     message: String,
     hint: Option<String>,
+    shown: Option<Box<MaskedLine>>,
 }
 
 impl Mistake {
     pub(super) fn new(at: At, key: &str, code: Code, message: impl Into<String>) -> Self {
-        Self { at, key: key.to_owned(), code, message: message.into(), hint: None }
+        Self { at, key: key.to_owned(), code, message: message.into(), hint: None, shown: None }
     }
 
     /// True for this kind of mistake.
@@ -70,6 +71,12 @@ impl Mistake {
     /// What to do about it.
     pub(super) fn hint(mut self, hint: impl Into<String>) -> Self {
         self.hint = Some(hint.into());
+        self
+    }
+
+    /// What to show in place of the line that is masked by the rules of keys.
+    pub(super) fn showing(mut self, line: MaskedLine) -> Self {
+        self.shown = Some(Box::new(line));
         self
     }
 }
@@ -121,6 +128,19 @@ impl<'s> Report<'s> {
         format!("{name}:{}", self.position(at).0)
     }
 
+    /// Where a text's first byte stands in its file; `None` if escapes or the like make the two differ.
+    pub(super) fn verbatim(&self, text: &Field<String>) -> Option<usize> {
+        const OPENINGS: [&str; 8] = ["'''\n", "'''\r\n", "'''", "\"\"\"\n", "\"\"\"\r\n", "\"\"\"", "'", "\""];
+        let (file, _) = self.files.get(text.at.file)?;
+        let written = file.text.get(text.at.start..text.at.end)?;
+        // Outermost first. A line break right after three quotes is not part of the text.
+        OPENINGS.into_iter().find_map(|open| {
+            let close = open.trim_end();
+            let inside = written.strip_prefix(open)?.strip_suffix(close)?;
+            (inside == text.value).then_some(text.at.start + open.len())
+        })
+    }
+
     /// Everything found, by file and line.
     pub(super) fn into_errors(self) -> Vec<ConfigError> {
         let mut found = self.found.into_inner();
@@ -137,11 +157,11 @@ impl<'s> Report<'s> {
     }
 
     fn place(&self, mistake: Mistake) -> (usize, ConfigError) {
-        let Mistake { at, key, code, message, hint } = mistake;
+        let Mistake { at, key, code, message, hint, shown } = mistake;
         let (line, column) = self.position(at);
         let file = self.files.get(at.file).map(|(file, _)| file.name.clone()).unwrap_or_default();
         // What is missing from a whole file has no line to show.
-        let shown = self.masked_line(at, line).filter(|_| at.end > 0);
+        let shown = shown.map(|line| *line).or_else(|| self.masked_line(at, line).filter(|_| at.end > 0));
         (at.file, ConfigError { file, line, column, span: at.start..at.end, key, message, hint, code, shown })
     }
 
@@ -163,4 +183,9 @@ impl<'s> Report<'s> {
         let text = file.text.get(start..end)?;
         Some(mask::mask(text, at.start.saturating_sub(start)..at.end.saturating_sub(start)))
     }
+}
+
+/// The value, or `None` after reporting the mistake.
+pub(super) fn accept<T>(checked: Result<T, Mistake>, report: &Report<'_>) -> Option<T> {
+    checked.map_err(|mistake| report.add(mistake)).ok()
 }

@@ -5,14 +5,15 @@ use std::time::Duration;
 use super::audit::OnUnrecorded;
 use super::budgeting;
 use super::budgets::RiskBudgets;
-use super::catalog::{Catalog, Pick};
+use super::catalog::{Catalog, Pick, picks};
 use super::checks;
 use super::error::Code;
+use super::lists_plan::ListFiles;
+use super::policy_plan::{Inherited, PlannedRules, plan_rules};
 use super::raw::risk::RawRisk;
-use super::report::Report;
-use super::routes::{accept, picks};
+use super::report::{Report, accept};
 use super::units;
-use crate::domain::policy::{Bands, OnExhausted, VendorAction};
+use crate::domain::policy::{Bands, FailureModes, OnExhausted, VendorAction};
 
 const DEFAULT_ATTEMPTS: u32 = 2;
 
@@ -25,12 +26,18 @@ pub(super) struct PlannedRisk {
     pub(super) max_attempts: u32,
     pub(super) bands: Bands,
     pub(super) vendor_action: VendorAction,
-    pub(super) on_exhausted: OnExhausted,
     pub(super) audit: OnUnrecorded,
     pub(super) budgets: Option<RiskBudgets>,
+    pub(super) on_exhausted: FailureModes,
+    pub(super) rules: PlannedRules,
 }
 
-pub(super) fn plan_risk(raw: &RawRisk, catalog: &Catalog, report: &Report<'_>) -> Option<PlannedRisk> {
+pub(super) fn plan_risk(
+    raw: &RawRisk,
+    catalog: &Catalog,
+    lists: &ListFiles<'_>,
+    report: &Report<'_>,
+) -> Option<PlannedRisk> {
     let deadline = raw.deadline.as_ref().map_or(Duration::from_millis(800), |field| field.value);
     let hard_limit = raw.hard_limit.as_ref().map_or(deadline.max(Duration::from_secs(3)), |field| field.value);
     let connect = raw.connect.as_ref().map_or((deadline / 2).min(Duration::from_millis(150)), |field| field.value);
@@ -47,6 +54,11 @@ pub(super) fn plan_risk(raw: &RawRisk, catalog: &Catalog, report: &Report<'_>) -
     let bands = raw.bands.as_ref().and_then(|bands| accept(checks::bands(bands), report));
     let picks = picks(raw.candidates.as_ref(), |candidate| catalog.risk_pick(candidate), report);
     let budgets = budgeting::plan(&raw.spending, &picks, catalog, report);
+    let vendor_action = raw.vendor_action.as_ref().map_or(VendorAction::Floor, |field| field.value);
+    let review = FailureModes::all(OnExhausted::Review);
+    let on_exhausted = raw.on_exhausted.as_ref().map_or(review, |field| field.value);
+    let inherited = bands.map(|bands| Inherited { bands, vendor_action, on_exhausted });
+    let rules = plan_rules(raw, lists, inherited, report);
     Some(PlannedRisk {
         picks,
         budgets,
@@ -55,8 +67,9 @@ pub(super) fn plan_risk(raw: &RawRisk, catalog: &Catalog, report: &Report<'_>) -
         connect,
         max_attempts: raw.max_attempts.as_ref().map_or(DEFAULT_ATTEMPTS, |attempts| attempts.value),
         bands: bands?,
-        vendor_action: raw.vendor_action.as_ref().map_or(VendorAction::Floor, |field| field.value),
-        on_exhausted: raw.on_exhausted.as_ref().map_or(OnExhausted::Review, |field| field.value),
         audit: raw.audit.as_ref().map_or(OnUnrecorded::default(), |field| field.value),
+        vendor_action,
+        on_exhausted,
+        rules,
     })
 }

@@ -9,17 +9,18 @@ use std::time::Duration;
 
 use super::asking::Asking;
 use super::callers;
-use super::catalog::{Catalog, Pick};
+use super::catalog::{Catalog, Pick, picks};
 use super::checks;
 use super::error::Code;
 use super::keys::Resolving;
+use super::lists_plan::ListFiles;
 use super::llm::{self, Beside, PlannedShadow};
 use super::raw::cache::RawCache;
 use super::raw::callers::RawCaller;
 use super::raw::llm::{RawRoute, RawTimeouts};
 use super::raw::routes::{RawLimits, RawRoutes};
 use super::read::suggest;
-use super::report::{Field, Mistake, Report};
+use super::report::{Field, Mistake, Report, accept};
 use super::risk::{PlannedRisk, plan_risk};
 use super::secrets::{Secrets, Use};
 use super::table::{CachePolicy, Caller, Limits};
@@ -54,7 +55,12 @@ pub(super) struct Plan {
 
 impl Plan {
     /// Checks all files of routes as one. Reports what is wrong; what could not be read is left out of the plan.
-    pub(super) fn make(files: Vec<RawRoutes>, catalog: &Catalog, secrets: Secrets<'_>, report: &Report<'_>) -> Self {
+    pub(super) fn make(
+        files: Vec<RawRoutes>,
+        catalog: &Catalog,
+        (lists, secrets): (&ListFiles<'_>, Secrets<'_>),
+        report: &Report<'_>,
+    ) -> Self {
         let merged = merge(files, report);
         let names: BTreeSet<&str> = merged.models.iter().map(|route| route.name.value.as_str()).collect();
         let mut allowing =
@@ -70,7 +76,7 @@ impl Plan {
             }
             llm.insert(RouteId::new(route.name.value.as_str()), plan_route(route, catalog, report));
         }
-        let risk = merged.risk.as_ref().and_then(|risk| plan_risk(risk, catalog, report));
+        let risk = merged.risk.as_ref().and_then(|risk| plan_risk(risk, catalog, lists, report));
         Self { limits: plan_limits(merged.limits.as_ref(), report), callers, llm, risk }
     }
 
@@ -236,17 +242,6 @@ fn plan_route(raw: &RawRoute, catalog: &Catalog, report: &Report<'_>) -> Planned
     }
 }
 
-pub(super) fn picks(
-    candidates: Option<&Field<Vec<Field<String>>>>,
-    pick: impl Fn(&Field<String>) -> Result<Option<Pick>, Mistake>,
-    report: &Report<'_>,
-) -> Vec<Pick> {
-    let Some(candidates) = candidates else { return Vec::new() };
-    let _ = accept(checks::not_empty(candidates, "name at least one candidate, the preferred one first"), report);
-    checks::unique(candidates.value.iter(), "the candidate", report);
-    candidates.value.iter().filter_map(|candidate| accept(pick(candidate), report).flatten()).collect()
-}
-
 fn default_timeouts() -> Timeouts {
     Timeouts {
         total: Duration::from_secs(600),
@@ -304,9 +299,4 @@ fn plan_limits(raw: Option<&RawLimits>, report: &Report<'_>) -> Limits {
         report.add(mistake.hint("raise in_flight_bytes, or lower body"));
     }
     limits
-}
-
-/// The value, or `None` after reporting the mistake.
-pub(super) fn accept<T>(checked: Result<T, Mistake>, report: &Report<'_>) -> Option<T> {
-    checked.map_err(|mistake| report.add(mistake)).ok()
 }

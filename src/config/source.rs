@@ -15,6 +15,15 @@ impl std::fmt::Debug for SourceFile {
     }
 }
 
+/// The file of a list, as `routes.toml` names it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ListSource {
+    /// What `file = ".."` says.
+    pub path: String,
+    /// The file, or why it cannot be read.
+    pub content: Result<SourceFile, &'static str>,
+}
+
 /// All text of one configuration.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
 pub struct Sources {
@@ -23,4 +32,6 @@ pub struct Sources {
     pub routes: Vec<SourceFile>,
     /// One per provider.
     pub providers: Vec<SourceFile>,
+    /// The files of `[[risk.list]]`.
+    pub lists: Vec<ListSource>,
 }

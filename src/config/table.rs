@@ -10,6 +10,7 @@ use std::time::Duration;
 use super::asking::Asking;
 use super::audit::OnUnrecorded;
 use super::budgets::RiskBudgets;
+use super::policy::Rules;
 use super::prices::RiskPrice;
 use crate::domain::deadline::Timeouts;
 use crate::domain::id::{CallerId, ProviderId, RouteId, TenantId, UpstreamId};
@@ -258,6 +259,8 @@ pub struct RiskRoute {
     pub ruling: Arc<Ruling>,
     /// What merchants' calls may cost; `None` if nobody's are limited.
     pub budgets: Option<Arc<RiskBudgets>>,
+    /// Policies and lists.
+    pub rules: Rules,
 }
 
 /// A provider and, on the LLM side, a model of it.

@@ -5,7 +5,6 @@ use std::sync::Arc;
 
 use super::id::{DecisionId, ProviderId};
 use super::money::Cost;
-use super::policy::Applied;
 
 /// What payment code should do, in order of severity.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -108,6 +107,75 @@ impl fmt::Display for Score {
 impl fmt::Debug for Score {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(self, f)
+    }
+}
+
+/// Half-open bands: [0, `pass_below`) PASS, [`pass_below`, `review_from`) CHALLENGE, [`review_from`, `reject_from`) REVIEW,
+/// [`reject_from`, 1] REJECT. A score equal to a threshold belongs to the band above it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Bands {
+    pass_below: Score,
+    review_from: Score,
+    reject_from: Option<Score>,
+}
+
+impl Bands {
+    /// Bands whose thresholds do not cross; `None` if they do.
+    pub fn new(pass_below: Score, review_from: Score, reject_from: Option<Score>) -> Option<Self> {
+        let ordered = pass_below <= review_from && reject_from.is_none_or(|reject| review_from <= reject);
+        ordered.then_some(Self { pass_below, review_from, reject_from })
+    }
+
+    /// Below this a payment passes.
+    pub fn pass_below(self) -> Score {
+        self.pass_below
+    }
+
+    /// From here on a person looks at it.
+    pub fn review_from(self) -> Score {
+        self.review_from
+    }
+
+    /// From here on it is rejected, if the merchant wants that at all.
+    pub fn reject_from(self) -> Option<Score> {
+        self.reject_from
+    }
+
+    /// The band a score falls into.
+    pub fn action(self, score: Score) -> Action {
+        if self.reject_from.is_some_and(|reject| score >= reject) {
+            Action::Reject
+        } else if score >= self.review_from {
+            Action::Review
+        } else if score >= self.pass_below {
+            Action::Challenge
+        } else {
+            Action::Pass
+        }
+    }
+}
+
+/// The name of the rule that decides where no policy matches.
+pub const DEFAULT_RULE: &str = "default";
+
+/// Which rule decided, as the answer and the record say it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Applied {
+    /// The name of the policy that matched, or [`DEFAULT_RULE`].
+    pub rule: Arc<str>,
+    /// The configuration it is from: 12 hex digits.
+    pub version: Arc<str>,
+    /// Its thresholds.
+    pub bands: Bands,
+}
+
+#[cfg(test)]
+impl Applied {
+    /// The default rule with the seed's bands.
+    pub(crate) fn sample() -> Self {
+        let [pass, review] = [300_000, 700_000].map(|micro| Score::from_micro(micro).unwrap_or(Score::ONE));
+        let bands = Bands { pass_below: pass, review_from: review, reject_from: None };
+        Self { rule: DEFAULT_RULE.into(), version: "3f9a12c0ffee".into(), bands }
     }
 }
 

@@ -9,10 +9,12 @@ use http::{HeaderMap, HeaderValue, Method};
 use matchit::Router;
 use tower::{Layer, Service};
 
-use crate::config::table::{LlmRoute, Model};
+use crate::config::table::{LlmRoute, Model, RiskRoute};
+use crate::domain::clock;
 use crate::domain::deadline::Deadline;
 use crate::domain::operation::Operation;
 use crate::domain::outcome::FailureClass;
+use crate::domain::policy::Ruling;
 use crate::flight::arrival::{Arrival, LiveCaller};
 use crate::flight::call::{CacheWish, Call, CallContext, Facts, RiskFacts};
 use crate::flight::carried::Carried;
@@ -25,11 +27,12 @@ use crate::gateway::decode::{Decoded, carry, conversation, decode, decode_form, 
 use crate::gateway::snapshot::{ReadyRoute, Snapshot};
 use crate::layer::answering::{Gated, Touch, Touching};
 use crate::layer::{BoxFuture, always_ready};
+use crate::routing::policy;
 use crate::routing::select::{self, NoRoute};
 use crate::telemetry::cells::Held;
 use crate::upstream::apart::{LARGE, apart};
 use crate::wire::openai::{ModelEntry, model_object, models_list};
-use crate::wire::risk::{self, DecisionView, encode_decision};
+use crate::wire::risk::{self, Assessment, DecisionView, encode_decision};
 
 /// Who made the models, as `GET /v1/models` says it.
 const OWNER: &str = "weighbridge";
@@ -214,15 +217,20 @@ fn assess(arrival: &Whole, caller: &LiveCaller) -> Result<Flying, CallError> {
         NoRoute::NotAllowed => CallError::NotAllowed("risk".to_owned()),
     })?;
     let ready = snapshot.risk().ok_or(CallError::Internal)?;
-    let facts = Arc::new(RiskFacts {
-        assessment,
-        route: Arc::clone(route),
-        ruling: Arc::clone(&route.ruling),
-        features_dropped: Vec::new(),
-    });
+    let ruling = ruling(route, &assessment, caller);
+    let facts = Arc::new(RiskFacts { assessment, route: Arc::clone(route), ruling, features_dropped: Vec::new() });
     let limits = (route.hard_limit, Asked::default());
     let call = call(arrival, caller, Operation::RiskAssess, Facts::Risk(Arc::clone(&facts)), limits);
     Ok(fly(ready, call, Some(facts)))
+}
+
+/// What decides the attempt. Routes without policies and lists read no clock for it.
+fn ruling(route: &RiskRoute, assessment: &Assessment, caller: &LiveCaller) -> Arc<Ruling> {
+    if route.rules.is_empty() {
+        return Arc::clone(&route.ruling);
+    }
+    let (caller, now_ms) = (&caller.caller, clock::unix_ms());
+    policy::ruling_for(route, &policy::Input { assessment, caller, now_ms, counters: &policy::no_counters })
 }
 
 fn fly(route: &ReadyRoute, call: Call, assessed: Option<Arc<RiskFacts>>) -> Flying {

@@ -11,11 +11,9 @@ use http::{HeaderMap, StatusCode};
 use tower::{Layer, Service};
 
 use crate::domain::clock;
-use crate::domain::decision::{Action, Decision, DecisionSource, FallbackReason, Reason};
+use crate::domain::decision::{Decision, DecisionSource, FallbackReason, Reason};
 use crate::domain::id::DecisionId;
-use crate::domain::money::Money;
 use crate::domain::outcome::FailureClass;
-use crate::domain::policy::OnExhausted;
 use crate::flight::call::{Call, RiskFacts};
 use crate::flight::error::CallError;
 use crate::flight::reply::{Reply, ReplyBody, UsageSlot};
@@ -64,6 +62,10 @@ where
         let Some(facts) = call.risk().cloned() else {
             return Box::pin(std::future::ready(Err(CallError::Internal)));
         };
+        if let Some(policy) = &facts.ruling.unclear {
+            params.metrics.policy_unclear.inc();
+            tracing::warn!(%policy, "the condition of a policy could not be evaluated, a person decides");
+        }
         let trail = call.context.trail.clone();
         let answer = self.inner.call(call);
         Box::pin(async move {
@@ -95,16 +97,18 @@ fn count(metrics: &Metrics, category: Option<&str>, decision: &Decision) {
 /// The failure mode's answer; the caller's own mistakes stay errors.
 fn fall_back(error: CallError, facts: &RiskFacts) -> Result<Reply, CallError> {
     let Some(reason) = reason(&error) else { return Err(error) };
-    let action =
-        action(facts.ruling.on_exhausted, reason, facts.assessment.amount).ok_or(CallError::NoDecision(reason))?;
+    let action = facts.ruling.without_verdict(reason, facts.assessment.amount);
+    let action = action.ok_or(CallError::NoDecision(reason))?;
     // Only a call that still goes on can bring one; an attempt that ended in a timeout cannot.
     let late_verdict_expected = matches!(error, CallError::DeadlinePassed);
+    let mut reasons = vec![Reason { code: reason.code().to_owned(), text: reason.text().to_owned() }];
+    reasons.extend(facts.ruling.reasons());
     let decision = Decision {
         id: DecisionId::fresh(),
         action,
         source: DecisionSource::Fallback(reason),
         verdict: None,
-        reasons: vec![Reason { code: reason.code().to_owned(), text: reason.text().to_owned() }],
+        reasons,
         applied: facts.ruling.applied.clone(),
         late_verdict_expected,
         created_at_ms: clock::unix_ms(),
@@ -136,50 +140,9 @@ fn reason(error: &CallError) -> Option<FallbackReason> {
     }
 }
 
-/// `None` where the route wants an error.
-fn action(mode: OnExhausted, reason: FallbackReason, amount: Money) -> Option<Action> {
-    match mode {
-        OnExhausted::Review => Some(Action::Review),
-        OnExhausted::Reject => Some(Action::Reject),
-        OnExhausted::Error => None,
-        OnExhausted::AcceptUpTo(most) => {
-            let excused = matches!(reason, FallbackReason::Deadline | FallbackReason::Unavailable);
-            let small = amount.currency() == most.currency() && amount.minor() <= most.minor();
-            Some(if excused && small { Action::Pass } else { Action::Review })
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::currency::Currency;
-
-    fn money(text: &str, code: &str) -> Money {
-        Money::parse(text, Currency::parse(code).unwrap()).unwrap()
-    }
-
-    #[test]
-    fn c7_an_answer_that_cannot_be_trusted_is_never_accepted() {
-        let mode = OnExhausted::AcceptUpTo(money("50.00", "CNY"));
-        let action = |reason, text, code| action(mode, reason, money(text, code));
-        assert_eq!(action(FallbackReason::Deadline, "50.00", "CNY"), Some(Action::Pass));
-        assert_eq!(action(FallbackReason::Deadline, "50.01", "CNY"), Some(Action::Review));
-        assert_eq!(action(FallbackReason::Unavailable, "1.00", "USD"), Some(Action::Review));
-        assert_eq!(action(FallbackReason::NotAuthentic, "1.00", "CNY"), Some(Action::Review));
-        assert_eq!(action(FallbackReason::NoVerdict, "1.00", "CNY"), Some(Action::Review));
-        assert_eq!(action(FallbackReason::Budget, "1.00", "CNY"), Some(Action::Review), "spending it all must not pay");
-        assert_eq!(action(FallbackReason::OurFault, "1.00", "CNY"), Some(Action::Review));
-    }
-
-    #[test]
-    fn only_accept_up_to_can_ever_pass_without_a_verdict() {
-        for reason in FallbackReason::ALL {
-            for mode in [OnExhausted::Review, OnExhausted::Reject, OnExhausted::Error] {
-                assert_ne!(action(mode, reason, money("0.01", "CNY")), Some(Action::Pass));
-            }
-        }
-    }
 
     #[test]
     fn the_callers_own_mistakes_stay_errors() {

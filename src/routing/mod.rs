@@ -1,4 +1,5 @@
 //! Floor 3: pure decisions about where a call goes. Nothing here waits, and the same functions answer `explain`.
 
 pub mod order;
+pub mod policy;
 pub mod select;

@@ -292,6 +292,8 @@ catalog! {
         "Connections turned away before any request.";
     CONNECTIONS_ENDED: Counter, Count, "weighbridge_connections_ended_total" ["reason"]
         "Connections that ended, by why.";
+    POLICY_UNCLEAR: Counter, Count, "weighbridge_policy_unclear_total" []
+        "Payment attempts for which a policy's condition could not be evaluated, so that a person decides.";
     PANICS: Counter, Count, "weighbridge_panics_total" []
         "Bugs that were contained to one request or connection.";
     LOG_DROPPED: Counter, Count, "weighbridge_log_dropped_total" []

@@ -74,6 +74,8 @@ pub struct Metrics {
     pub snapshots_alive: Gauge,
     /// Calls whose cost is unknown.
     pub unpriced: Counter,
+    /// Payment attempts for which a policy's condition could not be evaluated.
+    pub policy_unclear: Counter,
     /// Bugs contained to one request or connection.
     pub panics: Counter,
     /// Access log lines given up.
@@ -103,6 +105,7 @@ impl Metrics {
             config_last_success: f.level(&catalog::CONFIG_LAST_SUCCESS, &[]),
             snapshots_alive: f.gauge(&catalog::CONFIG_SNAPSHOTS, &[]),
             unpriced: f.counter(&catalog::UNPRICED, &[]),
+            policy_unclear: f.counter(&catalog::POLICY_UNCLEAR, &[]),
             panics: f.counter(&catalog::PANICS, &[]),
             log_dropped: f.counter(&catalog::LOG_DROPPED, &[]),
             audit: AuditMetrics::new(f),

@@ -117,7 +117,11 @@ pub(crate) fn table() -> RoutingTable {
 pub(crate) fn table_of(providers: &[&str]) -> RoutingTable {
     let file = |name: String, text: &str| SourceFile { name, text: text.to_owned() };
     let providers = providers.iter().enumerate().map(|(index, text)| file(format!("providers/{index}.toml"), text));
-    let sources = Sources { routes: vec![file("routes.toml".into(), ROUTES)], providers: providers.collect() };
+    let sources = Sources {
+        routes: vec![file("routes.toml".into(), ROUTES)],
+        providers: providers.collect(),
+        ..Sources::default()
+    };
     let secrets = Secrets { source: &SameForAll, policy: SecretPolicy::Required };
     compile(&sources, &CompileOptions { secrets, rewire: None }).unwrap_or_else(|errors| panic!("{errors:#?}"))
 }

@@ -19,6 +19,7 @@ mod request;
 mod tests;
 
 pub use answer::{DecisionView, encode_decision};
+pub use country::is_known as is_country;
 pub use fields::{FieldError, FieldErrorKind};
 pub use outcome::{Report, decode_outcome, encode_noted};
 pub use problem::{What, problem, status_of};

@@ -287,7 +287,7 @@ pub fn table(plan: &Plan) -> RoutingTable {
         port: 80,
         path: if protocol == Protocol::OpenAi { format!("/{provider}/v1") } else { String::new() },
     };
-    let sources = Sources { routes: vec![file("routes.toml", routes)], providers };
+    let sources = Sources { routes: vec![file("routes.toml", routes)], providers, ..Sources::default() };
     let secrets = Secrets { source: &Keys, policy: SecretPolicy::Required };
     compile(&sources, &CompileOptions { secrets, rewire: Some(&rewire) })
         .unwrap_or_else(|errors| panic!("{}", render_all(&errors, weighbridge::config::Style::Plain)))

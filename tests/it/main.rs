@@ -36,6 +36,7 @@ mod limits;
 mod llm;
 mod money;
 mod order;
+mod policy;
 mod process;
 mod relay;
 mod reload;

@@ -3,14 +3,14 @@
 use std::time::Duration;
 
 use crate::config::audit::OnUnrecorded;
-use crate::config::error::Code;
 use crate::config::read::{ANY_LIMIT, Value};
 use crate::config::report::Field;
-use crate::config::units;
 use crate::domain::decision::Score;
-use crate::domain::policy::{OnExhausted, VendorAction};
+use crate::domain::policy::{FailureModes, VendorAction};
 
 use super::budgets::RawSpending;
+use super::lists::RawList;
+use super::policy::{RawPolicy, on_exhausted};
 use super::routes::place;
 
 const MOST_CANDIDATES: usize = 32;
@@ -25,9 +25,11 @@ pub(in crate::config) struct RawRisk {
     pub(in crate::config) max_attempts: Option<Field<u32>>,
     pub(in crate::config) bands: Option<RawBands>,
     pub(in crate::config) vendor_action: Option<Field<VendorAction>>,
-    pub(in crate::config) on_exhausted: Option<Field<OnExhausted>>,
     pub(in crate::config) audit: Option<Field<OnUnrecorded>>,
     pub(in crate::config) spending: RawSpending,
+    pub(in crate::config) on_exhausted: Option<Field<FailureModes>>,
+    pub(in crate::config) policies: Vec<RawPolicy>,
+    pub(in crate::config) lists: Vec<RawList>,
 }
 
 #[derive(Clone, Debug)]
@@ -38,7 +40,7 @@ pub(in crate::config) struct RawBands {
 }
 
 pub(super) fn risk(value: &Value<'_>) -> Option<RawRisk> {
-    const RISK_KEYS: [&str; 11] = [
+    const RISK_KEYS: [&str; 13] = [
         "candidates",
         "deadline",
         "hard_limit",
@@ -50,10 +52,11 @@ pub(super) fn risk(value: &Value<'_>) -> Option<RawRisk> {
         "audit",
         "budget",
         "ladder",
+        "policy",
+        "list",
     ];
-    const VENDOR: [(&str, VendorAction); 2] = [("floor", VendorAction::Floor), ("advisory", VendorAction::Advisory)];
     const AUDIT: [(&str, OnUnrecorded); 2] = [("refuse", OnUnrecorded::Refuse), ("continue", OnUnrecorded::Continue)];
-    let table = value.table()?.only(&RISK_KEYS, &["policy", "reuse"]);
+    let table = value.table()?.only(&RISK_KEYS, &["reuse"]);
     let time = |name: &str| table.get(name).and_then(|value| value.duration(ANY_LIMIT));
     Some(RawRisk {
         at: place(&table),
@@ -63,11 +66,21 @@ pub(super) fn risk(value: &Value<'_>) -> Option<RawRisk> {
         connect: time("connect"),
         max_attempts: table.get("max_attempts").and_then(|value| value.whole(1..=5)),
         bands: table.required("bands").and_then(|value| bands(&value)),
-        vendor_action: table.get("vendor_action").and_then(|value| value.word(&VENDOR)),
+        vendor_action: table.get("vendor_action").and_then(|value| vendor_action(&value)),
         on_exhausted: table.get("on_exhausted").and_then(|value| on_exhausted(&value)),
         audit: table.get("audit").and_then(|value| value.word(&AUDIT)),
         spending: RawSpending::read(&table),
+        policies: table
+            .get("policy")
+            .map(|value| value.tables().iter().map(RawPolicy::read).collect())
+            .unwrap_or_default(),
+        lists: table.get("list").map(|value| value.tables().iter().map(RawList::read).collect()).unwrap_or_default(),
     })
+}
+
+pub(super) fn vendor_action(value: &Value<'_>) -> Option<Field<VendorAction>> {
+    const VENDOR: [(&str, VendorAction); 2] = [("floor", VendorAction::Floor), ("advisory", VendorAction::Advisory)];
+    value.word(&VENDOR)
 }
 
 fn bands(value: &Value<'_>) -> Option<RawBands> {
@@ -84,7 +97,7 @@ fn bands(value: &Value<'_>) -> Option<RawBands> {
 }
 
 /// A threshold, from its own spelling: a seventh decimal would be cut, so it is refused.
-fn score(value: &Value<'_>) -> Option<Field<Score>> {
+pub(super) fn score(value: &Value<'_>) -> Option<Field<Score>> {
     let number = value.number()?;
     let decimals = number.value.split_once('.').map_or(0, |(_, decimals)| decimals.len());
     let plain = number.value.bytes().all(|b| b.is_ascii_digit() || b == b'.');
@@ -94,26 +107,6 @@ fn score(value: &Value<'_>) -> Option<Field<Score>> {
     match Score::parse(&number.value) {
         Some(score) => Some(number.with(score)),
         None => value.bad("must be between 0 and 1"),
-    }
-}
-
-fn on_exhausted(value: &Value<'_>) -> Option<Field<OnExhausted>> {
-    const WORDS: [(&str, OnExhausted); 3] =
-        [("review", OnExhausted::Review), ("reject", OnExhausted::Reject), ("error", OnExhausted::Error)];
-    if value.is_string() {
-        let word = value.string()?;
-        let meaning = WORDS.iter().find(|(known, _)| *known == word.value).map(|(_, meaning)| *meaning);
-        if meaning.is_none() {
-            let mistake = value.mistake(Code::BadValue, "not one of the known words");
-            value.report().add(mistake.hint("known: review, reject, error, or { accept_up_to = \"50.00 CNY\" }"));
-        }
-        return Some(word.with(meaning?));
-    }
-    let amount = value.table()?.only(&["accept_up_to"], &[]).required("accept_up_to")?;
-    let text = amount.string()?;
-    match units::money(&text.value) {
-        Ok(money) => Some(text.with(OnExhausted::AcceptUpTo(money))),
-        Err(error) => amount.bad(error.to_string()),
     }
 }
 

@@ -6,8 +6,8 @@ use super::*;
 use crate::config::SecretPolicy;
 use crate::config::table::{Auth, Unpriced};
 use crate::domain::period::Period;
-use crate::domain::policy::OnExhausted;
 use crate::domain::policy::VendorAction;
+use crate::domain::policy::{FailureModes, OnExhausted};
 
 #[test]
 fn an_ordinary_configuration_becomes_a_table_with_defaults() {
@@ -29,7 +29,10 @@ fn an_ordinary_configuration_becomes_a_table_with_defaults() {
     assert_eq!(risk.candidates[0].upstream.as_str(), "judge");
     assert_eq!((risk.deadline, risk.hard_limit), (Duration::from_millis(800), Duration::from_secs(3)));
     assert_eq!((risk.connect, risk.max_attempts), (Duration::from_millis(150), 2));
-    assert_eq!((risk.ruling.vendor_action, risk.ruling.on_exhausted), (VendorAction::Floor, OnExhausted::Review));
+    assert_eq!(
+        (risk.ruling.vendor_action, risk.ruling.on_exhausted),
+        (VendorAction::Floor, FailureModes::all(OnExhausted::Review))
+    );
     assert_eq!(risk.ruling.applied.bands.pass_below().micro(), 300_000);
     assert_eq!(risk.candidates[0].provider.price.as_ref().unwrap().cross_border.unwrap().to_string(), "0.05 CNY");
 
@@ -90,7 +93,7 @@ fn a_star_allows_all_public_routes_and_a_provider_star_its_models() {
 fn a_failure_mode_can_accept_small_amounts() {
     let routes = format!("{ROUTES}on_exhausted = {{ accept_up_to = \"50.00 CNY\" }}\n");
     let table = table(&routes);
-    let OnExhausted::AcceptUpTo(money) = table.risk_route().unwrap().ruling.on_exhausted else {
+    let OnExhausted::AcceptUpTo(money) = table.risk_route().unwrap().ruling.on_exhausted.deadline else {
         panic!("not accepted")
     };
     assert_eq!(money.to_string(), "50.00 CNY");

@@ -34,7 +34,11 @@ fn the_embedded_files_compile_and_each_is_named_after_its_provider() {
 
 #[test]
 fn the_embedded_files_also_compile_against_simulators() {
-    let sources = Sources { routes: vec![file("routes.toml", builtin::ROUTES)], providers: builtin::providers() };
+    let sources = Sources {
+        routes: vec![file("routes.toml", builtin::ROUTES)],
+        providers: builtin::providers(),
+        ..Sources::default()
+    };
     let table = compile_with(&sources, &Map::default(), Some(&loopback)).unwrap();
     assert!(table.providers().values().all(|provider| !provider.base_url.tls));
 }
@@ -183,5 +187,5 @@ fn compile_golden(path: &Path) -> Result<RoutingTable, Vec<ConfigError>> {
     } else {
         file(name, &text)
     };
-    compile_with(&Sources { routes: vec![routes], providers }, &Map::default(), None)
+    compile_with(&Sources { routes: vec![routes], providers, ..Sources::default() }, &Map::default(), None)
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::table::{BaseUrl, Protocol, RoutingTable};
-use super::{CompileOptions, ConfigError, Rewire, SecretPolicy, Secrets, SourceFile, Sources, compile};
+use super::{CompileOptions, ConfigError, ListSource, Rewire, SecretPolicy, Secrets, SourceFile, Sources, compile};
 use crate::domain::id::ProviderId;
 use crate::domain::secret::{Secret, SecretSource};
 
@@ -88,7 +88,7 @@ fn file(name: &str, text: &str) -> SourceFile {
 fn sources(routes: &str, providers: &[&str]) -> Sources {
     let name = |index: usize| format!("providers/p{index}.toml");
     let providers = providers.iter().enumerate().map(|(index, text)| file(&name(index), text)).collect();
-    Sources { routes: vec![file("routes.toml", routes)], providers }
+    Sources { routes: vec![file("routes.toml", routes)], providers, ..Sources::default() }
 }
 
 fn compile_with(
@@ -108,12 +108,35 @@ fn table(routes: &str) -> RoutingTable {
     compiled(routes, &[LLM, RISK]).unwrap_or_else(|errors| panic!("{}", lines(&errors)))
 }
 
+/// As [`ROUTES`], more text at the end of its `[risk]`, and files of lists.
+pub(super) fn compiled_with_lists(
+    risk: &str,
+    files: &[(&str, Result<&str, &'static str>)],
+) -> Result<RoutingTable, Vec<ConfigError>> {
+    let lists = files.iter().map(|(path, content)| ListSource {
+        path: (*path).to_owned(),
+        content: content.map(|text| file(&format!("lists/{path}"), text)),
+    });
+    let sources = Sources { lists: lists.collect(), ..sources(&format!("{ROUTES}{risk}"), &[LLM, RISK]) };
+    compile_with(&sources, &Map::default(), None)
+}
+
+/// The table of [`ROUTES`] with more text at the end of its `[risk]`.
+pub(super) fn table_of(risk: &str) -> RoutingTable {
+    table(&format!("{ROUTES}{risk}"))
+}
+
+/// The one-line messages of [`ROUTES`] with more text, which must not compile.
+pub(super) fn mistakes_of(risk: &str) -> String {
+    mistakes(&format!("{ROUTES}{risk}"), &[LLM, RISK])
+}
+
 /// The one-line messages of text that must not compile.
 fn mistakes(routes: &str, providers: &[&str]) -> String {
     lines(&compiled(routes, providers).expect_err("this must not compile"))
 }
 
-fn lines(errors: &[ConfigError]) -> String {
+pub(super) fn lines(errors: &[ConfigError]) -> String {
     errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
 }
 

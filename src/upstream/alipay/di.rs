@@ -283,10 +283,10 @@ fn complete(answered: Answered, facts: &RiskFacts, upstream: &LiveUpstream, late
 
 fn decided(verdict: Verdict, facts: &RiskFacts) -> Result<Reply, AttemptError> {
     let ruling = &facts.ruling;
-    let action = decide(ruling.applied.bands, ruling.vendor_action, verdict.score, verdict.recommendation.as_deref());
+    let action = decide(ruling, verdict.score, verdict.recommendation.as_deref());
     let action = action.ok_or_else(|| bad_reply("the answer has neither a usable score nor a recommendation"))?;
-    let reasons =
-        verdict.explanation.iter().map(|text| Reason { code: "provider".to_owned(), text: text.clone() }).collect();
+    let said = verdict.explanation.iter().map(|text| Reason { code: "provider".to_owned(), text: text.clone() });
+    let reasons = said.chain(ruling.reasons()).collect();
     let decision = Decision {
         id: DecisionId::fresh(),
         action,
