@@ -42,6 +42,7 @@ mod risk;
 mod shape;
 mod shutdown;
 mod signed;
+mod simulator;
 mod sockets;
 mod stream;
 mod surface;
