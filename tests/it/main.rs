@@ -26,6 +26,7 @@ mod auth;
 mod cache;
 mod cli;
 mod coalesce;
+mod deadline;
 mod failover;
 mod faults;
 mod governance;
