@@ -168,7 +168,7 @@ fn product(listen: SocketAddr, folder: &TempDir) -> Vec<String> {
     let program = program.unwrap_or_else(|_| env!("CARGO_BIN_EXE_weighbridge").to_owned());
     let mut words = vec![program, "serve".into()];
     words.extend(["--routes".into(), inside("routes.toml"), "--providers".into(), inside("providers")]);
-    words.extend(["--data-dir".into(), inside("data"), "--log-format".into(), "json".into()]);
+    words.extend(["--log-format".into(), "json".into()]);
     words.extend(["--listen".into(), listen.to_string(), "--admin-listen".into(), admin]);
     words
 }
@@ -202,6 +202,7 @@ impl Proxy {
         let mut command = pinned.command("0", words);
         command.env("WEIGHBRIDGE_BENCH_KEY", "null-upstream-key-0123456789abcdef0123456789");
         command.env("WEIGHBRIDGE_BENCH_SECRET", "4f".repeat(32));
+        command.env("WEIGHBRIDGE_DATA_DIR", folder.path().join("data"));
         // Not beside the configuration: its folder is watched, and each line of the log would be an event.
         let log = TempDir::new().unwrap();
         let running = Running::start(command, listen, &log.path().join("log"));

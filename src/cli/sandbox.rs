@@ -59,7 +59,7 @@ pub struct SandboxArgs {
     #[arg(long, value_name = "A_SECOND", value_parser = clap::value_parser!(u32).range(1..=1_000))]
     traffic: Option<u32>,
     /// Which town the simulated payments come from
-    #[arg(long, value_name = "NUMBER", default_value = "1")]
+    #[arg(long, value_name = "NUMBER", default_value = "1", requires = "traffic")]
     seed: u64,
 }
 
