@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
-use super::table::{Auth, Caller, Candidate, Limits, LlmRoute, Provider, RiskRoute, RoutingTable, Shadow};
+use super::table::{Auth, Caller, Candidate, Limits, LlmRoute, Provider, RiskRoute, RoutingTable, Shadow, Webhook};
 use crate::sign::keyring::Keyring;
 
 /// The differences between two tables, in the order limits, callers, providers, routes.
@@ -60,6 +60,10 @@ impl TableDiff {
             table.risk.iter().map(|risk| (risk.id.to_string(), Arc::clone(risk))).collect()
         };
         diff.compare("route", risk(old), &risk(new), changed_risk);
+        let hooks = |table: &RoutingTable| -> BTreeMap<String, Arc<Webhook>> {
+            table.webhooks.iter().map(|(tenant, hook)| (tenant.to_string(), Arc::clone(hook))).collect()
+        };
+        diff.compare("webhook", hooks(old), &hooks(new), changed_webhook);
         diff
     }
 
@@ -125,6 +129,14 @@ fn differing<const N: usize>(settings: [(&'static str, bool); N]) -> Vec<&'stati
 
 fn callers(table: &RoutingTable) -> BTreeMap<String, Arc<Caller>> {
     table.callers.iter().map(|caller| (caller.id.to_string(), Arc::clone(caller))).collect()
+}
+
+fn changed_webhook(old: &Webhook, new: &Webhook) -> Vec<&'static str> {
+    differing([
+        ("url", old.url == new.url),
+        ("allow_private", old.allow_private == new.allow_private),
+        ("auth", old.keys == new.keys),
+    ])
 }
 
 fn changed_limits(old: &Limits, new: &Limits) -> Vec<&'static str> {

@@ -34,6 +34,7 @@ mod risk;
 mod routes;
 mod secrets;
 mod shape;
+mod webhooks;
 
 pub use compile::compile;
 pub use diff::TableDiff;

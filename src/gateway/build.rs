@@ -12,6 +12,7 @@ use crate::flight::allowance::Allowance;
 use crate::flight::arrival::LiveCaller;
 use crate::flight::quota::Quota;
 use crate::flight::trail::RouteNames;
+use crate::gateway::notify::Notifier;
 use crate::gateway::snapshot::{Kept, Parts, ReadyRoute, Shared, Snapshot};
 use crate::gateway::stack;
 use crate::telemetry::metrics::Metrics;
@@ -29,7 +30,8 @@ pub fn build(table: RoutingTable, previous: Option<&Snapshot>, shared: &Shared) 
     });
     let risk = table.risk_route().map(|route| {
         let names = names(&route.id, &shared.metrics);
-        ReadyRoute { names, service: stack::risk(route, &fleet, shared), kept: Kept::default() }
+        let revise = Notifier::wanted(table.webhooks(), &shared.dial, &shared.notices, &shared.metrics);
+        ReadyRoute { names, service: stack::risk(route, revise, &fleet, shared), kept: Kept::default() }
     });
     let (llm, callers) = (llm.collect(), callers(&table, previous, shared));
     Snapshot::assemble(

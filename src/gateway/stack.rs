@@ -41,7 +41,7 @@ use crate::layer::record::{self, RecordLayer};
 use crate::layer::rescue::RescueLayer;
 use crate::layer::seam::Seam;
 use crate::layer::shadow::{self, ShadowLayer};
-use crate::layer::soft_deadline::{self, SoftDeadlineLayer};
+use crate::layer::soft_deadline::{self, Revise, SoftDeadlineLayer};
 use crate::layer::stamp::StampLayer;
 use crate::layer::strict::StrictLayer;
 use crate::layer::tally::TallyLayer;
@@ -99,7 +99,7 @@ pub fn ingress(
 }
 
 /// One payment attempt: one decision, on time.
-pub fn risk(route: &Arc<RiskRoute>, fleet: &Fleet, shared: &Shared) -> RouteService {
+pub fn risk(route: &Arc<RiskRoute>, revise: Option<Arc<dyn Revise>>, fleet: &Fleet, shared: &Shared) -> RouteService {
     let metrics = &shared.metrics;
     let in_time = audit::for_verdict(route.deadline, shared.clerk.as_ref());
     let stack = ServiceBuilder::new()
@@ -116,6 +116,7 @@ pub fn risk(route: &Arc<RiskRoute>, fleet: &Fleet, shared: &Shared) -> RouteServ
             deadline: in_time,
             clerk: shared.clerk.clone(),
             metrics: Arc::clone(metrics),
+            revise,
         }))
         // Inside Fallback, so that a fallback is never kept as a verdict; below the timer, so that late ones are.
         .layer(IdempotencyLayer(idempotency::Params {

@@ -134,7 +134,7 @@ fn reason(error: &CallError) -> Option<FallbackReason> {
 }
 
 /// `None` where the route wants an error.
-fn action(mode: OnExhausted, reason: FallbackReason, amount: Money) -> Option<Action> {
+pub(super) fn action(mode: OnExhausted, reason: FallbackReason, amount: Money) -> Option<Action> {
     match mode {
         OnExhausted::Review => Some(Action::Review),
         OnExhausted::Reject => Some(Action::Reject),

@@ -49,3 +49,4 @@ mod stream;
 mod surface;
 mod tidy;
 mod vendor;
+mod webhooks;
