@@ -168,7 +168,7 @@ fn full_queue() -> Provider {
             break;
         }
     }
-    Provider { held: held, ..Provider::at(SocketAddr::from(([0, 0, 0, 0], 0))) }.where_held()
+    Provider { held, ..Provider::at(SocketAddr::from(([0, 0, 0, 0], 0))) }.where_held()
 }
 
 /// The simulated Alipay on a thread of its own.

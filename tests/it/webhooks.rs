@@ -80,7 +80,7 @@ async fn a_late_verdict_that_is_worse_is_told_once_and_signed() {
     let served = late(&world, "T1", "1.91").await.json();
     assert_eq!((&served["action"], &served["source"]), (&json!("REVIEW"), &json!("fallback")));
     sleep(Duration::from_secs(7_200)).await;
-    let read = read.lock().unwrap();
+    let read = read.lock().unwrap().clone();
     assert_eq!(read.len(), 1);
     let request = &read[0].1;
     assert!(request.starts_with("POST /hooks/risk HTTP/1.1\r\n"), "{request}");
