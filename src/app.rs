@@ -266,6 +266,7 @@ fn shared(
         ledger: Ledger::default(),
         clerk: None,
         nonces: data_dir.map_or_else(Nonces::in_memory, Nonces::kept),
+        notices: Arc::default(),
         gate: Arc::new(Gate::default()),
         calendar: Calendar::now(),
         drained: shutdown.signal().ending(),

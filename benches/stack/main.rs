@@ -9,7 +9,8 @@
 //!
 //! Options after `--`: `--seconds N` a phase, `--rounds N`, `--connections N`, `--rate N` for the latency phase,
 //! `--only bare,weighbridge`, `--smoke` (a short run that fails on any error), `--callgrind [--budget N]` (user
-//! instructions a request, see benches/callgrind.sh). Every run ends by itself.
+//! instructions a request, see benches/callgrind.sh), `--deadline` (the risk route under each fault of its provider: its
+//! slowest answer must leave by the deadline and 20 ms). Every run ends by itself.
 //!
 //! It does not measure the network, TLS or real providers.
 
@@ -26,6 +27,7 @@
 )]
 
 mod callgrind;
+mod deadline;
 mod load;
 mod process;
 mod servers;
@@ -47,6 +49,7 @@ pub struct Options {
     only: Vec<String>,
     smoke: bool,
     callgrind: bool,
+    deadline: bool,
     budget: Option<f64>,
 }
 
@@ -74,6 +77,7 @@ fn options(arguments: &[String]) -> Options {
         only: value("--only").map_or_else(Vec::new, |list| list.split(',').map(str::to_owned).collect()),
         smoke,
         callgrind: arguments.iter().any(|argument| argument == "--callgrind"),
+        deadline: arguments.iter().any(|argument| argument == "--deadline"),
         budget: value("--budget").map(|text| text.parse().expect("--budget")),
     }
 }
@@ -81,6 +85,10 @@ fn options(arguments: &[String]) -> Options {
 fn measure(options: &Options) {
     let pinned = Pinned::detect();
     pinned.pin_self();
+    if options.deadline {
+        deadline::run(&pinned);
+        return;
+    }
     let upstream = Upstream::start(&pinned);
     let wanted = |kind: &Kind| options.only.is_empty() || options.only.iter().any(|name| name == kind.name());
     let kinds: Vec<Kind> = Kind::available().into_iter().filter(wanted).collect();

@@ -149,12 +149,7 @@ impl Kind {
             Self::Bare => vec![this_program(), "bare".into(), listen.to_string(), upstream.to_string()],
             Self::Weighbridge => {
                 write_config(folder, upstream);
-                let admin = free_address().to_string();
-                let mut words = vec![env!("CARGO_BIN_EXE_weighbridge").to_owned(), "serve".into()];
-                words.extend(["--routes".into(), inside("routes.toml"), "--providers".into(), inside("providers")]);
-                words.extend(["--log-format".into(), "json".into()]);
-                words.extend(["--listen".into(), listen.to_string(), "--admin-listen".into(), admin]);
-                words
+                product(listen, folder)
             }
             Self::Nginx => {
                 fs::write(inside("nginx.conf"), nginx_config(listen, upstream, &inside(""))).unwrap();
@@ -162,6 +157,20 @@ impl Kind {
             }
         }
     }
+}
+
+/// The product with the configuration in a folder.
+fn product(listen: SocketAddr, folder: &TempDir) -> Vec<String> {
+    let inside = |name: &str| folder.path().join(name).to_string_lossy().into_owned();
+    let admin = free_address().to_string();
+    // Another build of it, if one is named: an installed one, or an older one.
+    let program = std::env::var("WEIGHBRIDGE_BENCH_PROGRAM");
+    let program = program.unwrap_or_else(|_| env!("CARGO_BIN_EXE_weighbridge").to_owned());
+    let mut words = vec![program, "serve".into()];
+    words.extend(["--routes".into(), inside("routes.toml"), "--providers".into(), inside("providers")]);
+    words.extend(["--log-format".into(), "json".into()]);
+    words.extend(["--listen".into(), listen.to_string(), "--admin-listen".into(), admin]);
+    words
 }
 
 /// A proxy in front of the upstream.
@@ -176,8 +185,24 @@ impl Proxy {
         let folder = TempDir::new().unwrap();
         let listen = free_address();
         let words = [prefix, &kind.words(listen, upstream.address(), &folder)].concat();
-        let mut command = pinned.command("0", &words);
+        Self::run(pinned, &words, listen, folder)
+    }
+
+    /// Starts the product with a configuration of its own: the text of its routes and of its one provider.
+    pub fn configured(pinned: &Pinned, routes: &str, provider: &str) -> Self {
+        let (folder, listen) = (TempDir::new().unwrap(), free_address());
+        fs::create_dir(folder.path().join("providers")).unwrap();
+        fs::write(folder.path().join("providers/only.toml"), provider).unwrap();
+        let digest = Sha256::digest(CALLER_KEY).iter().fold(String::new(), |hex, byte| hex + &format!("{byte:02x}"));
+        fs::write(folder.path().join("routes.toml"), routes.replace("KEY_DIGEST", &digest)).unwrap();
+        Self::run(pinned, &product(listen, &folder), listen, folder)
+    }
+
+    fn run(pinned: &Pinned, words: &[String], listen: SocketAddr, folder: TempDir) -> Self {
+        let mut command = pinned.command("0", words);
         command.env("WEIGHBRIDGE_BENCH_KEY", "null-upstream-key-0123456789abcdef0123456789");
+        command.env("WEIGHBRIDGE_BENCH_SECRET", "4f".repeat(32));
+        command.env("WEIGHBRIDGE_DATA_DIR", folder.path().join("data"));
         // Not beside the configuration: its folder is watched, and each line of the log would be an event.
         let log = TempDir::new().unwrap();
         let running = Running::start(command, listen, &log.path().join("log"));

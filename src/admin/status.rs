@@ -14,6 +14,7 @@ use crate::domain::id::{ProviderId, UpstreamId};
 use crate::domain::money::Cost;
 use crate::flight::arrival::LiveCaller;
 use crate::flight::quota::Spending;
+use crate::gateway::notify::{DeadLetter, Notices};
 use crate::gateway::snapshot::{ReadyRoute, Snapshot};
 use crate::upstream::skew::Measured;
 
@@ -31,6 +32,9 @@ pub struct Status {
     /// As configured; absent without any.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     merchant_budgets: Vec<MerchantStatus>,
+    /// Absent where nobody is told of late verdicts.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    webhooks: Option<WebhookStatus>,
     last_reload: LastReloadStatus,
 }
 
@@ -131,6 +135,26 @@ struct MerchantStatus {
     crowded: Option<u64>,
 }
 
+/// Notices of late verdicts since the start.
+#[derive(Serialize)]
+struct WebhookStatus {
+    pending: usize,
+    delivered: u64,
+    /// The newest that were given up.
+    dead: Vec<DeadLetterStatus>,
+}
+
+#[derive(Serialize)]
+struct DeadLetterStatus {
+    event: String,
+    tenant: String,
+    decision: String,
+    /// RFC 3339.
+    at: String,
+    tries: usize,
+    failure: &'static str,
+}
+
 #[derive(Serialize)]
 struct LastReloadStatus {
     /// RFC 3339, absent before the first reload.
@@ -161,12 +185,21 @@ pub fn status(admin: &Admin) -> Status {
         providers: providers(&snapshot),
         callers: callers(&snapshot),
         merchant_budgets: merchant_budgets(&snapshot),
+        webhooks: (!table.webhooks().is_empty()).then(|| webhooks(&admin.shared.notices)),
         last_reload: LastReloadStatus {
             at: (told.at_ms > 0).then(|| clock::rfc3339(told.at_ms)),
             rendered: told.errors.iter().map(|error| error.rendered(crate::config::error::Style::Plain)).collect(),
             errors: told.errors,
         },
     }
+}
+
+fn webhooks(notices: &Notices) -> WebhookStatus {
+    let dead = notices.dead().into_iter().map(|letter| {
+        let (at, DeadLetter { event, tenant, decision, tries, failure, .. }) = (clock::rfc3339(letter.at_ms), letter);
+        DeadLetterStatus { event, tenant, decision, at, tries, failure }
+    });
+    WebhookStatus { pending: notices.pending(), delivered: notices.delivered(), dead: dead.collect() }
 }
 
 fn route(snapshot: &Snapshot, ready: &ReadyRoute, candidates: &[Candidate]) -> RouteStatus {

@@ -6,6 +6,7 @@ mod digest;
 mod sandbox;
 mod secrets;
 mod serve;
+mod simulate;
 
 use std::io::Write;
 use std::net::SocketAddr;
@@ -41,6 +42,8 @@ enum Command {
     Audit(audit::AuditArgs),
     /// Read a caller key on standard input and print its digest for routes.toml
     Digest(digest::DigestArgs),
+    /// Write a history of simulated payments whose frauds are known
+    Simulate(simulate::SimulateArgs),
 }
 
 /// Where the configuration is.
@@ -120,6 +123,7 @@ pub fn run() -> ExitCode {
         Command::Check(args) => check::run(&args),
         Command::Audit(args) => audit::run(&args),
         Command::Digest(args) => digest::run(&args),
+        Command::Simulate(args) => simulate::run(&args),
     }
 }
 

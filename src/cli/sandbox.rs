@@ -36,6 +36,7 @@ use crate::sandbox::alipay::{Alipay, AlipayConfig};
 use crate::sandbox::fault::Faults;
 use crate::sandbox::keys::{ALIPAY_KEY_ID, ALIPAY_NEXT_KEY_ID, SandboxKeys};
 use crate::sandbox::listen;
+use crate::sandbox::merchant::Traffic;
 use crate::sign::hmac::sha256_hex;
 
 /// Life of a simulated access token.
@@ -54,6 +55,12 @@ pub struct SandboxArgs {
     /// Print one line of JSON instead of the lines for people
     #[arg(long)]
     json: bool,
+    /// Send so many simulated payments a second to the risk route, and say every ten seconds what was decided
+    #[arg(long, value_name = "A_SECOND", value_parser = clap::value_parser!(u32).range(1..=1_000))]
+    traffic: Option<u32>,
+    /// Which town the simulated payments come from
+    #[arg(long, value_name = "NUMBER", default_value = "1", requires = "traffic")]
+    seed: u64,
 }
 
 /// Runs simulators and proxy until told to stop.
@@ -65,6 +72,9 @@ pub fn run(args: &SandboxArgs) -> ExitCode {
             let own = scratch.as_ref().map(|Scratch(folder)| folder.clone());
             run_app(&args.serve, args.serve.data_dir.clone().or(own), origin, |app| {
                 say(&if args.json { peers.json(app) } else { peers.banner(app) });
+                if let Some(a_second) = args.traffic {
+                    send(args, a_second, app.data_address(), peers.caller_key.clone());
+                }
             })
         }
         Err(complaint) => {
@@ -244,6 +254,27 @@ fn start(table: &RoutingTable, key: Secret) -> Result<[SocketAddr; 2], Box<dyn s
         });
     })?;
     Ok(told.recv()??)
+}
+
+/// Plays the merchants on a thread of their own; what fails there is told and costs nothing else.
+fn send(args: &SandboxArgs, a_second: u32, to: SocketAddr, key: String) {
+    let traffic = Traffic { to, key, seed: args.seed, a_second };
+    let quiet = args.json;
+    let started = thread::Builder::new().name("traffic".to_owned()).spawn(move || {
+        let runtime = Builder::new_current_thread().enable_all().build();
+        let Ok(runtime) = runtime.map_err(|error| complain(&format!("no traffic: {}", chain(&error)))) else { return };
+        let told = runtime.block_on(traffic.run(|counts| {
+            if !quiet {
+                say(&format!("traffic: {counts}"));
+            }
+        }));
+        if let Err(error) = told {
+            complain(&format!("no traffic: {}", chain(&error)));
+        }
+    });
+    if let Err(error) = started {
+        complain(&format!("no traffic: {}", chain(&error)));
+    }
 }
 
 /// The keys of the provider files.

@@ -21,7 +21,10 @@ use super::risk::PlannedRisk;
 use super::routes::{Plan, PlannedRoute, RISK};
 use super::secrets::Use;
 use super::source::Sources;
-use super::table::{Caller, Candidate, ConfigVersion, LlmRoute, Protocol, Provider, RiskRoute, RoutingTable, Shadow};
+use super::table::{
+    Caller, Candidate, ConfigVersion, LlmRoute, Protocol, Provider, RiskRoute, RoutingTable, Shadow, Webhooks,
+};
+use super::webhooks;
 use crate::domain::id::{ProviderId, RouteId, UpstreamId};
 use crate::domain::policy::{Applied, DEFAULT_RULE, Ruling};
 
@@ -58,9 +61,11 @@ fn compile_reporting(sources: &Sources, options: &CompileOptions<'_>, report: &R
     let lists = ListFiles::of(sources);
     let plan = sound.then(|| Plan::make(raw, &catalog, (&lists, options.secrets), report));
     let built = build_providers(&catalog, plan.as_ref(), options, report);
+    let hooks = plan.as_ref().map(|plan| webhooks::build(&plan.webhooks, &plan.callers, &Builder { options, report }));
     let plan = plan.filter(|_| report.is_clean())?;
-    let version = version_of(sources, &built, &plan.callers);
-    assemble(plan, built, version)
+    let hooks = hooks.unwrap_or_default();
+    let version = version_of(sources, &built, &plan.callers, &hooks);
+    assemble(plan, built, version).map(|table| RoutingTable { webhooks: hooks, ..table })
 }
 
 fn build_providers(
@@ -89,7 +94,8 @@ fn assemble(plan: Plan, built: BTreeMap<ProviderId, Built>, version: ConfigVersi
         Some(risk) => Some(Arc::new(risk_route(&risk, &providers, &version)?)),
         None => None,
     };
-    Some(RoutingTable { version, limits: plan.limits, callers: plan.callers, providers, llm, risk, facts })
+    let webhooks = Webhooks::new();
+    Some(RoutingTable { version, limits: plan.limits, callers: plan.callers, providers, llm, risk, facts, webhooks })
 }
 
 fn llm_route(id: RouteId, plan: &PlannedRoute, providers: &BTreeMap<ProviderId, Arc<Provider>>) -> Option<LlmRoute> {
@@ -167,7 +173,12 @@ fn fingerprint(candidates: &[Candidate]) -> [u8; 32] {
 }
 
 /// SHA-256 over the names and bytes of all files, of lists too, and the fingerprints of all secrets.
-fn version_of(sources: &Sources, built: &BTreeMap<ProviderId, Built>, callers: &[Arc<Caller>]) -> ConfigVersion {
+fn version_of(
+    sources: &Sources,
+    built: &BTreeMap<ProviderId, Built>,
+    callers: &[Arc<Caller>],
+    hooks: &Webhooks,
+) -> ConfigVersion {
     let mut hash = Sha256::new();
     for files in [&sources.routes, &sources.providers] {
         hash.update(length(files.len()));
@@ -190,6 +201,12 @@ fn version_of(sources: &Sources, built: &BTreeMap<ProviderId, Built>, callers: &
     for caller in callers {
         for key in caller.signature.iter().flat_map(|keys| keys.keys()) {
             add(&mut hash, caller.id.as_str().as_bytes());
+            add(&mut hash, &Sha256::digest(key.secret.expose()));
+        }
+    }
+    for hook in hooks.values().filter(|hook| hook.secret_is_real) {
+        for key in hook.keys.keys() {
+            add(&mut hash, hook.tenant.as_str().as_bytes());
             add(&mut hash, &Sha256::digest(key.secret.expose()));
         }
     }

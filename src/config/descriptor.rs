@@ -121,7 +121,8 @@ impl Builder<'_> {
         checked.filter_map(|header| accept(header, self.report)).collect()
     }
 
-    fn auth(&self, raw: &RawAuth, protocol: Option<Protocol>, used: Use) -> Option<(Auth, bool)> {
+    /// A credential, its secret looked up.
+    pub(super) fn auth(&self, raw: &RawAuth, protocol: Option<Protocol>, used: Use) -> Option<(Auth, bool)> {
         let kind = raw.kind.as_ref()?;
         if let Some(protocol) = protocol {
             let _ = accept(checks::auth_of_protocol(kind, protocol), self.report);

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use super::lists::List;
 use super::policy::{self, Rules};
-use super::table::{Auth, Caller, Candidate, Limits, LlmRoute, Provider, RiskRoute, RoutingTable, Shadow};
+use super::table::{Auth, Caller, Candidate, Limits, LlmRoute, Provider, RiskRoute, RoutingTable, Shadow, Webhook};
 use crate::sign::keyring::Keyring;
 
 /// The differences between two tables, in the order limits, callers, providers, routes, policies, lists.
@@ -67,6 +67,10 @@ impl TableDiff {
         let (before, after) = (rules(old).unwrap_or_else(|| none.clone()), rules(new).unwrap_or(none));
         diff.compare("policy", policy::by_name(&before), &policy::by_name(&after), policy::changed_policy);
         diff.compare("list", lists(&before), &lists(&after), changed_list);
+        let hooks = |table: &RoutingTable| -> BTreeMap<String, Arc<Webhook>> {
+            table.webhooks.iter().map(|(tenant, hook)| (tenant.to_string(), Arc::clone(hook))).collect()
+        };
+        diff.compare("webhook", hooks(old), &hooks(new), changed_webhook);
         diff
     }
 
@@ -132,6 +136,14 @@ fn differing<const N: usize>(settings: [(&'static str, bool); N]) -> Vec<&'stati
 
 fn callers(table: &RoutingTable) -> BTreeMap<String, Arc<Caller>> {
     table.callers.iter().map(|caller| (caller.id.to_string(), Arc::clone(caller))).collect()
+}
+
+fn changed_webhook(old: &Webhook, new: &Webhook) -> Vec<&'static str> {
+    differing([
+        ("url", old.url == new.url),
+        ("allow_private", old.allow_private == new.allow_private),
+        ("auth", old.keys == new.keys),
+    ])
 }
 
 fn changed_limits(old: &Limits, new: &Limits) -> Vec<&'static str> {

@@ -42,6 +42,7 @@ mod risk;
 mod routes;
 mod secrets;
 mod shape;
+mod webhooks;
 
 pub use compile::compile;
 pub use diff::TableDiff;

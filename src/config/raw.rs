@@ -23,6 +23,7 @@ pub(super) mod risk;
 pub(super) mod routes;
 pub(super) mod shape;
 pub(super) mod signature;
+pub(super) mod webhook;
 
 /// A parsed file; after a syntax error only what could be recovered.
 pub(super) struct Document<'s> {

@@ -19,6 +19,7 @@ use super::raw::cache::RawCache;
 use super::raw::callers::RawCaller;
 use super::raw::llm::{RawRoute, RawTimeouts};
 use super::raw::routes::{RawLimits, RawRoutes};
+use super::raw::webhook::RawWebhook;
 use super::read::suggest;
 use super::report::{Field, Mistake, Report, accept};
 use super::risk::{PlannedRisk, plan_risk};
@@ -51,6 +52,7 @@ pub(super) struct Plan {
     pub(super) callers: Vec<Arc<Caller>>,
     pub(super) llm: BTreeMap<RouteId, PlannedRoute>,
     pub(super) risk: Option<PlannedRisk>,
+    pub(super) webhooks: Vec<RawWebhook>,
 }
 
 impl Plan {
@@ -77,7 +79,7 @@ impl Plan {
             llm.insert(RouteId::new(route.name.value.as_str()), plan_route(route, catalog, report));
         }
         let risk = merged.risk.as_ref().and_then(|risk| plan_risk(risk, catalog, lists, report));
-        Self { limits: plan_limits(merged.limits.as_ref(), report), callers, llm, risk }
+        Self { limits: plan_limits(merged.limits.as_ref(), report), callers, llm, risk, webhooks: merged.webhooks }
     }
 
     /// The ids of all providers that some route leads to.
@@ -95,6 +97,7 @@ fn merge(files: Vec<RawRoutes>, report: &Report<'_>) -> RawRoutes {
     for file in files {
         merged.callers.extend(file.callers);
         merged.models.extend(file.models);
+        merged.webhooks.extend(file.webhooks);
         if let (Some(first), Some(second)) = (&merged.limits, &file.limits) {
             report.add(twice(&second.at, &first.at, "[limits]", report));
         }

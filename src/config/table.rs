@@ -49,6 +49,7 @@ pub struct RoutingTable {
     pub(super) llm: BTreeMap<RouteId, Arc<LlmRoute>>,
     pub(super) risk: Option<Arc<RiskRoute>>,
     pub(super) facts: BTreeMap<ProviderId, ProviderFacts>,
+    pub(super) webhooks: Webhooks,
 }
 
 impl Auth {
@@ -92,6 +93,11 @@ impl RoutingTable {
     /// The risk route, if the configuration has one.
     pub fn risk_route(&self) -> Option<&Arc<RiskRoute>> {
         self.risk.as_ref()
+    }
+
+    /// Where tenants want to be told of late verdicts.
+    pub fn webhooks(&self) -> &Webhooks {
+        &self.webhooks
     }
 
     /// Where each provider's address and prices were read, and when.
@@ -343,6 +349,24 @@ impl BaseUrl {
         if self.port == default_port { host } else { format!("{host}:{}", self.port) }
     }
 }
+
+/// One tenant's webhook.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Webhook {
+    /// Whose.
+    pub tenant: TenantId,
+    /// Where to; its path is the whole path.
+    pub url: BaseUrl,
+    /// True lets the connected address be loopback or private.
+    pub allow_private: bool,
+    /// Which key signs.
+    pub keys: Keyring,
+    /// False if some secret is a placeholder.
+    pub(super) secret_is_real: bool,
+}
+
+/// All webhooks by tenant.
+pub type Webhooks = BTreeMap<TenantId, Arc<Webhook>>;
 
 /// A provider's credential.
 #[derive(Clone, PartialEq, Eq, Debug)]

@@ -13,6 +13,7 @@ use crate::flight::arrival::LiveCaller;
 use crate::flight::merchants::Merchants;
 use crate::flight::quota::Quota;
 use crate::flight::trail::RouteNames;
+use crate::gateway::notify::Notifier;
 use crate::gateway::snapshot::{Kept, Parts, ReadyRoute, Shared, Snapshot};
 use crate::gateway::stack;
 use crate::telemetry::metrics::Metrics;
@@ -31,7 +32,8 @@ pub fn build(table: RoutingTable, previous: Option<&Snapshot>, shared: &Shared) 
     let risk = table.risk_route().map(|route| {
         let names = names(&route.id, &shared.metrics);
         let kept = Kept { merchants: merchants(route, previous, shared), ..Kept::default() };
-        ReadyRoute { names, service: stack::risk(route, &kept, &fleet, shared), kept }
+        let revise = Notifier::wanted(table.webhooks(), &shared.dial, &shared.notices, &shared.metrics);
+        ReadyRoute { names, service: stack::risk(route, &kept, revise, &fleet, shared), kept }
     });
     let (llm, callers) = (llm.collect(), callers(&table, previous, shared));
     Snapshot::assemble(

@@ -4,6 +4,7 @@ pub mod build;
 mod casebook;
 mod decode;
 pub mod dispatch;
+pub mod notify;
 pub mod pin;
 pub mod reload;
 pub mod snapshot;

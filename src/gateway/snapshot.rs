@@ -20,6 +20,7 @@ use crate::flight::merchants::Merchants;
 use crate::flight::quota::Calendar;
 use crate::flight::reply::Reply;
 use crate::flight::trail::RouteNames;
+use crate::gateway::notify::Notices;
 use crate::layer::admission::Gate;
 use crate::layer::audit::Clerk;
 use crate::layer::cache::Store;
@@ -63,6 +64,8 @@ pub struct Shared {
     pub gate: Arc<Gate>,
     /// What day it is, for budgets.
     pub calendar: Calendar,
+    /// What became of notices to webhooks.
+    pub notices: Arc<Notices>,
     /// Turns true when streams must end.
     pub drained: watch::Receiver<bool>,
 }

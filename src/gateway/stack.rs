@@ -41,7 +41,7 @@ use crate::layer::record::{self, RecordLayer};
 use crate::layer::rescue::RescueLayer;
 use crate::layer::seam::Seam;
 use crate::layer::shadow::{self, ShadowLayer};
-use crate::layer::soft_deadline::{self, SoftDeadlineLayer};
+use crate::layer::soft_deadline::{self, Revise, SoftDeadlineLayer};
 use crate::layer::spend::{self, SpendLayer};
 use crate::layer::stamp::StampLayer;
 use crate::layer::strict::StrictLayer;
@@ -100,7 +100,13 @@ pub fn ingress(
 }
 
 /// One payment attempt: one decision, on time.
-pub fn risk(route: &Arc<RiskRoute>, kept: &Kept, fleet: &Fleet, shared: &Shared) -> RouteService {
+pub fn risk(
+    route: &Arc<RiskRoute>,
+    kept: &Kept,
+    revise: Option<Arc<dyn Revise>>,
+    fleet: &Fleet,
+    shared: &Shared,
+) -> RouteService {
     let metrics = &shared.metrics;
     let in_time = audit::for_verdict(route.deadline, shared.clerk.as_ref());
     let (money, merchants) = (Arc::clone(route), kept.merchants.clone());
@@ -118,6 +124,7 @@ pub fn risk(route: &Arc<RiskRoute>, kept: &Kept, fleet: &Fleet, shared: &Shared)
             deadline: in_time,
             clerk: shared.clerk.clone(),
             metrics: Arc::clone(metrics),
+            revise,
         }))
         // Inside Fallback, so that a fallback is never kept as a verdict; below the timer, so that late ones are.
         .layer(IdempotencyLayer(idempotency::Params {

@@ -11,8 +11,8 @@ use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout_at};
 use tower::{Layer, Service};
 
-use crate::domain::decision::{Decision, DecisionSource};
-use crate::flight::call::Call;
+use crate::domain::decision::{Action, Decision, DecisionSource, FallbackReason};
+use crate::flight::call::{Call, CallContext, RiskFacts};
 use crate::flight::error::CallError;
 use crate::flight::reply::Reply;
 use crate::layer::audit::{Clerk, Paper};
@@ -28,6 +28,26 @@ pub struct Params {
     pub clerk: Option<Clerk>,
     /// Counts late verdicts.
     pub metrics: Arc<Metrics>,
+    /// Who is told of late verdicts that are worse than what was served; `None` if nobody wants to know.
+    pub revise: Option<Arc<dyn Revise>>,
+}
+
+/// Tells somebody that an answer has been overtaken.
+pub trait Revise: Send + Sync {
+    /// Tells, for as long as that takes; it bounds its own time.
+    fn revised(self: Arc<Self>, revision: Revision) -> BoxFuture<()>;
+}
+
+/// A verdict that is worse than the fallback that was served in its place.
+pub struct Revision {
+    /// The payment attempt.
+    pub facts: Arc<RiskFacts>,
+    /// Who asked.
+    pub context: Arc<CallContext>,
+    /// What was served.
+    pub served: Action,
+    /// What it should have been.
+    pub decision: Arc<Decision>,
 }
 
 /// What writing the answer may take after the timer fired.
@@ -77,6 +97,7 @@ where
             record: self.params.clerk.clone().zip(Paper::of(&call)),
             metrics: Arc::clone(&self.params.metrics),
         };
+        let told = self.params.revise.clone().and_then(|revise| Told::new(revise, &call));
         let answer = self.inner.call(call);
         let (answered, waiting) = oneshot::channel();
         tokio::spawn(async move {
@@ -86,6 +107,9 @@ where
                 let decision = unheard.ok().and_then(|reply| reply.decision);
                 if let Some(decision) = decision {
                     late.note(&decision).await;
+                    if let Some(revised) = told.and_then(|told| told.revised(decision)) {
+                        revised.await;
+                    }
                 }
             }
         });
@@ -114,6 +138,28 @@ impl Late {
         if let Some((clerk, paper)) = &self.record {
             clerk.keep(paper, decision).await;
         }
+    }
+}
+
+/// Who is told of a late verdict, and what the answer in its place was.
+struct Told {
+    revise: Arc<dyn Revise>,
+    facts: Arc<RiskFacts>,
+    context: Arc<CallContext>,
+}
+
+impl Told {
+    fn new(revise: Arc<dyn Revise>, call: &Call) -> Option<Self> {
+        Some(Self { revise, facts: Arc::clone(call.risk()?), context: Arc::clone(&call.context) })
+    }
+
+    /// Only the call that was made tells: those that waited for it are given the same decision. Where the route answers
+    /// with an error the caller decided, and there is nothing to revise.
+    fn revised(self, decision: Arc<Decision>) -> Option<BoxFuture<()>> {
+        let Self { revise, facts, context } = self;
+        let served = facts.ruling.without_verdict(FallbackReason::Deadline, facts.assessment.amount)?;
+        let worse = decision.source == DecisionSource::Live && decision.action > served;
+        worse.then(|| revise.revised(Revision { facts, context, served, decision }))
     }
 }
 

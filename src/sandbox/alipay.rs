@@ -2,7 +2,7 @@
 //!
 //! It exists so that risk decisions can be tried, and the proxy tested, without a key or a network. It checks what it is
 //! sent in the documented order, remembers nonces, tokens and payment attempts, decides by the amount
-//! ([`MAGIC_AMOUNTS`]), signs what it answers, and misbehaves when told to. It shares `sign` and `wire::object` with the
+//! ([`MAGIC_AMOUNTS`]), or by the truth where the payment is the simulator's (`super::simulator`), signs what it answers, and misbehaves when told to. It shares `sign` and `wire::object` with the
 //! proxy and nothing above them, or it would agree with our mistakes.
 
 use std::collections::HashMap;
@@ -28,6 +28,7 @@ mod oauth;
 mod reply;
 mod rules;
 mod scoring;
+mod towns;
 
 #[cfg(test)]
 mod tests;
@@ -39,13 +40,14 @@ pub use rules::{Effect, MAGIC_AMOUNTS, MagicAmount, USUAL};
 use admit::Admitted;
 use memory::Memory;
 use reply::Reply;
+use towns::Towns;
 
 /// The key of [`Faults`] for scoring calls.
 pub const GATEWAY_FAULTS: &str = "alipay";
 /// The key of [`Faults`] for calls that ask for a token.
 pub const TOKEN_FAULTS: &str = "alipay.token";
 /// What it reports as the model that scored.
-pub const MODEL_VERSION: &str = "di-2026.01.0";
+pub const MODEL_VERSION: &str = super::simulator::MODEL_VERSION;
 
 /// Largest request body, in bytes.
 const LARGEST_BODY: usize = 64 * 1024;
@@ -78,6 +80,7 @@ struct Shared {
     token_life: Duration,
     /// A blocking lock: held for map accesses and never across an await.
     memory: Mutex<Memory>,
+    towns: Towns,
     answers: AtomicU64,
 }
 
@@ -113,7 +116,8 @@ impl Alipay {
         let AlipayConfig { keys, faults, token_life } = config;
         let memory = Mutex::new(Memory::new(room));
         let keys = Mutex::new(Arc::new(Known { by_id: keys.into_iter().collect(), signs: None }));
-        Self { shared: Arc::new(Shared { keys, faults, token_life, memory, answers: AtomicU64::new(0) }) }
+        let (towns, answers) = (Towns::default(), AtomicU64::new(0));
+        Self { shared: Arc::new(Shared { keys, faults, token_life, memory, towns, answers }) }
     }
 
     /// Answers one request. Its path counts from the end, so that any base path works.

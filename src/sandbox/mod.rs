@@ -7,6 +7,8 @@ pub mod aggregator;
 pub mod alipay;
 pub mod fault;
 pub mod keys;
+pub mod merchant;
+pub mod simulator;
 
 use std::error::Error as _;
 use std::future::Future;

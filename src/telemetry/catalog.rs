@@ -280,6 +280,8 @@ catalog! {
         "Features that risk calls asked for and a merchant's budget left out.";
     CONFIG_INFO: Gauge, Count, "weighbridge_config_info" ["hash"]
         "1 for the configuration in use.";
+    WEBHOOK_NOTICES: Counter, Count, "weighbridge_webhook_notices_total" ["outcome"]
+        "Notices of late verdicts: failed tries, those delivered, those given up.";
     CONFIG_RELOADS: Counter, Count, "weighbridge_config_reloads_total" ["result"]
         "Reloads that changed the configuration or failed to.";
     CONFIG_LAST_SUCCESS: Gauge, Seconds, "weighbridge_config_last_success_timestamp_seconds" []

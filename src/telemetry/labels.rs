@@ -231,6 +231,18 @@ closed_set! {
 }
 
 closed_set! {
+    /// What became of a try to tell a webhook, or of the whole notice.
+    Notice {
+        /// The receiver has it.
+        Delivered = "delivered",
+        /// A try failed; another may follow.
+        Failed = "failed",
+        /// Given up.
+        Dead = "dead",
+    }
+}
+
+closed_set! {
     /// How a reload went.
     ReloadResult {
         /// The new configuration is in use.

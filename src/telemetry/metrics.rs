@@ -18,7 +18,7 @@ use super::handles::{
     AuditMetrics, BudgetLevels, CallerMetrics, ConnectionMetrics, HedgeMetrics, ProviderMetrics, RiskProviderMetrics,
     RouteMetrics, ShadowMetrics, UpstreamMetrics, pairs, set,
 };
-use super::labels::{BudgetOutcome, Cache, CacheEvent, ExtraCost, ReloadResult, ShedReason, SignatureRefusal};
+use super::labels::{BudgetOutcome, Cache, CacheEvent, ExtraCost, Notice, ReloadResult, ShedReason, SignatureRefusal};
 use crate::domain::currency::Currency;
 use crate::domain::decision::{Action, DecisionSource, FallbackReason, Score};
 use crate::domain::id::{CallerId, ProviderId, RouteId, UpstreamId};
@@ -69,6 +69,7 @@ pub struct Metrics {
     caches: Vec<Counter>,
     config_reloads: Vec<Counter>,
     signatures_refused: Vec<Counter>,
+    notices: Vec<Counter>,
     config_last_success: Level,
     /// Configurations still held, the current one included.
     pub snapshots_alive: Gauge,
@@ -102,6 +103,7 @@ impl Metrics {
             caches: pairs(f, &catalog::CACHE_EVENTS, &Cache::labels(), &CacheEvent::labels()),
             config_reloads: set(f, &catalog::CONFIG_RELOADS, &[], &ReloadResult::labels()),
             signatures_refused: set(f, &catalog::SIGNATURES_REFUSED, &[], &SignatureRefusal::labels()),
+            notices: set(f, &catalog::WEBHOOK_NOTICES, &[], &Notice::labels()),
             config_last_success: f.level(&catalog::CONFIG_LAST_SUCCESS, &[]),
             snapshots_alive: f.gauge(&catalog::CONFIG_SNAPSHOTS, &[]),
             unpriced: f.counter(&catalog::UNPRICED, &[]),
@@ -242,6 +244,11 @@ impl Metrics {
         if let (Some(counters), Some(action), Some(source)) = (counters, action, source) {
             counters.get(action * SOURCES.len() + source).inspect(|counter| counter.inc());
         }
+    }
+
+    /// Counts what became of a notice to a webhook.
+    pub fn notice(&self, notice: Notice) {
+        self.notices.get(notice as usize).inspect(|counter| counter.inc());
     }
 
     /// Counts a score a provider reported; after 16 distinct model versions, further ones count as `other`.

@@ -161,6 +161,7 @@ fn the_help_is_the_documented_one() {
         &["audit", "export"],
         &["audit", "erase"],
         &["digest"],
+        &["simulate"],
     ] {
         let printed = run(here(arguments).arg("--help"));
         assert_eq!((printed.code, printed.err.as_str()), (Some(0), ""));

@@ -326,6 +326,7 @@ impl World {
             ledger,
             clerk,
             nonces: plan.nonces.clone().unwrap_or_else(Nonces::in_memory),
+            notices: Arc::default(),
             gate: Arc::new(Gate::default()),
             calendar: Calendar::at(plan.starts),
             drained: shutdown.signal().ending(),

@@ -207,7 +207,7 @@ fn source(value: &Value<'_>) -> Option<RawFact> {
     RawFact::read(&value.table()?.only(&["url", "checked"], &[]), "url")
 }
 
-fn auth(value: &Value<'_>) -> Option<RawAuth> {
+pub(super) fn auth(value: &Value<'_>) -> Option<RawAuth> {
     const KINDS: [(&str, AuthKind); 4] = [
         ("bearer", AuthKind::Bearer),
         ("header", AuthKind::Header),

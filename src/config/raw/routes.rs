@@ -5,11 +5,12 @@ use std::time::Duration;
 use super::callers::RawCaller;
 use super::llm::{self, RawRoute};
 use super::risk::{self, RawRisk};
+use super::webhook::RawWebhook;
 use crate::config::error::Code;
 use crate::config::read::{ANY_LIMIT, Table, Value};
 use crate::config::report::Field;
 
-const KEYS: [&str; 5] = ["version", "limits", "caller", "model", "risk"];
+const KEYS: [&str; 6] = ["version", "limits", "caller", "model", "risk", "webhook"];
 const PLANNED: [&str; 2] = ["jurisdiction", "test"];
 const MIB: usize = 1 << 20;
 const GIB: usize = 1 << 30;
@@ -21,6 +22,7 @@ pub(in crate::config) struct RawRoutes {
     pub(in crate::config) callers: Vec<RawCaller>,
     pub(in crate::config) models: Vec<RawRoute>,
     pub(in crate::config) risk: Option<RawRisk>,
+    pub(in crate::config) webhooks: Vec<RawWebhook>,
 }
 
 #[derive(Clone, Debug)]
@@ -68,6 +70,10 @@ impl RawRoutes {
                 .map(|table| table.entries().filter_map(|entry| llm::route(&entry)).collect())
                 .unwrap_or_default(),
             risk: root.get("risk").and_then(|value| risk::risk(&value)),
+            webhooks: root
+                .get("webhook")
+                .map(|value| value.tables().iter().map(RawWebhook::read).collect())
+                .unwrap_or_default(),
         }
     }
 }

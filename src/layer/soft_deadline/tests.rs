@@ -7,7 +7,6 @@ use http::{HeaderMap, StatusCode};
 use tower::{ServiceBuilder, ServiceExt, service_fn};
 
 use super::*;
-use crate::domain::decision::{Action, Decision, FallbackReason};
 use crate::flight::reply::{ReplyBody, UsageSlot};
 use crate::layer::fallback::{self, FallbackLayer};
 use crate::layer::idempotency::{self, IdempotencyLayer, Ledger};
@@ -81,7 +80,7 @@ impl Inside {
 }
 
 fn soft(metrics: &Arc<Metrics>) -> SoftDeadlineLayer {
-    SoftDeadlineLayer(Params { deadline: DEADLINE, clerk: None, metrics: Arc::clone(metrics) })
+    SoftDeadlineLayer(Params { deadline: DEADLINE, clerk: None, metrics: Arc::clone(metrics), revise: None })
 }
 
 fn late(metrics: &Metrics) -> f64 {

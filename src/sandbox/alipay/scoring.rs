@@ -18,6 +18,7 @@ const IDEMPOTENCY_HEADER: &str = "idempotency-key";
 struct Asked {
     out_trade_no: String,
     amount: String,
+    paid: Money,
     fault: Option<String>,
 }
 
@@ -42,7 +43,8 @@ pub(super) fn score(shared: &Shared, parts: &Parts, admitted: &Admitted, body: &
         shared.memory().refuse(Refusal::Reused);
         return (Reply::refusal(refusal), None);
     }
-    let (verdict, fault) = rules::outcome(&asked.amount);
+    let simulated = shared.towns.verdict(&asked.out_trade_no, asked.paid);
+    let (verdict, fault) = simulated.map_or_else(|| rules::outcome(&asked.amount), |verdict| (verdict, None));
     match asked.fault.as_deref().map(Fault::parse) {
         Some(Err(_)) => (Reply::error(StatusCode::BAD_REQUEST, "invalid_sandbox_fault"), None),
         Some(Ok(asked_for)) => (Reply::raw_json(verdict), Some(asked_for)),
@@ -58,7 +60,8 @@ fn read(body: &[u8]) -> Option<Asked> {
     };
     let out_trade_no = field("out_trade_no", 64).filter(|text| is_plain(text))?;
     let currency = Currency::parse(&field("currency", 3)?)?;
-    let amount = field("total_amount", 32).filter(|amount| is_exact(amount, currency))?;
+    let amount = field("total_amount", 32)?;
+    let paid = exactly(&amount, currency)?;
     let all_there = ["subject", "merchant_id", "user_id"].into_iter().all(|name| field(name, 256).is_some());
     let features: Vec<String> = serde_json::from_str(object.get("features")?.get()).ok()?;
     if !all_there || features.len() > 32 {
@@ -67,13 +70,13 @@ fn read(body: &[u8]) -> Option<Asked> {
     let metadata = object.get("metadata").map(Object::of).transpose().ok()?;
     // What is there but no text names no fault either, and is refused as such.
     let fault = metadata.and_then(|metadata| metadata.get("sandbox_fault")).map(|raw| text(raw).unwrap_or_default());
-    Some(Asked { out_trade_no, amount, fault })
+    Some(Asked { out_trade_no, amount, paid, fault })
 }
 
 /// A positive amount with all of its currency's decimals.
-fn is_exact(amount: &str, currency: Currency) -> bool {
+fn exactly(amount: &str, currency: Currency) -> Option<Money> {
     let decimals = amount.split_once('.').map_or(0, |(_, fraction)| fraction.len());
-    decimals == usize::from(currency.exponent()) && Money::parse(amount, currency).is_ok()
+    Money::parse(amount, currency).ok().filter(|_| decimals == usize::from(currency.exponent()))
 }
 
 fn idempotency_key(parts: &Parts, asked: &Asked) -> Option<String> {
