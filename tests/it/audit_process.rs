@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::process::{Ended, Sandbox, Site, run, weighbridge};
+use crate::process::{Ended, PATIENCE, Sandbox, Site, run, wait_until, weighbridge};
 
 fn audit(folder: &Path, arguments: &[&str]) -> Ended {
     let (command, rest) = arguments.split_first().unwrap();
@@ -69,12 +69,14 @@ fn load(sandbox: &Sandbox, round: u64, told: &Arc<Mutex<BTreeMap<String, String>
 fn row_26_killed_at_any_moment_every_decision_that_was_given_is_on_record_exactly_once() {
     let rounds = std::env::var("WEIGHBRIDGE_KILL_ROUNDS").ok().and_then(|rounds| rounds.parse().ok()).unwrap_or(3);
     let site = Site::new();
-    let (folder, told) = (site.path("kept"), Arc::default());
+    let (folder, told): (_, Arc<Mutex<BTreeMap<String, String>>>) = (site.path("kept"), Arc::default());
     for round in 0..rounds {
         let sandbox = start(&site);
         let clients = load(&sandbox, round, &told);
-        // A different moment each round, the same ones each time.
-        thread::sleep(Duration::from_millis(40 + round * 2_654_435_761 % 400));
+        // A different moment each round, on a busy machine too.
+        let before = told.lock().unwrap().len();
+        wait_until(PATIENCE, "the first decisions", || told.lock().unwrap().len() >= before + 8);
+        thread::sleep(Duration::from_millis(round * 2_654_435_761 % 300));
         sandbox.signal("KILL");
         clients.into_iter().for_each(|client| client.join().unwrap());
         drop(sandbox);
