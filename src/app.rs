@@ -22,6 +22,7 @@ use crate::config::error::ConfigError;
 use crate::domain::clock;
 use crate::domain::secret::Secret;
 use crate::flight::quota::Calendar;
+use crate::flight::velocity::Velocity;
 use crate::gateway::build::build;
 use crate::gateway::reload::{LastReload, Origin, Reloader, Reloads, remark};
 use crate::gateway::snapshot::{Live, Shared};
@@ -215,6 +216,7 @@ fn shared(
         store: Store::new(CACHE_BYTES, pepper, &metrics),
         answers: Answers::new(ANSWER_BYTES),
         ledger: Ledger::default(),
+        velocity: Arc::new(Velocity::new(pepper)),
         gate: Arc::new(Gate::default()),
         calendar: Calendar::now(),
         drained: shutdown.signal().ending(),

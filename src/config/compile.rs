@@ -122,6 +122,7 @@ fn risk_route(
             vendor_action: plan.vendor_action,
             on_exhausted: plan.on_exhausted,
         }),
+        velocity: plan.velocity.clone(),
     })
 }
 

@@ -17,11 +17,13 @@ pub mod remarks;
 pub mod source;
 pub mod table;
 pub mod units;
+pub mod velocity;
 
 mod address;
 mod callers;
 mod catalog;
 mod checks;
+mod counters;
 mod descriptor;
 mod llm;
 mod mask;

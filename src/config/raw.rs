@@ -17,6 +17,7 @@ pub(super) mod provider;
 pub(super) mod risk;
 pub(super) mod routes;
 pub(super) mod shape;
+pub(super) mod velocity;
 
 /// A parsed file; after a syntax error only what could be recovered.
 pub(super) struct Document<'s> {

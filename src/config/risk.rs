@@ -1,14 +1,17 @@
 //! From `[risk]` to the risk route, its providers still missing.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::catalog::{Catalog, Pick};
 use super::checks;
+use super::counters;
 use super::error::Code;
 use super::raw::risk::RawRisk;
 use super::report::Report;
 use super::routes::{accept, picks};
 use super::units;
+use super::velocity::VelocityRule;
 use crate::domain::policy::{Bands, OnExhausted, VendorAction};
 
 const DEFAULT_ATTEMPTS: u32 = 2;
@@ -23,6 +26,7 @@ pub(super) struct PlannedRisk {
     pub(super) bands: Bands,
     pub(super) vendor_action: VendorAction,
     pub(super) on_exhausted: OnExhausted,
+    pub(super) velocity: Vec<Arc<VelocityRule>>,
 }
 
 pub(super) fn plan_risk(raw: &RawRisk, catalog: &Catalog, report: &Report<'_>) -> Option<PlannedRisk> {
@@ -39,6 +43,7 @@ pub(super) fn plan_risk(raw: &RawRisk, catalog: &Catalog, report: &Report<'_>) -
     if let Some(connect) = &raw.connect {
         let _ = accept(checks::connect_before_deadline(connect, deadline), report);
     }
+    let velocity = counters::rules(&raw.velocity, report);
     let bands = raw.bands.as_ref().and_then(|bands| accept(checks::bands(bands), report));
     Some(PlannedRisk {
         picks: picks(raw.candidates.as_ref(), |candidate| catalog.risk_pick(candidate), report),
@@ -49,5 +54,6 @@ pub(super) fn plan_risk(raw: &RawRisk, catalog: &Catalog, report: &Report<'_>) -
         bands: bands?,
         vendor_action: raw.vendor_action.as_ref().map_or(VendorAction::Floor, |field| field.value),
         on_exhausted: raw.on_exhausted.as_ref().map_or(OnExhausted::Review, |field| field.value),
+        velocity,
     })
 }

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::asking::Asking;
+use super::velocity::VelocityRule;
 use crate::domain::currency::Currency;
 use crate::domain::deadline::Timeouts;
 use crate::domain::id::{CallerId, ProviderId, RouteId, TenantId, UpstreamId};
@@ -237,6 +238,8 @@ pub struct RiskRoute {
     pub max_attempts: u32,
     /// What decides an attempt that no policy matches.
     pub ruling: Arc<Ruling>,
+    /// What is counted about attempts.
+    pub velocity: Vec<Arc<VelocityRule>>,
 }
 
 /// A provider and, on the LLM side, a model of it.

@@ -16,6 +16,7 @@ use crate::flight::facts::LlmFacts;
 use crate::flight::quota::Quota;
 use crate::flight::trail::Trail;
 use crate::flight::upload::Upload;
+use crate::flight::velocity::Readings;
 use crate::wire::risk::Assessment;
 
 /// What a caller asked for. Cloning is cheap: an attempt gets its own.
@@ -91,6 +92,8 @@ pub struct RiskFacts {
     pub route: Arc<RiskRoute>,
     /// What decides it.
     pub ruling: Arc<Ruling>,
+    /// What was counted about it and its like, itself included.
+    pub velocity: Readings,
 }
 
 impl Call {

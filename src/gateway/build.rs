@@ -28,7 +28,9 @@ pub fn build(table: RoutingTable, previous: Option<&Snapshot>, shared: &Shared) 
     });
     let risk = table.risk_route().map(|route| {
         let names = names(&route.id, &shared.metrics);
-        ReadyRoute { names, service: stack::risk(route, &fleet, shared), kept: Kept::default() }
+        shared.velocity.adopt(&route.velocity, &shared.metrics);
+        let velocity = (!route.velocity.is_empty()).then(|| Arc::clone(&shared.velocity));
+        ReadyRoute { names, service: stack::risk(route, &fleet, shared), kept: Kept { velocity, ..Kept::default() } }
     });
     let (llm, callers) = (llm.collect(), callers(&table, previous, shared));
     Snapshot::assemble(Parts { table, callers, fleet, llm, risk }, shared.metrics.snapshots_alive.hold())
@@ -41,6 +43,7 @@ fn kept(route: &LlmRoute, previous: Option<&Snapshot>) -> Kept {
     Kept {
         tempo: route.asking.hedge.map(|_| before.tempo.unwrap_or_default()),
         copies: route.shadow.as_ref().map(|_| before.copies.unwrap_or_default()),
+        velocity: None,
     }
 }
 

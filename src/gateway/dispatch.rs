@@ -21,6 +21,7 @@ use crate::flight::error::CallError;
 use crate::flight::facts::LlmFacts;
 use crate::flight::reply::{Reply, ReplyBody, UsageSlot};
 use crate::flight::upload::{Fault, Received, Upload};
+use crate::flight::velocity::Counted;
 use crate::gateway::decode::{Decoded, carry, conversation, decode, decode_form, forwarded};
 use crate::gateway::snapshot::{ReadyRoute, Snapshot};
 use crate::layer::answering::{Gated, Touch, Touching};
@@ -212,7 +213,11 @@ fn assess(arrival: &Whole, caller: &LiveCaller) -> Result<Flying, CallError> {
         NoRoute::NotAllowed => CallError::NotAllowed("risk".to_owned()),
     })?;
     let ready = snapshot.risk().ok_or(CallError::Internal)?;
-    let facts = Arc::new(RiskFacts { assessment, route: Arc::clone(route), ruling: Arc::clone(&route.ruling) });
+    let counted = Counted { tenant: caller.caller.tenant.as_str(), assessment: &assessment, body: &arrival.body.bytes };
+    let velocity = ready.kept.velocity.as_ref().map(|velocity| velocity.count(&counted, &route.velocity));
+    let velocity = velocity.unwrap_or_default();
+    let ruling = Arc::clone(&route.ruling);
+    let facts = Arc::new(RiskFacts { assessment, route: Arc::clone(route), ruling, velocity });
     let limits = (route.hard_limit, Asked::default());
     let call = call(arrival, caller, Operation::RiskAssess, Facts::Risk(Arc::clone(&facts)), limits);
     Ok(fly(ready, call, Some(facts)))

@@ -19,6 +19,7 @@ use crate::flight::error::CallError;
 use crate::flight::quota::Calendar;
 use crate::flight::reply::Reply;
 use crate::flight::trail::RouteNames;
+use crate::flight::velocity::Velocity;
 use crate::layer::admission::Gate;
 use crate::layer::cache::Store;
 use crate::layer::failover::tempo::Tempo;
@@ -52,6 +53,8 @@ pub struct Shared {
     pub answers: Answers,
     /// Decisions made and in the making.
     pub ledger: Ledger,
+    /// What was counted about payment attempts.
+    pub velocity: Arc<Velocity>,
     /// Process-wide admission.
     pub gate: Arc<Gate>,
     /// What day it is, for budgets.
@@ -77,6 +80,8 @@ pub struct Kept {
     pub tempo: Option<Arc<Tempo>>,
     /// Copies of its calls on their way, where it has a shadow.
     pub copies: Option<Arc<Copies>>,
+    /// What it counts about payment attempts, where it does.
+    pub velocity: Option<Arc<Velocity>>,
 }
 
 /// What a snapshot is made of.

@@ -47,6 +47,7 @@ use crate::layer::tally::TallyLayer;
 use crate::layer::throttle::ThrottleLayer;
 use crate::layer::timeout::TimeoutLayer;
 use crate::layer::trip::{self, TripLayer};
+use crate::layer::velocity::VelocityLayer;
 use crate::telemetry::metrics::Metrics;
 use crate::upstream::live::{Fleet, LiveProvider, LiveUpstream};
 use crate::upstream::send::send;
@@ -103,6 +104,8 @@ pub fn risk(route: &Arc<RiskRoute>, fleet: &Fleet, shared: &Shared) -> RouteServ
         .layer(SoftDeadlineLayer(soft_deadline::Params { deadline: route.deadline, metrics: Arc::clone(metrics) }))
         // Inside Fallback, so that a fallback is never kept as a verdict; below the timer, so that late ones are.
         .layer(IdempotencyLayer(idempotency::Params { ledger: shared.ledger.clone(), metrics: Arc::clone(metrics) }))
+        // A counter over its limit makes a verdict more severe; inside Idempotency, so that it is kept that way.
+        .layer(VelocityLayer)
         // Inside Idempotency, so that a decision is paid once; it counts and never refuses a payment.
         .layer(TallyLayer)
         // Asks candidates; an at-most-once operation moves on only when nothing was sent.

@@ -95,12 +95,14 @@ fn fall_back(error: CallError, facts: &RiskFacts) -> Result<Reply, CallError> {
         action(facts.ruling.on_exhausted, reason, facts.assessment.amount).ok_or(CallError::NoDecision(reason))?;
     // Only a call that still goes on can bring one; an attempt that ended in a timeout cannot.
     let late_verdict_expected = matches!(error, CallError::DeadlinePassed);
+    let (action, counted) = facts.velocity.raise(action);
+    let unheard = Reason { code: reason.code().to_owned(), text: reason.text().to_owned() };
     let decision = Decision {
         id: DecisionId::fresh(),
         action,
         source: DecisionSource::Fallback(reason),
         verdict: None,
-        reasons: vec![Reason { code: reason.code().to_owned(), text: reason.text().to_owned() }],
+        reasons: std::iter::once(unheard).chain(counted).collect(),
         applied: facts.ruling.applied.clone(),
         late_verdict_expected,
         created_at_ms: clock::unix_ms(),

@@ -45,6 +45,7 @@ pub(crate) mod testing;
 pub mod throttle;
 pub mod timeout;
 pub mod trip;
+pub mod velocity;
 
 /// The future of a layer that acts on its reply.
 pub type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;

@@ -214,6 +214,10 @@ catalog! {
         "Risk decisions, by what was answered and where it came from.";
     RISK_SCORE: Histogram(&SCORES), Ratio, "weighbridge_risk_score" ["model_version"]
         "Scores that providers reported.";
+    VELOCITY_EVENTS: Counter, Count, "weighbridge_velocity_events_total" ["counter", "event"]
+        "Payment attempts as velocity counters saw them: counted, over the limit, unknown for want of room.";
+    VELOCITY_KEYS: Gauge, Count, "weighbridge_velocity_keys" ["counter"]
+        "Users, devices and the like that a velocity counter keeps.";
     TOKENS: Counter, Tokens, "weighbridge_tokens_total" ["provider", "model", "type"]
         "Tokens as the provider counted them.";
     COST: Counter, MicroUnits, "weighbridge_cost_micro_total" ["provider", "model", "currency"]

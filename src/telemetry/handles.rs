@@ -11,6 +11,7 @@ use super::cells::{Counter, Gauge, Histogram, Level};
 use super::families::Families;
 use super::labels::{
     AttemptOutcome, ConnectionEnd, ConnectionRefusal, HedgeOutcome, QuotaReason, RequestOutcome, ShadowDrop, StreamEnd,
+    VelocityEvent,
 };
 use crate::domain::currency::Currency;
 use crate::domain::money::Cost;
@@ -93,6 +94,13 @@ pub struct ShadowMetrics {
     dropped: Vec<Counter>,
 }
 
+/// What one velocity counter tells.
+pub struct VelocityMetrics {
+    /// Users, devices and the like it keeps.
+    pub keys: Level,
+    events: Vec<Counter>,
+}
+
 /// OpenTelemetry's names for what [`UpstreamMetrics`] counts anyway.
 struct GenAi {
     duration: Histogram,
@@ -108,6 +116,20 @@ struct Costs {
     model: Box<str>,
     /// Locked once a call, for a search through one or two entries.
     by_currency: Mutex<Vec<(Currency, Counter)>>,
+}
+
+impl VelocityMetrics {
+    pub(super) fn new(f: &Families, counter: &str) -> Self {
+        Self {
+            keys: f.level(&catalog::VELOCITY_KEYS, &[counter]),
+            events: set(f, &catalog::VELOCITY_EVENTS, &[counter], &VelocityEvent::labels()),
+        }
+    }
+
+    /// Counts what it did.
+    pub fn event(&self, event: VelocityEvent) {
+        self.events.get(event as usize).inspect(|counter| counter.inc());
+    }
 }
 
 impl ConnectionMetrics {

@@ -117,6 +117,18 @@ closed_set! {
 }
 
 closed_set! {
+    /// What a velocity counter did with an attempt it had not seen before.
+    VelocityEvent {
+        /// Counted it, or tried to.
+        Counted = "counted",
+        /// It is over the counter's limit.
+        Over = "over",
+        /// There is or was no room, so nobody knows the number.
+        Unknown = "unknown",
+    }
+}
+
+closed_set! {
     /// Why a call was shed.
     ShedReason {
         /// Too many in flight.

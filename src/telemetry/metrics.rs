@@ -16,7 +16,7 @@ use super::cells::{Counter, Gauge, Histogram, Level};
 use super::families::Families;
 use super::handles::{
     BudgetLevels, CallerMetrics, ConnectionMetrics, HedgeMetrics, ProviderMetrics, RouteMetrics, ShadowMetrics,
-    UpstreamMetrics, pairs, set,
+    UpstreamMetrics, VelocityMetrics, pairs, set,
 };
 use super::labels::{Cache, CacheEvent, ExtraCost, ReloadResult, ShedReason};
 use crate::domain::currency::Currency;
@@ -57,6 +57,7 @@ pub struct Metrics {
     budgets: Bounded<(CallerId, Period, Currency), BudgetLevels>,
     hedges: Bounded<RouteId, HedgeMetrics>,
     shadows: Bounded<(ProviderId, Box<str>), ShadowMetrics>,
+    velocity: Bounded<Arc<str>, VelocityMetrics>,
     extra_costs: Bounded<(ProviderId, Box<str>, Currency, ExtraCost), Counter>,
     failovers: Bounded<(UpstreamId, UpstreamId, FailureClass), Counter>,
     risk_scores: Bounded<Box<str>, Histogram>,
@@ -105,6 +106,7 @@ impl Metrics {
             budgets: Bounded::new(MOST_NAMES),
             hedges: Bounded::new(MOST_NAMES),
             shadows: Bounded::new(MOST_NAMES),
+            velocity: Bounded::new(MOST_NAMES),
             extra_costs: Bounded::new(MOST_NAMES),
             failovers: Bounded::new(MOST_PAIRS),
             risk_scores: Bounded::new(MOST_VERSIONS),
@@ -160,6 +162,13 @@ impl Metrics {
         self.shadows.get((provider.clone(), model.into()), |overflow| {
             let (provider, model) = if overflow { (OTHER, OTHER) } else { (provider.as_str(), model) };
             ShadowMetrics::new(&self.families, provider, model)
+        })
+    }
+
+    /// The handles of a velocity counter; the same ones each time.
+    pub fn velocity(&self, counter: &Arc<str>) -> Arc<VelocityMetrics> {
+        self.velocity.get(Arc::clone(counter), |overflow| {
+            VelocityMetrics::new(&self.families, if overflow { OTHER } else { counter })
         })
     }
 

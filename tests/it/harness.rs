@@ -18,6 +18,7 @@ use weighbridge::config::{CompileOptions, SecretPolicy, Secrets, SourceFile, Sou
 use weighbridge::domain::id::ProviderId;
 use weighbridge::domain::secret::{Secret, SecretSource};
 use weighbridge::flight::quota::Calendar;
+use weighbridge::flight::velocity::Velocity;
 use weighbridge::gateway::build::build;
 use weighbridge::gateway::snapshot::{Live, Shared};
 use weighbridge::gateway::stack;
@@ -294,6 +295,7 @@ impl World {
             store: Store::new(64 << 20, [7; 32], &metrics),
             answers: Answers::new(64 << 20),
             ledger: Ledger::default(),
+            velocity: Arc::new(Velocity::new([7; 32])),
             gate: Arc::new(Gate::default()),
             calendar: Calendar::at(plan.starts),
             drained: shutdown.signal().ending(),

@@ -43,3 +43,4 @@ mod sockets;
 mod stream;
 mod surface;
 mod tidy;
+mod velocity;

@@ -10,6 +10,7 @@ use crate::domain::decision::Score;
 use crate::domain::policy::{OnExhausted, VendorAction};
 
 use super::routes::place;
+use super::velocity::RawVelocity;
 
 const MOST_CANDIDATES: usize = 32;
 
@@ -24,6 +25,7 @@ pub(in crate::config) struct RawRisk {
     pub(in crate::config) bands: Option<RawBands>,
     pub(in crate::config) vendor_action: Option<Field<VendorAction>>,
     pub(in crate::config) on_exhausted: Option<Field<OnExhausted>>,
+    pub(in crate::config) velocity: Vec<RawVelocity>,
 }
 
 #[derive(Clone, Debug)]
@@ -34,8 +36,17 @@ pub(in crate::config) struct RawBands {
 }
 
 pub(super) fn risk(value: &Value<'_>) -> Option<RawRisk> {
-    const RISK_KEYS: [&str; 8] =
-        ["candidates", "deadline", "hard_limit", "connect", "max_attempts", "bands", "vendor_action", "on_exhausted"];
+    const RISK_KEYS: [&str; 9] = [
+        "candidates",
+        "deadline",
+        "hard_limit",
+        "connect",
+        "max_attempts",
+        "bands",
+        "vendor_action",
+        "on_exhausted",
+        "velocity",
+    ];
     const VENDOR: [(&str, VendorAction); 2] = [("floor", VendorAction::Floor), ("advisory", VendorAction::Advisory)];
     let table = value.table()?.only(&RISK_KEYS, &["policy", "reuse"]);
     let time = |name: &str| table.get(name).and_then(|value| value.duration(ANY_LIMIT));
@@ -49,6 +60,7 @@ pub(super) fn risk(value: &Value<'_>) -> Option<RawRisk> {
         bands: table.required("bands").and_then(|value| bands(&value)),
         vendor_action: table.get("vendor_action").and_then(|value| value.word(&VENDOR)),
         on_exhausted: table.get("on_exhausted").and_then(|value| on_exhausted(&value)),
+        velocity: table.get("velocity").map(|value| RawVelocity::read_all(&value)).unwrap_or_default(),
     })
 }
 
