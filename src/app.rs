@@ -30,6 +30,7 @@ use crate::gateway::spending::Keeper;
 use crate::gateway::stack;
 use crate::layer::admission::Gate;
 use crate::layer::cache::Store;
+use crate::layer::decision_cache::DecisionCache;
 use crate::layer::idempotency::Ledger;
 use crate::layer::idempotency_key::Answers;
 use crate::server::limits::ConnectionLimits;
@@ -217,6 +218,7 @@ fn shared(
         answers: Answers::new(ANSWER_BYTES),
         ledger: Ledger::default(),
         velocity: Arc::new(Velocity::new(pepper)),
+        decisions: Arc::new(DecisionCache::new(pepper)),
         gate: Arc::new(Gate::default()),
         calendar: Calendar::now(),
         drained: shutdown.signal().ending(),

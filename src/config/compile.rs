@@ -123,6 +123,7 @@ fn risk_route(
             on_exhausted: plan.on_exhausted,
         }),
         velocity: plan.velocity.clone(),
+        reuse: plan.reuse.clone(),
     })
 }
 

@@ -232,5 +232,6 @@ fn changed_risk(old: &RiskRoute, new: &RiskRoute) -> Vec<&'static str> {
         ("vendor_action", old.ruling.vendor_action == new.ruling.vendor_action),
         ("on_exhausted", old.ruling.on_exhausted == new.ruling.on_exhausted),
         ("velocity", old.velocity == new.velocity),
+        ("reuse", old.reuse == new.reuse),
     ])
 }

@@ -14,6 +14,7 @@ pub(super) mod cache;
 pub(super) mod callers;
 pub(super) mod llm;
 pub(super) mod provider;
+pub(super) mod reuse;
 pub(super) mod risk;
 pub(super) mod routes;
 pub(super) mod shape;

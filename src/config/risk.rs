@@ -9,6 +9,8 @@ use super::counters;
 use super::error::Code;
 use super::raw::risk::RawRisk;
 use super::report::Report;
+use super::reuse::ReusePolicy;
+use super::reusing;
 use super::routes::{accept, picks};
 use super::units;
 use super::velocity::VelocityRule;
@@ -27,6 +29,7 @@ pub(super) struct PlannedRisk {
     pub(super) vendor_action: VendorAction,
     pub(super) on_exhausted: OnExhausted,
     pub(super) velocity: Vec<Arc<VelocityRule>>,
+    pub(super) reuse: Option<ReusePolicy>,
 }
 
 pub(super) fn plan_risk(raw: &RawRisk, catalog: &Catalog, report: &Report<'_>) -> Option<PlannedRisk> {
@@ -45,6 +48,7 @@ pub(super) fn plan_risk(raw: &RawRisk, catalog: &Catalog, report: &Report<'_>) -
     }
     let velocity = counters::rules(&raw.velocity, report);
     let bands = raw.bands.as_ref().and_then(|bands| accept(checks::bands(bands), report));
+    let reuse = raw.reuse.as_ref().and_then(|reuse| reusing::policy(reuse, bands, report));
     Some(PlannedRisk {
         picks: picks(raw.candidates.as_ref(), |candidate| catalog.risk_pick(candidate), report),
         deadline,
@@ -55,5 +59,6 @@ pub(super) fn plan_risk(raw: &RawRisk, catalog: &Catalog, report: &Report<'_>) -
         vendor_action: raw.vendor_action.as_ref().map_or(VendorAction::Floor, |field| field.value),
         on_exhausted: raw.on_exhausted.as_ref().map_or(OnExhausted::Review, |field| field.value),
         velocity,
+        reuse,
     })
 }

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::asking::Asking;
+use super::reuse::ReusePolicy;
 use super::velocity::VelocityRule;
 use crate::domain::currency::Currency;
 use crate::domain::deadline::Timeouts;
@@ -240,6 +241,8 @@ pub struct RiskRoute {
     pub ruling: Arc<Ruling>,
     /// What is counted about attempts.
     pub velocity: Vec<Arc<VelocityRule>>,
+    /// When earlier decisions are given again; `None` for never.
+    pub reuse: Option<ReusePolicy>,
 }
 
 /// A provider and, on the LLM side, a model of it.

@@ -22,6 +22,7 @@ use crate::flight::trail::RouteNames;
 use crate::flight::velocity::Velocity;
 use crate::layer::admission::Gate;
 use crate::layer::cache::Store;
+use crate::layer::decision_cache::DecisionCache;
 use crate::layer::failover::tempo::Tempo;
 use crate::layer::idempotency::Ledger;
 use crate::layer::idempotency_key::Answers;
@@ -55,6 +56,8 @@ pub struct Shared {
     pub ledger: Ledger,
     /// What was counted about payment attempts.
     pub velocity: Arc<Velocity>,
+    /// Decisions that may be given again for other payments.
+    pub decisions: Arc<DecisionCache>,
     /// Process-wide admission.
     pub gate: Arc<Gate>,
     /// What day it is, for budgets.

@@ -25,6 +25,7 @@ use crate::layer::bulkhead::{self, BulkheadLayer};
 use crate::layer::cache::{self, CacheLayer};
 use crate::layer::catch_panic::CatchPanicLayer;
 use crate::layer::deadline::DeadlineLayer;
+use crate::layer::decision_cache::{self, DecisionCacheLayer};
 use crate::layer::drain::{self, DrainLayer};
 use crate::layer::failover::race::Hedge;
 use crate::layer::failover::{self, AttemptService, Failover, Lane};
@@ -42,6 +43,7 @@ use crate::layer::seam::Seam;
 use crate::layer::shadow::{self, ShadowLayer};
 use crate::layer::soft_deadline::{self, SoftDeadlineLayer};
 use crate::layer::stamp::StampLayer;
+use crate::layer::stand_in::{self, StandInLayer};
 use crate::layer::strict::StrictLayer;
 use crate::layer::tally::TallyLayer;
 use crate::layer::throttle::ThrottleLayer;
@@ -97,13 +99,19 @@ pub fn ingress(
 /// One payment attempt: one decision, on time.
 pub fn risk(route: &Arc<RiskRoute>, fleet: &Fleet, shared: &Shared) -> RouteService {
     let metrics = &shared.metrics;
+    let decisions = decision_cache::Params { memory: Arc::clone(&shared.decisions), metrics: Arc::clone(metrics) };
+    let stand_in = stand_in::Params { decisions: decisions.clone(), ledger: shared.ledger.clone() };
     let stack = ServiceBuilder::new()
         // Outermost, so that time-up is one more reason to fall back.
         .layer(FallbackLayer(fallback::Params { metrics: Arc::clone(metrics) }))
+        // Outside the timer: an earlier decision stands in for one that did not come in time, before the failure mode does.
+        .layer(StandInLayer(stand_in))
         // Answers when the time is up; the call below goes on to its hard limit.
         .layer(SoftDeadlineLayer(soft_deadline::Params { deadline: route.deadline, metrics: Arc::clone(metrics) }))
         // Inside Fallback, so that a fallback is never kept as a verdict; below the timer, so that late ones are.
         .layer(IdempotencyLayer(idempotency::Params { ledger: shared.ledger.clone(), metrics: Arc::clone(metrics) }))
+        // Inside Idempotency, so that what is given again is this attempt's decision; outside Velocity: counted first.
+        .layer(DecisionCacheLayer(decisions))
         // A counter over its limit makes a verdict more severe; inside Idempotency, so that it is kept that way.
         .layer(VelocityLayer)
         // Inside Idempotency, so that a decision is paid once; it counts and never refuses a payment.

@@ -106,6 +106,7 @@ fn fall_back(error: CallError, facts: &RiskFacts) -> Result<Reply, CallError> {
         applied: facts.ruling.applied.clone(),
         late_verdict_expected,
         created_at_ms: clock::unix_ms(),
+        reused: None,
     };
     Ok(Reply {
         status: StatusCode::OK,
@@ -117,7 +118,8 @@ fn fall_back(error: CallError, facts: &RiskFacts) -> Result<Reply, CallError> {
     })
 }
 
-fn reason(error: &CallError) -> Option<FallbackReason> {
+/// Why there is no verdict; `None` for the caller's own mistakes.
+pub(super) fn reason(error: &CallError) -> Option<FallbackReason> {
     match error {
         CallError::DeadlinePassed => Some(FallbackReason::Deadline),
         CallError::Exhausted { last, .. } => Some(match last.class {

@@ -72,20 +72,62 @@ enum Found {
 impl Ledger {
     fn look(&self, key: Key, body: Digest32) -> Found {
         let mut flights = self.flights();
-        if let Some(flying) = flights.get(&key) {
-            return if flying.body == body { Found::Flying(flying.landed.clone()) } else { Found::OtherBody };
-        }
+        // First: an attempt may have been settled while its call goes on.
         if let Some(decided) = self.decided.get(&key) {
             return if decided.body == body { Found::Decided(decided) } else { Found::OtherBody };
+        }
+        if let Some(flying) = flights.get(&key) {
+            return if flying.body == body { Found::Flying(flying.landed.clone()) } else { Found::OtherBody };
         }
         let (tell, landed) = watch::channel(None);
         flights.insert(key, Flying { body, landed });
         Found::Nothing(Lead { ledger: self.clone(), key, body, tell })
     }
 
+    /// The attempt's decision if it has one, or else the one that `decide` makes. `whose` is the tenant, and the body it
+    /// came in. `decide` is called under the ledger's lock: what it takes is never taken for nothing.
+    pub(super) fn settle(
+        &self,
+        facts: &RiskFacts,
+        whose: (&str, &Bytes),
+        flight: Flight,
+        decide: impl FnOnce() -> Option<Arc<Decision>>,
+    ) -> Option<Settled> {
+        let (tenant, body) = whose;
+        let (key, body) = (key(tenant, facts), Sha256::digest(body).into());
+        let flights = self.flights();
+        if let Some(decided) = self.decided.get(&key) {
+            return (decided.body == body).then(|| Settled::Before(replay(&decided)));
+        }
+        // Another call for it, begun since: its answer will be the decision.
+        if flights.get(&key).is_some_and(|flying| flying.body != body || flight == Flight::Over) {
+            return None;
+        }
+        let decision = decide()?;
+        self.decided.insert(key, Arc::new(Decided { body, decision: Arc::clone(&decision), late: false }));
+        Some(Settled::Now(decision))
+    }
+
     fn flights(&self) -> MutexGuard<'_, HashMap<Key, Flying>> {
         self.flights.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// What has become of the call for an attempt that is settled without it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Flight {
+    /// It may still be on its way.
+    GoesOn,
+    /// It failed.
+    Over,
+}
+
+/// An attempt's decision that no call of its own made.
+pub(super) enum Settled {
+    /// Made just now.
+    Now(Arc<Decision>),
+    /// Made before.
+    Before(Reply),
 }
 
 /// The one call that asks the provider. Dropped without a word, it makes room for another.
@@ -97,11 +139,19 @@ struct Lead {
 }
 
 impl Lead {
-    fn land(self, decision: &Arc<Decision>, late: bool) {
-        let decided = Arc::new(Decided { body: self.body, decision: Arc::clone(decision), late });
-        // Stored before the flight goes, so that nobody in between finds neither.
-        self.ledger.decided.insert(self.key, Arc::clone(&decided));
+    /// Keeps the decision, unless the attempt was settled meanwhile: then that is what all who wait get, and is returned.
+    fn land(self, decision: &Arc<Decision>, late: bool) -> Option<Arc<Decided>> {
+        let flights = self.ledger.flights();
+        let settled = self.ledger.decided.get(&self.key);
+        let decided = settled.clone().unwrap_or_else(|| {
+            let decided = Arc::new(Decided { body: self.body, decision: Arc::clone(decision), late });
+            // Stored before the flight goes, so that nobody in between finds neither.
+            self.ledger.decided.insert(self.key, Arc::clone(&decided));
+            decided
+        });
+        drop(flights);
         self.tell.send_replace(Some(Ok(decided)));
+        settled
     }
 
     fn fail(self, error: &CallError) {
@@ -176,7 +226,13 @@ where
                 Box::pin(async move {
                     let result = answer.await;
                     match &result {
-                        Ok(Reply { decision: Some(decision), .. }) => lead.land(decision, Instant::now() >= due),
+                        Ok(Reply { decision: Some(decision), .. }) => {
+                            let late = Instant::now() >= due;
+                            // A late one is for the metrics alone; its caller was answered.
+                            if let Some(settled) = lead.land(decision, late).filter(|_| !late) {
+                                return Ok(replay(&settled));
+                            }
+                        }
                         Ok(_) => {}
                         Err(error) => lead.fail(error),
                     }

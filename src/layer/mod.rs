@@ -21,6 +21,7 @@ pub mod bulkhead;
 pub mod cache;
 pub mod catch_panic;
 pub mod deadline;
+pub mod decision_cache;
 pub mod drain;
 pub mod failover;
 pub mod fallback;
@@ -38,6 +39,7 @@ pub mod seam;
 pub mod shadow;
 pub mod soft_deadline;
 pub mod stamp;
+pub mod stand_in;
 pub mod strict;
 pub mod tally;
 #[cfg(test)]

@@ -218,6 +218,14 @@ catalog! {
         "Payment attempts as velocity counters saw them: counted, over the limit, unknown for want of room.";
     VELOCITY_KEYS: Gauge, Count, "weighbridge_velocity_keys" ["counter"]
         "Users, devices and the like that a velocity counter keeps.";
+    REUSE_REFUSED: Counter, Count, "weighbridge_reuse_refused_total" ["guard"]
+        "Earlier decisions that were not given again, by the first guard that forbade it.";
+    REUSE_COMPARED: Counter, Count, "weighbridge_reuse_compared_total" ["provider"]
+        "Live verdicts where an earlier decision would have passed, by whether the provider passed too.";
+    REUSE_BOUND: Gauge, Count, "weighbridge_reuse_disagreement_bound_ppm" []
+        "The largest upper 95 % bound of disagreement of a merchant with enough comparisons, in millionths.";
+    REUSE_OFF: Gauge, Count, "weighbridge_reuse_merchants_off" []
+        "Merchants whose earlier decisions are not given again because too many disagreed.";
     TOKENS: Counter, Tokens, "weighbridge_tokens_total" ["provider", "model", "type"]
         "Tokens as the provider counted them.";
     COST: Counter, MicroUnits, "weighbridge_cost_micro_total" ["provider", "model", "currency"]

@@ -13,9 +13,11 @@ use super::labels::{
     AttemptOutcome, ConnectionEnd, ConnectionRefusal, HedgeOutcome, QuotaReason, RequestOutcome, ShadowDrop, StreamEnd,
     VelocityEvent,
 };
+use crate::domain::agreement::Agreed;
 use crate::domain::currency::Currency;
 use crate::domain::money::Cost;
 use crate::domain::outcome::FailureClass;
+use crate::domain::reuse::Guard;
 use crate::domain::usage::Usage;
 
 /// Client connections.
@@ -116,6 +118,43 @@ struct Costs {
     model: Box<str>,
     /// Locked once a call, for a search through one or two entries.
     by_currency: Mutex<Vec<(Currency, Counter)>>,
+}
+
+/// What is told about decisions given again.
+pub struct ReuseMetrics {
+    refused: Vec<Counter>,
+    agreed: Counter,
+    disagreed: Counter,
+    bound: Level,
+    off: Level,
+}
+
+impl ReuseMetrics {
+    pub(super) fn new(f: &Families) -> Self {
+        let guards: Vec<&str> = Guard::ALL.iter().map(|guard| guard.label()).collect();
+        Self {
+            refused: set(f, &catalog::REUSE_REFUSED, &[], &guards),
+            agreed: f.counter(&catalog::REUSE_COMPARED, &["agreed"]),
+            disagreed: f.counter(&catalog::REUSE_COMPARED, &["disagreed"]),
+            bound: f.level(&catalog::REUSE_BOUND, &[]),
+            off: f.level(&catalog::REUSE_OFF, &[]),
+        }
+    }
+
+    /// Counts a decision that was not given again.
+    pub fn refused(&self, guard: Guard) {
+        self.refused.get(guard as usize).inspect(|counter| counter.inc());
+    }
+
+    /// Counts a comparison; the bound in millionths and how many merchants are off, with it.
+    pub fn compared(&self, agreed: Agreed, bound: u32, off: usize) {
+        match agreed {
+            Agreed::Yes => self.agreed.inc(),
+            Agreed::No => self.disagreed.inc(),
+        }
+        self.bound.set(bound.into());
+        self.off.set(i64::try_from(off).unwrap_or(i64::MAX));
+    }
 }
 
 impl VelocityMetrics {

@@ -95,6 +95,8 @@ closed_set! {
         Idempotency = "idempotency",
         /// Access tokens of providers.
         Token = "token",
+        /// Decisions given again for another payment.
+        Decision = "decision",
     }
 }
 

@@ -15,8 +15,8 @@ use super::catalog;
 use super::cells::{Counter, Gauge, Histogram, Level};
 use super::families::Families;
 use super::handles::{
-    BudgetLevels, CallerMetrics, ConnectionMetrics, HedgeMetrics, ProviderMetrics, RouteMetrics, ShadowMetrics,
-    UpstreamMetrics, VelocityMetrics, pairs, set,
+    BudgetLevels, CallerMetrics, ConnectionMetrics, HedgeMetrics, ProviderMetrics, ReuseMetrics, RouteMetrics,
+    ShadowMetrics, UpstreamMetrics, VelocityMetrics, pairs, set,
 };
 use super::labels::{Cache, CacheEvent, ExtraCost, ReloadResult, ShedReason};
 use crate::domain::currency::Currency;
@@ -40,10 +40,11 @@ const OTHER: &str = "other";
 
 const CLASSES: [TrafficClass; 2] = [TrafficClass::Risk, TrafficClass::Llm];
 const ACTIONS: [Action; 4] = [Action::Pass, Action::Challenge, Action::Review, Action::Reject];
-const SOURCES: [DecisionSource; 4] = [
+const SOURCES: [DecisionSource; 5] = [
     DecisionSource::Live,
     DecisionSource::Replayed,
     DecisionSource::Late,
+    DecisionSource::Cached,
     DecisionSource::Fallback(FallbackReason::Deadline),
 ];
 
@@ -76,6 +77,8 @@ pub struct Metrics {
     pub log_dropped: Counter,
     /// Client connections.
     pub connections: ConnectionMetrics,
+    /// Decisions given again.
+    pub reuse: ReuseMetrics,
 }
 
 impl Metrics {
@@ -99,6 +102,7 @@ impl Metrics {
             panics: f.counter(&catalog::PANICS, &[]),
             log_dropped: f.counter(&catalog::LOG_DROPPED, &[]),
             connections: ConnectionMetrics::new(f),
+            reuse: ReuseMetrics::new(f),
             routes: Bounded::new(MOST_NAMES),
             upstreams: Bounded::new(MOST_NAMES),
             providers: Bounded::new(MOST_NAMES),

@@ -24,6 +24,7 @@ use weighbridge::gateway::snapshot::{Live, Shared};
 use weighbridge::gateway::stack;
 use weighbridge::layer::admission::Gate;
 use weighbridge::layer::cache::Store;
+use weighbridge::layer::decision_cache::DecisionCache;
 use weighbridge::layer::idempotency::Ledger;
 use weighbridge::layer::idempotency_key::Answers;
 use weighbridge::sandbox::aggregator::{self, Aggregator, AggregatorConfig};
@@ -296,6 +297,7 @@ impl World {
             answers: Answers::new(64 << 20),
             ledger: Ledger::default(),
             velocity: Arc::new(Velocity::new([7; 32])),
+            decisions: Arc::new(DecisionCache::new([7; 32])),
             gate: Arc::new(Gate::default()),
             calendar: Calendar::at(plan.starts),
             drained: shutdown.signal().ending(),

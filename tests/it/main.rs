@@ -36,6 +36,7 @@ mod order;
 mod process;
 mod relay;
 mod reload;
+mod reuse;
 mod risk;
 mod shape;
 mod shutdown;

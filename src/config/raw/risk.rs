@@ -9,6 +9,7 @@ use crate::config::units;
 use crate::domain::decision::Score;
 use crate::domain::policy::{OnExhausted, VendorAction};
 
+use super::reuse::RawReuse;
 use super::routes::place;
 use super::velocity::RawVelocity;
 
@@ -26,6 +27,7 @@ pub(in crate::config) struct RawRisk {
     pub(in crate::config) vendor_action: Option<Field<VendorAction>>,
     pub(in crate::config) on_exhausted: Option<Field<OnExhausted>>,
     pub(in crate::config) velocity: Vec<RawVelocity>,
+    pub(in crate::config) reuse: Option<RawReuse>,
 }
 
 #[derive(Clone, Debug)]
@@ -36,7 +38,7 @@ pub(in crate::config) struct RawBands {
 }
 
 pub(super) fn risk(value: &Value<'_>) -> Option<RawRisk> {
-    const RISK_KEYS: [&str; 9] = [
+    const RISK_KEYS: [&str; 10] = [
         "candidates",
         "deadline",
         "hard_limit",
@@ -46,9 +48,10 @@ pub(super) fn risk(value: &Value<'_>) -> Option<RawRisk> {
         "vendor_action",
         "on_exhausted",
         "velocity",
+        "reuse",
     ];
     const VENDOR: [(&str, VendorAction); 2] = [("floor", VendorAction::Floor), ("advisory", VendorAction::Advisory)];
-    let table = value.table()?.only(&RISK_KEYS, &["policy", "reuse"]);
+    let table = value.table()?.only(&RISK_KEYS, &["policy"]);
     let time = |name: &str| table.get(name).and_then(|value| value.duration(ANY_LIMIT));
     Some(RawRisk {
         at: place(&table),
@@ -61,6 +64,7 @@ pub(super) fn risk(value: &Value<'_>) -> Option<RawRisk> {
         vendor_action: table.get("vendor_action").and_then(|value| value.word(&VENDOR)),
         on_exhausted: table.get("on_exhausted").and_then(|value| on_exhausted(&value)),
         velocity: table.get("velocity").map(|value| RawVelocity::read_all(&value)).unwrap_or_default(),
+        reuse: table.get("reuse").and_then(|value| RawReuse::read(&value)),
     })
 }
 
@@ -78,7 +82,7 @@ fn bands(value: &Value<'_>) -> Option<RawBands> {
 }
 
 /// A threshold, from its own spelling: a seventh decimal would be cut, so it is refused.
-fn score(value: &Value<'_>) -> Option<Field<Score>> {
+pub(super) fn score(value: &Value<'_>) -> Option<Field<Score>> {
     let number = value.number()?;
     let decimals = number.value.split_once('.').map_or(0, |(_, decimals)| decimals.len());
     let plain = number.value.bytes().all(|b| b.is_ascii_digit() || b == b'.');
