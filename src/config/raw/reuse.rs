@@ -79,12 +79,10 @@ fn money(value: &Value<'_>) -> Option<Field<Money>> {
 /// A share within bounds, in millionths.
 fn share(value: &Value<'_>, bounds: RangeInclusive<u32>) -> Option<Field<u32>> {
     let number = value.number()?;
-    match millionths(&number.value, 6).filter(|share| bounds.contains(share)) {
-        Some(share) => Some(number.with(share)),
-        None => {
-            let share = |millionths: &u32| f64::from(*millionths) / 1e6;
-            let (least, most) = (share(bounds.start()), share(bounds.end()));
-            value.bad(format!("write a share between {least} and {most}, as in 0.05"))
-        }
+    if let Some(share) = millionths(&number.value, 6).filter(|share| bounds.contains(share)) {
+        return Some(number.with(share));
     }
+    let share = |millionths: &u32| f64::from(*millionths) / 1e6;
+    let (least, most) = (share(bounds.start()), share(bounds.end()));
+    value.bad(format!("write a share between {least} and {most}, as in 0.05"))
 }

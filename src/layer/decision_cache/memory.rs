@@ -177,10 +177,13 @@ impl DecisionCache {
         if asker.likeness.instrument.is_none() || asker.likeness.device.is_none() {
             return;
         }
+        self.remember(asker, self.fresh(terms, asker, facts, decision), terms.ttl);
+    }
+
+    fn fresh(&self, terms: &Terms, asker: &Asker, facts: &RiskFacts, decision: &Arc<Decision>) -> Remembered {
         let (now_ms, amount) = (self.now_ms(), facts.assessment.amount);
-        let ttl_ms = u64::try_from(terms.ttl.as_millis()).unwrap_or(u64::MAX);
         let drawn = number(self.hash("life", &[Some(decision.id.as_str())])) % (JITTER + 1);
-        let mut fresh = Remembered {
+        Remembered {
             decision: Arc::clone(decision),
             ruling: Arc::clone(&facts.ruling),
             likeness: asker.likeness.clone(),
@@ -188,12 +191,17 @@ impl DecisionCache {
             largest: amount,
             largest_at_ms: now_ms,
             decided_at_ms: now_ms,
-            life_ms: ttl_ms.saturating_mul(1_000_000 - JITTER / 2 + drawn) / 1_000_000,
+            life_ms: millis(terms.ttl).saturating_mul(1_000_000 - JITTER / 2 + drawn) / 1_000_000,
             begun: asker.begun,
             uses: 0,
             spent: 0,
-        };
-        let (epoch, model_epoch) = self.epochs().of(asker, decision);
+        }
+    }
+
+    /// Takes the place of what was known for the same instrument and device, and takes over its largest amount while that
+    /// is young and as good.
+    fn remember(&self, asker: &Asker, mut fresh: Remembered, ttl: Duration) {
+        let (epoch, model_epoch) = self.epochs().of(asker, &fresh.decision);
         let known = self.people.get(&asker.person).unwrap_or_else(|| {
             let known = Arc::default();
             self.people.insert(asker.person, Arc::clone(&known));
@@ -203,9 +211,9 @@ impl DecisionCache {
         if let Some(place) = known.iter().position(|known| known.is_of(&asker.likeness)) {
             let before = known.remove(place);
             let counts = before.begun >= epoch.max(model_epoch) && before.ruling == fresh.ruling;
-            let young = now_ms.saturating_sub(before.largest_at_ms) < ttl_ms;
-            let larger = before.largest.currency() == amount.currency() && before.largest.minor() > amount.minor();
-            if counts && young && larger {
+            let young = fresh.decided_at_ms.saturating_sub(before.largest_at_ms) < millis(ttl);
+            let one_currency = before.largest.currency() == fresh.amount.currency();
+            if counts && young && one_currency && before.largest.minor() > fresh.amount.minor() {
                 (fresh.largest, fresh.largest_at_ms) = (before.largest, before.largest_at_ms);
             }
         }
@@ -273,7 +281,7 @@ impl DecisionCache {
     }
 
     fn now_ms(&self) -> u64 {
-        u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX)
+        millis(self.began.elapsed())
     }
 
     fn epochs(&self) -> MutexGuard<'_, Epochs> {
@@ -332,6 +340,10 @@ fn device_known(assessment: &Assessment) -> Option<Duration> {
     let since = assessment.device.known_since.as_ref()?.unix_ms;
     let now = i64::try_from(clock::unix_ms()).ok()?;
     u64::try_from(now.checked_sub(since)?).ok().map(Duration::from_millis)
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 fn number(mark: Mark) -> u64 {
