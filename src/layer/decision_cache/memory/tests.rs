@@ -65,8 +65,8 @@ struct Paid {
 
 /// Like the others as often as not.
 fn paid() -> impl Strategy<Value = Paid> {
-    let mostly = |usual: u8, others: std::ops::Range<u8>| prop_oneof![4 => Just(usual), 1 => others];
-    let who = (0..2u8, mostly(0, 0..2), mostly(1, 0..3), mostly(1, 0..3), mostly(0, 0..2));
+    let mostly = |usual: u8, others: std::ops::Range<u8>| prop_oneof![12 => Just(usual), 1 => others];
+    let who = (mostly(0, 0..2), mostly(0, 0..2), mostly(1, 0..3), mostly(1, 0..3), mostly(0, 0..2));
     let amount = prop_oneof![Just(10_000), Just(12_000), Just(12_001), 1..30_000u32];
     let what = (amount, prop::bool::weighted(0.05), mostly(0, 0..2), mostly(0, 0..2), mostly(8, 5..9));
     let how = (mostly(0, 0..3), prop::bool::weighted(0.05), prop::bool::weighted(0.05));
@@ -363,7 +363,8 @@ fn paused<T>(work: impl Future<Output = T>) -> T {
 
 #[test]
 fn no_sequence_of_calls_is_ever_given_a_pass_that_a_guard_forbids() {
-    let (mut runner, served) = (proptest::test_runner::TestRunner::default(), std::cell::Cell::new(0));
+    let config = ProptestConfig { failure_persistence: None, ..ProptestConfig::default() };
+    let (mut runner, served) = (proptest::test_runner::TestRunner::new(config), std::cell::Cell::new(0));
     let law = |steps| {
         served.set(served.get() + paused(check(steps))?);
         Ok(())
