@@ -3,6 +3,7 @@
 //! Start: configuration, snapshot, reloading thread, data listener, admin listener. Stop: unready, wait for the load
 //! balancer to notice, stop accepting, let requests finish, end streams with one error each, flush logs.
 
+use std::error::Error;
 use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -19,6 +20,7 @@ use rustls_platform_verifier::BuilderVerifierExt;
 use crate::admin::guard::{Guard, Unguarded};
 use crate::admin::{Admin, AdminService};
 use crate::config::error::ConfigError;
+use crate::config::table::RoutingTable;
 use crate::domain::clock;
 use crate::domain::secret::Secret;
 use crate::flight::quota::Calendar;
@@ -29,13 +31,17 @@ use crate::gateway::snapshot::{Live, Shared};
 use crate::gateway::spending::Keeper;
 use crate::gateway::stack;
 use crate::layer::admission::Gate;
+use crate::layer::audit::Clerk;
 use crate::layer::cache::Store;
 use crate::layer::decision_cache::DecisionCache;
 use crate::layer::idempotency::Ledger;
 use crate::layer::idempotency_key::Answers;
+use crate::layer::verify_signature::Nonces;
 use crate::server::limits::ConnectionLimits;
 use crate::server::shutdown::Shutdown;
 use crate::server::{DrainReport, Server, ServerConfig, bind};
+use crate::store::db::StoreError;
+use crate::store::writer::{Faults, Records, RecordsConfig, Watch};
 use crate::telemetry::access::AccessLog;
 use crate::telemetry::metrics::Metrics;
 use crate::upstream::dial::{Dial, TcpDial};
@@ -59,6 +65,10 @@ pub struct AppConfig {
     pub workers: usize,
     /// Where what callers spent is kept over a restart; `None` for nowhere.
     pub data_dir: Option<PathBuf>,
+    /// Where decisions are recorded; `None` for nowhere.
+    pub record_dir: Option<PathBuf>,
+    /// Where checkpoints of the record go, if not beside it.
+    pub checkpoints: Option<PathBuf>,
     /// Where access lines go.
     pub log: AccessLog,
     /// The one registry.
@@ -88,6 +98,9 @@ pub enum StartError {
     /// No trust store for provider certificates.
     #[error("cannot set up TLS")]
     Tls(#[from] rustls::Error),
+    /// Decisions are to be recorded, and cannot be.
+    #[error("decisions cannot be recorded, choose another folder with --data-dir")]
+    Record(#[from] StoreError),
     /// No threads or random bytes.
     #[error("the system refused a thread, a socket or random bytes")]
     System(#[source] io::Error),
@@ -101,6 +114,7 @@ pub struct App {
     reloads: Reloads,
     reloading: thread::JoinHandle<()>,
     spending: Option<Spending>,
+    records: Option<Records>,
     draining: Arc<AtomicBool>,
 }
 
@@ -125,7 +139,13 @@ impl App {
         let admin_listener = listen(config.admin_listen, "--admin-listen")?;
         let dial: Arc<dyn Dial> = Arc::new(TcpDial::new(Arc::new(tls()?)));
         let data_shutdown = Shutdown::new();
-        let shared = Arc::new(shared(config.metrics, config.log, dial, &data_shutdown)?);
+        let records = open_record(config.record_dir, config.checkpoints, &config.metrics, &table)?;
+        let mut shared = shared(config.metrics, config.log, dial, &data_shutdown, config.data_dir.as_deref())?;
+        if let Some(records) = &records {
+            records.reader().map_or(Ok(()), |reader| shared.ledger.remember(reader))?;
+            shared.clerk = Some(Clerk::new(records.clone(), Arc::clone(&shared.metrics)));
+        }
+        let shared = Arc::new(shared);
         shared.metrics.config_in_use(&table.version().to_string(), clock::unix_seconds());
         let live: Live = Arc::new(ArcSwap::from_pointee(build(table, None, &shared)));
 
@@ -154,7 +174,7 @@ impl App {
             guard,
         };
         let admin = start_admin(admin_listener, admin)?;
-        Ok(Self { data, admin, live, reloads, reloading, spending, draining })
+        Ok(Self { data, admin, live, reloads, reloading, spending, records, draining })
     }
 
     /// Where applications connect.
@@ -188,12 +208,40 @@ impl App {
         drop(self.admin);
         // It is asleep or reading files; it ends within a poll.
         drop(self.reloading);
+        // After the last answer ended: whatever waits is recorded, and a last checkpoint signed.
+        if let Some(records) = self.records {
+            let _ = tokio::task::spawn_blocking(move || records.stop()).await;
+        }
         // After the last answer ended, so that its cost is in it.
         if let Some(Spending { stop, thread }) = self.spending {
             drop(stop);
             let _ = tokio::task::spawn_blocking(move || thread.join()).await;
         }
         report
+    }
+}
+
+/// The record, if there is to be one. Where no decision can be asked for, a folder that cannot be used stops nothing.
+fn open_record(
+    folder: Option<PathBuf>,
+    checkpoints: Option<PathBuf>,
+    metrics: &Metrics,
+    table: &RoutingTable,
+) -> Result<Option<Records>, StartError> {
+    let Some(folder) = folder else {
+        tracing::warn!("decisions are not recorded: no data folder was given");
+        return Ok(None);
+    };
+    let watch: Arc<dyn Watch> = Arc::new(metrics.audit.clone());
+    let config = RecordsConfig { folder, checkpoints, watch: Arc::clone(&watch), faults: Faults::default() };
+    match Records::open(config) {
+        Ok(records) => Ok(Some(records)),
+        Err(error) if table.risk_route().is_none() => {
+            let cause = error.source().map(ToString::to_string);
+            tracing::error!(%error, cause, "decisions cannot be recorded, so a risk route added later would refuse them");
+            Ok(Some(Records::unavailable(watch)))
+        }
+        Err(error) => Err(error.into()),
     }
 }
 
@@ -210,6 +258,7 @@ fn shared(
     log: AccessLog,
     dial: Arc<dyn Dial>,
     shutdown: &Shutdown,
+    data_dir: Option<&Path>,
 ) -> Result<Shared, StartError> {
     let mut pepper = [0u8; 32];
     getrandom::fill(&mut pepper).map_err(|error| StartError::System(io::Error::other(error)))?;
@@ -219,6 +268,8 @@ fn shared(
         ledger: Ledger::default(),
         velocity: Arc::new(Velocity::new(pepper)),
         decisions: Arc::new(DecisionCache::new(pepper)),
+        clerk: None,
+        nonces: data_dir.map_or_else(Nonces::in_memory, Nonces::kept),
         gate: Arc::new(Gate::default()),
         calendar: Calendar::now(),
         drained: shutdown.signal().ending(),

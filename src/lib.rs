@@ -20,6 +20,7 @@ pub mod wire;
 
 pub mod config;
 pub mod sandbox;
+pub mod store;
 pub mod telemetry;
 
 pub mod flight;

@@ -14,6 +14,7 @@ use crate::domain::money::Cost;
 use crate::flight::arrival::LiveCaller;
 use crate::flight::quota::Spending;
 use crate::gateway::snapshot::{ReadyRoute, Snapshot};
+use crate::upstream::skew::Measured;
 
 /// The whole page.
 #[derive(Serialize)]
@@ -56,6 +57,17 @@ struct ProviderStatus {
     limit: u32,
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     adaptive: bool,
+    /// How far its clock is ahead of ours, by its authentic answers; absent without a recent one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    clock: Option<ClockStatus>,
+}
+
+/// In milliseconds.
+#[derive(Serialize)]
+struct ClockStatus {
+    skew_ms: i64,
+    /// By how much that may be wrong, either way.
+    doubt_ms: i64,
 }
 
 #[derive(Serialize)]
@@ -158,6 +170,7 @@ fn providers(snapshot: &Snapshot) -> Vec<ProviderStatus> {
         in_flight: live.bulkhead.taken(),
         limit: live.limit(),
         adaptive: live.adaptive.is_some(),
+        clock: live.skew.measured().map(|Measured { skew_ms, doubt_ms }| ClockStatus { skew_ms, doubt_ms }),
     };
     snapshot.providers().iter().map(describe).collect()
 }

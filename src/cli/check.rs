@@ -13,9 +13,10 @@ use crate::config::SecretPolicy;
 use crate::config::asking::{Order, Sticky};
 use crate::config::error::{Style, render_all};
 use crate::config::remarks::remarks;
-use crate::config::table::{Caller, Candidate, LlmRoute, RoutingTable, Unpriced};
+use crate::config::table::{Auth, Caller, Candidate, LlmRoute, Provider, RoutingTable, Unpriced};
 use crate::domain::id::RouteId;
 use crate::gateway::reload::{Origin, Overlays};
+use crate::sign::keyring::{Keyring, SigningKey};
 
 #[derive(Args)]
 pub struct CheckArgs {
@@ -62,8 +63,35 @@ fn describe(table: &RoutingTable) -> String {
     let risk = table.risk_route().map(|route| line(route.id.as_str(), &route.candidates));
     let routes: Vec<_> = llm.chain(risk).collect();
     let budgets: Vec<_> = table.callers().iter().filter_map(|caller| budgets(table, caller)).collect();
+    let signatures: Vec<_> = table.callers().iter().filter_map(|caller| signature(caller)).collect();
+    let keys: Vec<_> = table.providers().values().filter_map(|provider| keys(provider)).collect();
     let callers = table.callers().len();
-    format!("{}\n{}ok, version {}, {callers} callers", routes.join("\n"), budgets.concat(), table.version())
+    format!(
+        "{}\n{}{}{}ok, version {}, {callers} callers",
+        routes.join("\n"),
+        budgets.concat(),
+        signatures.concat(),
+        keys.concat(),
+        table.version()
+    )
+}
+
+/// A caller that must sign, and with what.
+fn signature(caller: &Caller) -> Option<String> {
+    let ring = caller.signature.as_ref()?;
+    Some(format!("  signature of {:<15} {}\n", caller.id.as_str(), states(ring)))
+}
+
+/// Which key a provider's requests are signed with, where there is more than one.
+fn keys(provider: &Provider) -> Option<String> {
+    let Auth::DiHmac { keys } = &provider.auth else { return None };
+    let several = keys.keys().len() > 1;
+    several.then(|| format!("  keys of {:<20} {}\n", provider.id.as_str(), states(keys)))
+}
+
+fn states(ring: &Keyring) -> String {
+    let state = |key: &SigningKey| format!("{} {}", key.id, key.state.label());
+    ring.keys().iter().map(state).collect::<Vec<_>>().join(", ")
 }
 
 /// A caller's budgets, and the routes on which they cannot count everything.

@@ -1,5 +1,6 @@
 //! Floor 9: speaks to a person. Only this floor reads arguments and the environment, and prints.
 
+mod audit;
 mod check;
 mod digest;
 mod sandbox;
@@ -36,6 +37,8 @@ enum Command {
     Serve(ServeArgs),
     /// Compile routes.toml and the provider files, and print every mistake
     Check(check::CheckArgs),
+    /// Verify or export the record of decisions, or forget a person in it
+    Audit(audit::AuditArgs),
     /// Read a caller key on standard input and print its digest for routes.toml
     Digest(digest::DigestArgs),
 }
@@ -67,9 +70,13 @@ struct ServeArgs {
     /// What is logged beside the access lines
     #[arg(long, env = "WEIGHBRIDGE_LOG", default_value = "info", value_name = "FILTER")]
     log: String,
-    /// The folder for what must outlive a restart; `serve` uses `data`, the sandbox keeps nothing unless told where
+    /// The folder for what must outlive a restart; `serve` uses `data`, the sandbox one that is gone at its end
     #[arg(long, env = "WEIGHBRIDGE_DATA_DIR", value_name = "DIR")]
     data_dir: Option<PathBuf>,
+    /// The file that signed checkpoints of the record of decisions are appended to, best on another machine's disk; the
+    /// default is checkpoints.jsonl in the data folder
+    #[arg(long, env = "WEIGHBRIDGE_AUDIT_CHECKPOINTS", value_name = "FILE")]
+    audit_checkpoints: Option<PathBuf>,
     /// How long requests may take to finish after SIGTERM
     #[arg(long, env = "WEIGHBRIDGE_DRAIN_TIMEOUT", default_value = "30s", value_parser = duration, value_name = "TIME")]
     drain_timeout: Duration,
@@ -111,6 +118,7 @@ pub fn run() -> ExitCode {
         Command::Sandbox(args) => sandbox::run(&args),
         Command::Serve(args) => serve::run(&args),
         Command::Check(args) => check::run(&args),
+        Command::Audit(args) => audit::run(&args),
         Command::Digest(args) => digest::run(&args),
     }
 }

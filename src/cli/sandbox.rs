@@ -5,8 +5,10 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
+use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::path::Path;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::{Arc, mpsc};
 use std::thread;
@@ -24,6 +26,7 @@ use crate::config::builtin;
 use crate::config::error::{Style, render_all};
 use crate::config::source::SourceFile;
 use crate::config::table::{Auth, BaseUrl, Protocol, RoutingTable};
+use crate::domain::clock;
 use crate::domain::id::ProviderId;
 use crate::domain::operation::Operation;
 use crate::domain::secret::{Secret, SecretSource};
@@ -31,12 +34,14 @@ use crate::gateway::reload::{Origin, Overlays, Rewiring};
 use crate::sandbox::aggregator::{Aggregator, AggregatorConfig, MAGIC_MODELS};
 use crate::sandbox::alipay::{Alipay, AlipayConfig};
 use crate::sandbox::fault::Faults;
-use crate::sandbox::keys::SandboxKeys;
+use crate::sandbox::keys::{ALIPAY_KEY_ID, ALIPAY_NEXT_KEY_ID, SandboxKeys};
 use crate::sandbox::listen;
 use crate::sign::hmac::sha256_hex;
 
 /// Life of a simulated access token.
 const TOKEN_LIFE: Duration = Duration::from_secs(3600);
+/// What makes the caller key that of the caller who must sign.
+const SIGNS: &str = "-signed";
 /// The provider whose models misbehave by name.
 const MAGIC: &str = "sandbox";
 /// The provider behind it, which does not: another account, so that a 429 of the first does not pause it.
@@ -54,13 +59,36 @@ pub struct SandboxArgs {
 /// Runs simulators and proxy until told to stop.
 pub fn run(args: &SandboxArgs) -> ExitCode {
     match prepare(&args.serve) {
-        Ok((origin, peers)) => run_app(&args.serve, origin, |app| {
-            say(&if args.json { peers.json(app) } else { peers.banner(app) });
-        }),
+        Ok((origin, peers)) => {
+            // Kept until the end, and then nowhere.
+            let scratch = args.serve.data_dir.is_none().then(Scratch::new).flatten();
+            let own = scratch.as_ref().map(|Scratch(folder)| folder.clone());
+            run_app(&args.serve, args.serve.data_dir.clone().or(own), origin, |app| {
+                say(&if args.json { peers.json(app) } else { peers.banner(app) });
+            })
+        }
         Err(complaint) => {
             complain(&complaint);
             ExitCode::from(2)
         }
+    }
+}
+
+/// A folder for the record of a sandbox that was told of none: gone when the sandbox is.
+struct Scratch(PathBuf);
+
+impl Scratch {
+    /// `None` where there is no place for one; then nothing is recorded.
+    fn new() -> Option<Self> {
+        let name = format!("weighbridge-sandbox-{}-{}", std::process::id(), clock::unix_ms());
+        let folder = std::env::temp_dir().join(name);
+        fs::DirBuilder::new().mode(0o700).create(&folder).ok().map(|()| Self(folder))
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
     }
 }
 
@@ -70,6 +98,8 @@ struct Peers {
     alipay: SocketAddr,
     aggregator: SocketAddr,
     caller_key: String,
+    /// What the caller who must sign signs with, in hex.
+    caller_secret: String,
     /// The first signing key the provider files use, for those who want to speak to the simulated Alipay themselves.
     signing_key: Option<(String, Secret)>,
 }
@@ -90,9 +120,10 @@ fn prepare(args: &ServeArgs) -> Result<(Origin, Peers), String> {
     let table = origin.load().map_err(|errors| render_all(&errors, Style::Plain))?;
     let [alipay, aggregator] = start(&table, keys.alipay_hex()).map_err(|error| chain(&*error))?;
     let origin = Origin { rewiring: Some(rewiring([alipay, aggregator])), ..origin };
-    let signing_key = signing_keys(&table).into_iter().next();
+    let signing_key = own_signing_keys(&table).into_iter().next();
     let example = origin.without_routes.is_some();
-    Ok((origin, Peers { example, alipay, aggregator, caller_key, signing_key }))
+    let caller_secret = String::from_utf8_lossy(keys.alipay_hex().expose()).into_owned();
+    Ok((origin, Peers { example, alipay, aggregator, caller_key, caller_secret, signing_key }))
 }
 
 /// The built-in example where nobody asked for another file and there is none; a path that was given must exist.
@@ -130,6 +161,13 @@ fn overlays(caller_key: &str) -> Overlays {
     let digest = sha256_hex(caller_key.as_bytes());
     let mut routes =
         format!("version = 1\n[[caller]]\nid = \"sandbox\"\nkey_digest = \"sha256:{digest}\"\nallow = [\"*\"]\n");
+    // One more that must sign, with what everybody signs with here.
+    let digest = sha256_hex(format!("{caller_key}{SIGNS}").as_bytes());
+    let _ = write!(
+        routes,
+        "[[caller]]\nid = \"sandbox-signed\"\ntenant = \"sandbox\"\nkey_digest = \"sha256:{digest}\"\nallow = [\"*\"]\n\
+         signature = {{ key_id = \"{ALIPAY_KEY_ID}\", secret_env = \"SANDBOX_KEY\", secret_encoding = \"hex\" }}\n"
+    );
     let everything = Operation::ALL.into_iter().filter(|operation| operation.asks_a_model());
     let carried = |operation: &Operation| operation.carried_by().is_none() && *operation != Operation::CountTokens;
     let listed = |operations: Vec<Operation>| {
@@ -208,16 +246,30 @@ fn start(table: &RoutingTable, key: Secret) -> Result<[SocketAddr; 2], Box<dyn s
     Ok(told.recv()??)
 }
 
-fn signing_keys(table: &RoutingTable) -> Vec<(String, Secret)> {
-    let keys: BTreeMap<_, _> = table
+/// The keys of the provider files.
+fn own_signing_keys(table: &RoutingTable) -> BTreeMap<String, Secret> {
+    let keys = table
         .providers()
         .values()
         .filter_map(|provider| match &provider.auth {
-            Auth::DiHmac { key_id, secret } => Some((key_id.clone(), secret.clone())),
+            Auth::DiHmac { keys } => Some(keys.keys()),
             Auth::None | Auth::Bearer { .. } | Auth::Header { .. } => None,
         })
-        .collect();
-    keys.into_iter().collect()
+        .flatten()
+        .map(|key| (key.id.clone(), key.secret.clone()));
+    keys.collect()
+}
+
+/// What the simulated Alipay knows.
+fn signing_keys(table: &RoutingTable) -> Vec<(String, Secret)> {
+    let keys = own_signing_keys(table);
+    // A rotation can be tried with an id that no file names yet: every secret is the same one here.
+    let secret = keys.values().next().cloned();
+    let more = secret
+        .into_iter()
+        .flat_map(|secret| [ALIPAY_KEY_ID, ALIPAY_NEXT_KEY_ID].map(|id| (id.to_owned(), secret.clone())));
+    let known: BTreeMap<_, _> = more.chain(keys).collect();
+    known.into_iter().collect()
 }
 
 impl Peers {
@@ -241,6 +293,9 @@ impl Peers {
             "base_url": format!("http://{}/v1", app.data_address()),
             "admin": format!("http://{}", app.admin_address()),
             "api_key": self.caller_key,
+            "signed_api_key": format!("{}{SIGNS}", self.caller_key),
+            "signing_key_id": ALIPAY_KEY_ID,
+            "signing_secret": self.caller_secret,
             "routes": routes,
             "alipay": format!("http://{}", self.alipay),
             "aggregator": format!("http://{}", self.aggregator),
@@ -275,6 +330,7 @@ routes, candidates in order (configuration {version})
 {routes}
 in another terminal, first: the commands below and those of README.md use it
   export WB_URL=http://{data} WB_ADMIN=http://{admin} WB_KEY={key}
+  export WB_SIGNING_SECRET={secret}   # of $WB_KEY{SIGNS}, which must sign, as {ALIPAY_KEY_ID}
 
 a risk decision
   curl -s $WB_URL/v1/risk/assessments -H \"authorization: Bearer $WB_KEY\" \\
@@ -298,6 +354,7 @@ watch a failover: the first candidate answers 503, wb-attempts says 2
             } else {
                 "edit routes.toml or a provider file"
             },
+            secret = self.caller_secret,
             alipay = self.alipay,
             aggregator = self.aggregator,
             version = table.version(),

@@ -1,6 +1,7 @@
 //! `weighbridge serve`: from arguments to a running proxy, and from signals to its end.
 
 use std::io::{self, IsTerminal};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::thread::available_parallelism;
@@ -28,7 +29,7 @@ const ADMIN_TOKEN: &str = "WEIGHBRIDGE_ADMIN_TOKEN";
 const ECHO: Duration = Duration::from_millis(100);
 
 /// Where data is kept unless told otherwise.
-const DATA: &str = "data";
+pub(super) const DATA: &str = "data";
 
 /// Merchant categories that decisions are counted by; any other counts as `other`.
 const MERCHANT_CATEGORIES: &[&str] =
@@ -47,7 +48,7 @@ pub fn run(args: &ServeArgs) -> ExitCode {
         policy: SecretPolicy::Required,
         rewiring: None,
     };
-    run_app(args, origin, |app| {
+    run_app(args, args.data_dir.clone(), origin, |app| {
         say(&format!("data   http://{}", app.data_address()));
         say(&format!("admin  http://{}", app.admin_address()));
         let snapshot = app.live().load_full();
@@ -61,7 +62,12 @@ pub fn run(args: &ServeArgs) -> ExitCode {
 }
 
 /// Starts the proxy, greets, and waits for its end. Exit code 2 means that it never ran.
-pub(super) fn run_app(args: &ServeArgs, origin: Origin, greet: impl FnOnce(&App)) -> ExitCode {
+pub(super) fn run_app(
+    args: &ServeArgs,
+    record_dir: Option<PathBuf>,
+    origin: Origin,
+    greet: impl FnOnce(&App),
+) -> ExitCode {
     let metrics = Metrics::with_merchant_categories(MERCHANT_CATEGORIES);
     let writer = match LineWriter::start(io::stderr(), metrics.log_dropped.clone()) {
         Ok(writer) => writer,
@@ -80,6 +86,8 @@ pub(super) fn run_app(args: &ServeArgs, origin: Origin, greet: impl FnOnce(&App)
         admin_token: Environment.env(ADMIN_TOKEN).filter(|token: &Secret| !token.expose().is_empty()),
         workers: args.workers.unwrap_or_else(|| available_parallelism().map_or(1, usize::from)),
         data_dir: args.data_dir.clone(),
+        record_dir,
+        checkpoints: args.audit_checkpoints.clone(),
         log: AccessLog::new(format, writer.lines()),
         metrics,
     };

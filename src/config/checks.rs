@@ -177,12 +177,16 @@ pub(super) fn auth_of_protocol(kind: &Field<AuthKind>, protocol: Protocol) -> Ch
 pub(super) fn auth_keys(auth: &RawAuth, kind: AuthKind, report: &Report<'_>) {
     let secret = kind != AuthKind::None;
     let signing = kind == AuthKind::DiHmac;
+    if signing && auth.keys.is_some() {
+        return listed_alone(auth, report);
+    }
     let keys = [
         (auth.secret_env.as_ref().map(|field| field.with(())), secret),
         (auth.secret_file.as_ref().map(|field| field.with(())), secret),
         (auth.name.as_ref().map(|field| field.with(())), kind == AuthKind::Header),
         (auth.key_id.as_ref().map(|field| field.with(())), signing),
         (auth.secret_encoding.as_ref().map(|field| field.with(())), signing),
+        (auth.keys.as_ref().map(|keys| keys.at.clone()), signing),
     ];
     for (field, wanted) in keys {
         if let Some(field) = field.filter(|_| !wanted) {
@@ -191,9 +195,30 @@ pub(super) fn auth_keys(auth: &RawAuth, kind: AuthKind, report: &Report<'_>) {
     }
 }
 
+/// A list of keys stands in the place of the one key.
+fn listed_alone(auth: &RawAuth, report: &Report<'_>) {
+    let single = [
+        auth.secret_env.as_ref().map(|field| field.with(())),
+        auth.secret_file.as_ref().map(|field| field.with(())),
+        auth.key_id.as_ref().map(|field| field.with(())),
+        auth.secret_encoding.as_ref().map(|field| field.with(())),
+    ];
+    for field in single.into_iter().flatten() {
+        let mistake = field.mistake(Code::Conflict, "this belongs to a single key, and there is a list");
+        report.add(mistake.hint("move it into keys"));
+    }
+    if let Some(name) = &auth.name {
+        report.add(name.mistake(Code::Conflict, "this kind of auth does not use it").hint("remove it"));
+    }
+}
+
 /// A secret's place: one, and not the secret itself.
-pub(super) fn secret_place(auth: &RawAuth) -> Checked<Place> {
-    match (&auth.secret_env, &auth.secret_file) {
+pub(super) fn secret_place(
+    at: &Field<()>,
+    secret_env: Option<&Field<String>>,
+    secret_file: Option<&Field<String>>,
+) -> Checked<Place> {
+    match (secret_env, secret_file) {
         (Some(_), Some(file)) => {
             let mistake = file.mistake(Code::Conflict, "both secret_env and secret_file are given");
             Err(mistake.hint("keep one of them"))
@@ -210,7 +235,7 @@ pub(super) fn secret_place(auth: &RawAuth) -> Checked<Place> {
         (None, Some(path)) if path.value.is_empty() => Err(path.mistake(Code::BadValue, "an empty path")),
         (None, Some(path)) => Ok(Place::File(path.clone())),
         (None, None) => {
-            let mistake = auth.at.mistake(Code::MissingKey, "missing key `secret_env` or `secret_file`");
+            let mistake = at.mistake(Code::MissingKey, "missing key `secret_env` or `secret_file`");
             Err(mistake.hint("name the environment variable that holds the secret"))
         }
     }

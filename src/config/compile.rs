@@ -20,7 +20,7 @@ use super::risk::PlannedRisk;
 use super::routes::{Plan, PlannedRoute, RISK};
 use super::secrets::Use;
 use super::source::Sources;
-use super::table::{Auth, Candidate, ConfigVersion, LlmRoute, Protocol, Provider, RiskRoute, RoutingTable, Shadow};
+use super::table::{Caller, Candidate, ConfigVersion, LlmRoute, Protocol, Provider, RiskRoute, RoutingTable, Shadow};
 use crate::domain::id::{ProviderId, RouteId, UpstreamId};
 use crate::domain::policy::{Applied, DEFAULT_RULE, Ruling};
 
@@ -53,10 +53,10 @@ fn compile_reporting(sources: &Sources, options: &CompileOptions<'_>, report: &R
     let raw = documents.iter().zip(parts).filter(|(document, _)| document.sound);
     let raw: Vec<RawRoutes> = raw.map(|(document, part)| RawRoutes::read(&document.root(report), part)).collect();
     // Half of the routes would make the other half's references look wrong.
-    let plan = sound.then(|| Plan::make(raw, &catalog, report));
+    let plan = sound.then(|| Plan::make(raw, &catalog, options.secrets, report));
     let built = build_providers(&catalog, plan.as_ref(), options, report);
     let plan = plan.filter(|_| report.is_clean())?;
-    let version = version_of(sources, &built);
+    let version = version_of(sources, &built, &plan.callers);
     assemble(plan, built, version)
 }
 
@@ -117,6 +117,7 @@ fn risk_route(
         hard_limit: plan.hard_limit,
         connect: plan.connect,
         max_attempts: plan.max_attempts,
+        audit: plan.audit,
         ruling: Arc::new(Ruling {
             applied: Applied { rule: DEFAULT_RULE.into(), version: version.to_string().into(), bands: plan.bands },
             vendor_action: plan.vendor_action,
@@ -165,7 +166,7 @@ fn fingerprint(candidates: &[Candidate]) -> [u8; 32] {
 }
 
 /// SHA-256 over the names and bytes of all files and the fingerprints of all secrets.
-fn version_of(sources: &Sources, built: &BTreeMap<ProviderId, Built>) -> ConfigVersion {
+fn version_of(sources: &Sources, built: &BTreeMap<ProviderId, Built>, callers: &[Arc<Caller>]) -> ConfigVersion {
     let mut hash = Sha256::new();
     for files in [&sources.routes, &sources.providers] {
         hash.update(length(files.len()));
@@ -175,12 +176,16 @@ fn version_of(sources: &Sources, built: &BTreeMap<ProviderId, Built>) -> ConfigV
         }
     }
     for (id, built) in built.iter().filter(|(_, built)| built.secret_is_real) {
-        let secret = match &built.provider.auth {
-            Auth::None => continue,
-            Auth::Bearer { secret } | Auth::Header { secret, .. } | Auth::DiHmac { secret, .. } => secret,
-        };
-        add(&mut hash, id.as_str().as_bytes());
-        add(&mut hash, &Sha256::digest(secret.expose()));
+        for secret in built.provider.auth.secrets() {
+            add(&mut hash, id.as_str().as_bytes());
+            add(&mut hash, &Sha256::digest(secret.expose()));
+        }
+    }
+    for caller in callers {
+        for key in caller.signature.iter().flat_map(|keys| keys.keys()) {
+            add(&mut hash, caller.id.as_str().as_bytes());
+            add(&mut hash, &Sha256::digest(key.secret.expose()));
+        }
     }
     ConfigVersion(hash.finalize().into())
 }

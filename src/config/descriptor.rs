@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::address;
 use super::checks;
 use super::error::Code;
+use super::keys::Resolving;
 use super::options::CompileOptions;
 use super::raw::RawFact;
 use super::raw::provider::{
@@ -19,6 +20,7 @@ use super::table::{Auth, BaseUrl, Fact, Model, Protocol, Provider, ProviderFacts
 use crate::domain::id::ProviderId;
 use crate::domain::money::TokenPrice;
 use crate::domain::secret::Secret;
+use crate::sign::keyring::Keyring;
 
 /// Enough for an ordinary account; every provider file should say its own.
 const DEFAULT_IN_FLIGHT: u32 = 256;
@@ -138,18 +140,27 @@ impl Builder<'_> {
                 Some((Auth::Header { name: name?, secret }, real))
             }
             AuthKind::DiHmac => {
+                if let Some(keys) = &raw.keys {
+                    let ringed = self.resolving(used).list(keys)?;
+                    return Some((Auth::DiHmac { keys: ringed.keys }, ringed.real));
+                }
                 let key_id = required(raw.key_id.as_ref(), raw, "key_id", "the name the provider gave to the secret");
                 let encoding =
                     required(raw.secret_encoding.as_ref(), raw, "secret_encoding", "\"hex\", \"base64\" or \"raw\"");
                 let (key_id, encoding) = (self.accept_auth(key_id, raw), self.accept_auth(encoding, raw));
                 let (secret, real) = self.secret(raw, Form::Signing(encoding?.value), used)?;
-                Some((Auth::DiHmac { key_id: key_id?.value.clone(), secret }, real))
+                Some((Auth::DiHmac { keys: Keyring::single(&*key_id?.value, secret) }, real))
             }
         }
     }
 
+    fn resolving(&self, used: Use) -> Resolving<'_> {
+        Resolving { secrets: self.options.secrets, used, report: self.report }
+    }
+
     fn secret(&self, raw: &RawAuth, form: Form, used: Use) -> Option<(Secret, bool)> {
-        let place = self.accept_auth(checks::secret_place(raw), raw)?;
+        let place = checks::secret_place(&raw.at, raw.secret_env.as_ref(), raw.secret_file.as_ref());
+        let place = self.accept_auth(place, raw)?;
         let resolved = accept(self.options.secrets.resolve(&place, form, used), self.report)?;
         Some((resolved.secret, resolved.real))
     }

@@ -7,6 +7,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use super::table::{Auth, Caller, Candidate, Limits, LlmRoute, Provider, RiskRoute, RoutingTable, Shadow};
+use crate::sign::keyring::Keyring;
 
 /// The differences between two tables, in the order limits, callers, providers, routes.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
@@ -153,6 +154,7 @@ fn changed_caller(old: &Caller, new: &Caller) -> Vec<&'static str> {
         ("limits.tokens_per_minute", old.tokens_per_minute == new.tokens_per_minute),
         ("budget", old.budgets == new.budgets),
         ("unpriced", old.unpriced == new.unpriced),
+        ("signature", old.signature == new.signature),
     ])
 }
 
@@ -161,7 +163,7 @@ fn changed_provider(old: &Provider, new: &Provider) -> Vec<&'static str> {
         ("protocol", old.protocol == new.protocol),
         ("base_url", old.base_url == new.base_url),
         ("auth", same_auth_but_secret(&old.auth, &new.auth)),
-        ("secret", secret(&old.auth) == secret(&new.auth)),
+        ("secret", old.auth.secrets().eq(new.auth.secrets())),
         ("operations", old.operations == new.operations),
         ("headers", old.headers == new.headers),
         ("limits.in_flight", (old.in_flight, old.adaptive_least) == (new.in_flight, new.adaptive_least)),
@@ -180,16 +182,12 @@ fn changed_provider(old: &Provider, new: &Provider) -> Vec<&'static str> {
 fn same_auth_but_secret(old: &Auth, new: &Auth) -> bool {
     match (old, new) {
         (Auth::None, Auth::None) | (Auth::Bearer { .. }, Auth::Bearer { .. }) => true,
-        (Auth::Header { name: old, .. }, Auth::Header { name: new, .. })
-        | (Auth::DiHmac { key_id: old, .. }, Auth::DiHmac { key_id: new, .. }) => old == new,
+        (Auth::Header { name: old, .. }, Auth::Header { name: new, .. }) => old == new,
+        (Auth::DiHmac { keys: old }, Auth::DiHmac { keys: new }) => {
+            let told = |keys: &Keyring| keys.keys().iter().map(|key| (key.id.clone(), key.state)).collect::<Vec<_>>();
+            told(old) == told(new)
+        }
         _ => false,
-    }
-}
-
-fn secret(auth: &Auth) -> Option<&crate::domain::secret::Secret> {
-    match auth {
-        Auth::None => None,
-        Auth::Bearer { secret } | Auth::Header { secret, .. } | Auth::DiHmac { secret, .. } => Some(secret),
     }
 }
 
@@ -233,5 +231,6 @@ fn changed_risk(old: &RiskRoute, new: &RiskRoute) -> Vec<&'static str> {
         ("on_exhausted", old.ruling.on_exhausted == new.ruling.on_exhausted),
         ("velocity", old.velocity == new.velocity),
         ("reuse", old.reuse == new.reuse),
+        ("audit", old.audit == new.audit),
     ])
 }

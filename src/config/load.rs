@@ -70,7 +70,7 @@ pub fn content_hash(routes: &Path, providers: Option<&Path>) -> [u8; 32] {
         add_optional(&mut hash, source.as_ref().map(|source| source.text.as_bytes()));
         texts.extend(source);
     }
-    let mut secrets: Vec<String> = texts.iter().filter_map(secret_file_of).collect();
+    let mut secrets: Vec<String> = texts.iter().flat_map(secret_files_of).collect();
     secrets.sort();
     secrets.dedup();
     for path in secrets {
@@ -165,14 +165,27 @@ fn id_of(file: &SourceFile) -> String {
     })
 }
 
-fn secret_file_of(file: &SourceFile) -> Option<String> {
+fn secret_files_of(file: &SourceFile) -> Vec<String> {
     // The watcher asks every two seconds and at every hint, and most files name no secret file: look before parsing.
     if !file.text.contains("secret_file") && !file.text.contains("\\u") && !file.text.contains("\\U") {
-        return None;
+        return Vec::new();
     }
     let (entries, _) = DeTable::parse_recoverable(&file.text);
-    let DeValue::Table(auth) = entries.get_ref().get("auth")?.get_ref() else { return None };
-    Some(auth.get("secret_file")?.get_ref().as_str()?.to_owned())
+    let mut found = Vec::new();
+    entries.get_ref().iter().for_each(|(key, value)| secret_files_in(key.get_ref(), value.get_ref(), &mut found));
+    found
+}
+
+/// Wherever it stands: in a provider's `auth`, in one of its keys, in a caller's `signature`.
+fn secret_files_in(key: &str, value: &DeValue<'_>, found: &mut Vec<String>) {
+    match value {
+        DeValue::String(path) if key == "secret_file" => found.push(path.to_string()),
+        DeValue::Table(entries) => {
+            entries.iter().for_each(|(key, value)| secret_files_in(key.get_ref(), value.get_ref(), found));
+        }
+        DeValue::Array(values) => values.iter().for_each(|value| secret_files_in(key, value.get_ref(), found)),
+        _ => {}
+    }
 }
 
 fn add_optional(hash: &mut Sha256, bytes: Option<&[u8]>) {

@@ -7,6 +7,7 @@
 //! handed in), watch files, or keep anything between two calls.
 
 pub mod asking;
+pub mod audit;
 pub mod builtin;
 pub mod compile;
 pub mod diff;
@@ -26,6 +27,7 @@ mod catalog;
 mod checks;
 mod counters;
 mod descriptor;
+mod keys;
 mod llm;
 mod mask;
 mod raw;

@@ -12,12 +12,14 @@ use super::source::SourceFile;
 
 pub(super) mod cache;
 pub(super) mod callers;
+pub(super) mod keys;
 pub(super) mod llm;
 pub(super) mod provider;
 pub(super) mod reuse;
 pub(super) mod risk;
 pub(super) mod routes;
 pub(super) mod shape;
+pub(super) mod signature;
 pub(super) mod velocity;
 
 /// A parsed file; after a syntax error only what could be recovered.

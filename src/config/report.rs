@@ -82,6 +82,11 @@ pub(super) struct Report<'s> {
 }
 
 impl<'s> Report<'s> {
+    /// The value, or `None` after adding the mistake.
+    pub(super) fn accept<T>(&self, checked: Result<T, Mistake>) -> Option<T> {
+        checked.map_err(|mistake| self.add(mistake)).ok()
+    }
+
     pub(super) fn new(files: impl Iterator<Item = &'s SourceFile>) -> Self {
         let line_starts =
             |text: &str| std::iter::once(0).chain(text.match_indices('\n').map(|(at, _)| at + 1)).collect();

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::audit::OnUnrecorded;
 use super::catalog::{Catalog, Pick};
 use super::checks;
 use super::counters;
@@ -30,6 +31,7 @@ pub(super) struct PlannedRisk {
     pub(super) on_exhausted: OnExhausted,
     pub(super) velocity: Vec<Arc<VelocityRule>>,
     pub(super) reuse: Option<ReusePolicy>,
+    pub(super) audit: OnUnrecorded,
 }
 
 pub(super) fn plan_risk(raw: &RawRisk, catalog: &Catalog, report: &Report<'_>) -> Option<PlannedRisk> {
@@ -60,5 +62,6 @@ pub(super) fn plan_risk(raw: &RawRisk, catalog: &Catalog, report: &Report<'_>) -
         on_exhausted: raw.on_exhausted.as_ref().map_or(OnExhausted::Review, |field| field.value),
         velocity,
         reuse,
+        audit: raw.audit.as_ref().map_or(OnUnrecorded::default(), |field| field.value),
     })
 }

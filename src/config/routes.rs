@@ -12,6 +12,7 @@ use super::callers;
 use super::catalog::{Catalog, Pick};
 use super::checks;
 use super::error::Code;
+use super::keys::Resolving;
 use super::llm::{self, Beside, PlannedShadow};
 use super::raw::cache::RawCache;
 use super::raw::callers::RawCaller;
@@ -20,6 +21,7 @@ use super::raw::routes::{RawLimits, RawRoutes};
 use super::read::suggest;
 use super::report::{Field, Mistake, Report};
 use super::risk::{PlannedRisk, plan_risk};
+use super::secrets::{Secrets, Use};
 use super::table::{CachePolicy, Caller, Limits};
 use crate::domain::deadline::Timeouts;
 use crate::domain::id::{CallerId, RouteId, TenantId};
@@ -52,12 +54,15 @@ pub(super) struct Plan {
 
 impl Plan {
     /// Checks all files of routes as one. Reports what is wrong; what could not be read is left out of the plan.
-    pub(super) fn make(files: Vec<RawRoutes>, catalog: &Catalog, report: &Report<'_>) -> Self {
+    pub(super) fn make(files: Vec<RawRoutes>, catalog: &Catalog, secrets: Secrets<'_>, report: &Report<'_>) -> Self {
         let merged = merge(files, report);
         let names: BTreeSet<&str> = merged.models.iter().map(|route| route.name.value.as_str()).collect();
         let mut allowing =
             Allowing { names, has_risk: merged.risk.is_some(), implicit: BTreeMap::new(), catalog, report };
-        let callers = merged.callers.iter().filter_map(|caller| plan_caller(caller, &mut allowing)).collect();
+        // A caller's secret is always needed: without it nobody could tell its requests from forged ones.
+        let resolving = Resolving { secrets, used: Use::ByRoute, report };
+        let callers =
+            merged.callers.iter().filter_map(|caller| plan_caller(caller, resolving, &mut allowing)).collect();
         let mut llm = allowing.implicit;
         for route in &merged.models {
             if let Err(mistake) = checks::route_name(&route.name) {
@@ -178,10 +183,11 @@ impl Allowing<'_> {
     }
 }
 
-fn plan_caller(raw: &RawCaller, allowing: &mut Allowing<'_>) -> Option<Arc<Caller>> {
+fn plan_caller(raw: &RawCaller, resolving: Resolving<'_>, allowing: &mut Allowing<'_>) -> Option<Arc<Caller>> {
     let report = allowing.report;
     let allow = raw.allow.as_ref().map(|allow| expand_all(allow, allowing));
     let key_digest = raw.key_digest.as_ref().and_then(|digest| accept(checks::key_digest(digest), report));
+    let signature = raw.signature.as_ref().map(|signature| resolving.signature(signature));
     let id = raw.id.as_ref()?;
     let tenant = raw.tenant.as_ref().unwrap_or(id);
     Some(Arc::new(Caller {
@@ -194,6 +200,11 @@ fn plan_caller(raw: &RawCaller, allowing: &mut Allowing<'_>) -> Option<Arc<Calle
         tokens_per_minute: raw.tokens_per_minute.as_ref().map(|limit| limit.value),
         budgets: callers::budgets(raw, report),
         unpriced: callers::unpriced(raw, report),
+        // One that could not be read was reported, and must not become none.
+        signature: match signature {
+            Some(ringed) => Some(Arc::new(ringed?.keys)),
+            None => None,
+        },
     }))
 }
 

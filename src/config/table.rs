@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::asking::Asking;
+use super::audit::OnUnrecorded;
 use super::reuse::ReusePolicy;
 use super::velocity::VelocityRule;
 use crate::domain::currency::Currency;
@@ -19,6 +20,7 @@ use crate::domain::outcome::FailureClass;
 use crate::domain::period::Period;
 use crate::domain::policy::Ruling;
 use crate::domain::secret::Secret;
+use crate::sign::keyring::Keyring;
 use crate::wire::json_edit::Shape;
 
 /// SHA-256 over all configuration bytes and secret fingerprints; shown as 12 hex digits.
@@ -47,6 +49,18 @@ pub struct RoutingTable {
     pub(super) llm: BTreeMap<RouteId, Arc<LlmRoute>>,
     pub(super) risk: Option<Arc<RiskRoute>>,
     pub(super) facts: BTreeMap<ProviderId, ProviderFacts>,
+}
+
+impl Auth {
+    /// Every secret in it.
+    pub fn secrets(&self) -> impl Iterator<Item = &Secret> {
+        let (one, several) = match self {
+            Self::None => (None, None),
+            Self::Bearer { secret } | Self::Header { secret, .. } => (Some(secret), None),
+            Self::DiHmac { keys } => (None, Some(keys.keys())),
+        };
+        one.into_iter().chain(several.into_iter().flatten().map(|key| &key.secret))
+    }
 }
 
 impl RoutingTable {
@@ -136,6 +150,8 @@ pub struct Caller {
     pub budgets: Vec<Budget>,
     /// What becomes of calls that no budget can count.
     pub unpriced: Unpriced,
+    /// Present if every request must be signed, with one of these keys.
+    pub signature: Option<Arc<Keyring>>,
 }
 
 /// What calls may cost before the window ends.
@@ -237,6 +253,8 @@ pub struct RiskRoute {
     pub connect: Duration,
     /// Most attempts for one call.
     pub max_attempts: u32,
+    /// What to do with a decision that is not on record in time.
+    pub audit: OnUnrecorded,
     /// What decides an attempt that no policy matches.
     pub ruling: Arc<Ruling>,
     /// What is counted about attempts.
@@ -345,10 +363,8 @@ pub enum Auth {
     },
     /// Signed requests and an OAuth token.
     DiHmac {
-        /// Names the secret.
-        key_id: String,
-        /// At least 32 bytes, decoded.
-        secret: Secret,
+        /// Which key signs, and which ones answers may be signed with.
+        keys: Keyring,
     },
 }
 

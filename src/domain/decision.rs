@@ -33,11 +33,17 @@ impl Action {
     /// Reads a provider's recommendation. Exactly the known words: anything else is a [`Action::Review`] to be counted,
     /// never a pass (C10).
     pub fn of_recommendation(word: &str) -> Self {
+        Self::parse(word).unwrap_or(Self::Review)
+    }
+
+    /// Reads exactly one of the four words.
+    pub fn parse(word: &str) -> Option<Self> {
         match word {
-            "PASS" => Self::Pass,
-            "CHALLENGE" => Self::Challenge,
-            "REJECT" => Self::Reject,
-            _ => Self::Review,
+            "PASS" => Some(Self::Pass),
+            "CHALLENGE" => Some(Self::Challenge),
+            "REVIEW" => Some(Self::Review),
+            "REJECT" => Some(Self::Reject),
+            _ => None,
         }
     }
 }

@@ -1,5 +1,6 @@
 //! Floor 0: values and rules. No I/O, no async, no serde on rules.
 
+pub mod aftermath;
 pub mod agreement;
 pub mod clock;
 pub mod currency;

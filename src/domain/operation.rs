@@ -31,6 +31,10 @@ pub enum Operation {
     ModelsGet,
     /// `POST /v1/risk/assessments`
     RiskAssess,
+    /// `GET /v1/risk/assessments/{id}`
+    RiskGet,
+    /// `POST /v1/risk/assessments/{id}/outcome`
+    RiskOutcome,
 }
 
 /// Whether repeating an operation can do harm.
@@ -70,7 +74,7 @@ pub enum TrafficClass {
 
 impl Operation {
     /// Every operation, for tables.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 16] = [
         Self::ChatCompletions,
         Self::Completions,
         Self::Embeddings,
@@ -85,6 +89,8 @@ impl Operation {
         Self::ModelsList,
         Self::ModelsGet,
         Self::RiskAssess,
+        Self::RiskGet,
+        Self::RiskOutcome,
     ];
 
     /// The name used in provider files, logs and metrics.
@@ -104,6 +110,8 @@ impl Operation {
             Self::ModelsList => "models.list",
             Self::ModelsGet => "models.get",
             Self::RiskAssess => "risk.assess",
+            Self::RiskGet => "risk.get",
+            Self::RiskOutcome => "risk.outcome",
         }
     }
 
@@ -124,17 +132,24 @@ impl Operation {
             Self::ModelsList => "/v1/models",
             Self::ModelsGet => "/v1/models/{*id}",
             Self::RiskAssess => "/v1/risk/assessments",
+            Self::RiskGet => "/v1/risk/assessments/{id}",
+            Self::RiskOutcome => "/v1/risk/assessments/{id}/outcome",
         }
     }
 
     /// True if it is asked for with GET; the others take POST.
     pub fn is_get(self) -> bool {
-        matches!(self, Self::ModelsList | Self::ModelsGet)
+        matches!(self, Self::ModelsList | Self::ModelsGet | Self::RiskGet)
+    }
+
+    /// True if it is about the record, which no provider has.
+    pub fn asks_the_record(self) -> bool {
+        matches!(self, Self::RiskGet | Self::RiskOutcome)
     }
 
     /// True if a model of some provider answers it.
     pub fn asks_a_model(self) -> bool {
-        !matches!(self, Self::ModelsList | Self::ModelsGet | Self::RiskAssess)
+        !matches!(self, Self::ModelsList | Self::ModelsGet) && self.class() == TrafficClass::Llm
     }
 
     /// True if its body is a form (`multipart/form-data`), which may hold a file; the others take JSON.
@@ -150,8 +165,8 @@ impl Operation {
     /// The default safety; a dialect may know better (`di-hmac` defines `Idempotency-Key`).
     pub fn safety(self) -> Safety {
         match self {
-            Self::ModelsList | Self::ModelsGet => Safety::ReadOnly,
-            Self::RiskAssess => Safety::AtMostOnce,
+            Self::ModelsList | Self::ModelsGet | Self::RiskGet => Safety::ReadOnly,
+            Self::RiskAssess | Self::RiskOutcome => Safety::AtMostOnce,
             _ => Safety::Repeatable,
         }
     }
@@ -159,7 +174,7 @@ impl Operation {
     /// How errors on this operation are written, and how its streams end.
     pub fn dialect(self) -> Dialect {
         match self {
-            Self::RiskAssess => Dialect::Problem,
+            Self::RiskAssess | Self::RiskGet | Self::RiskOutcome => Dialect::Problem,
             Self::Messages | Self::CountTokens => Dialect::Anthropic,
             Self::Responses => Dialect::Responses,
             Self::Transcriptions | Self::Translations | Self::Speech => Dialect::Audio,
@@ -169,7 +184,10 @@ impl Operation {
 
     /// Whose capacity it uses.
     pub fn class(self) -> TrafficClass {
-        if self == Self::RiskAssess { TrafficClass::Risk } else { TrafficClass::Llm }
+        match self {
+            Self::RiskAssess | Self::RiskGet | Self::RiskOutcome => TrafficClass::Risk,
+            _ => TrafficClass::Llm,
+        }
     }
 }
 

@@ -24,6 +24,8 @@ pub struct AttemptError {
     pub status: Option<u16>,
     /// How long the provider asked us to stay away.
     pub retry_after: Option<Duration>,
+    /// Why our own breaker refused, where that says more than that it was open.
+    pub cause: Option<FailureClass>,
     /// The provider's own words, for a caller whose request it refused.
     pub said: Option<Arc<EmbeddedError>>,
     /// What happened, in our words.
@@ -33,12 +35,17 @@ pub struct AttemptError {
 impl AttemptError {
     /// A failure with nothing but a class, what was sent and a sentence.
     pub fn new(class: FailureClass, sent: Sent, detail: &'static str) -> Self {
-        Self { class, sent, status: None, retry_after: None, said: None, detail }
+        Self { class, sent, status: None, retry_after: None, cause: None, said: None, detail }
     }
 
     /// A refusal by our own bulkhead, breaker or pace; nothing was sent.
     pub fn local(class: FailureClass, retry_after: Option<Duration>, detail: &'static str) -> Self {
         Self { retry_after, ..Self::new(class, Sent::No, detail) }
+    }
+
+    /// What is behind it: the cause of a refusal of our own, or the failure itself.
+    pub fn root(&self) -> FailureClass {
+        self.cause.unwrap_or(self.class)
     }
 }
 
@@ -63,6 +70,24 @@ pub enum CallError {
     /// No key, or one we do not know.
     #[error("unknown caller key")]
     BadKey,
+    /// The caller must sign, and this is not signed, or not with its key. Which of them is not told.
+    #[error("the signature of the request is missing or wrong")]
+    BadSignature,
+    /// The signature's time is too far from ours.
+    #[error(
+        "the signature's ts is not within 300 s of our clock, which says {now_ms} ({}), or from before our last start",
+        clock::rfc3339(*now_ms)
+    )]
+    StaleTimestamp {
+        /// What our clock says, milliseconds since 1970.
+        now_ms: u64,
+    },
+    /// The very same signed request came before.
+    #[error("this signed request was used before; sign each request anew, with a nonce of its own")]
+    Replayed,
+    /// There is no room to remember another signed request.
+    #[error("too many signed requests at once; sign again and retry")]
+    NoNonceRoom,
     /// The key is known and may not do this.
     #[error("this key may not use {0}")]
     NotAllowed(String),
@@ -163,6 +188,18 @@ pub enum CallError {
     /// No verdict could be had, and the route wants an error then.
     #[error("no risk decision: {}", .0.text())]
     NoDecision(FallbackReason),
+    /// The decision could not be recorded in time, and the route withholds it then.
+    #[error("audit_unavailable: the decision could not be recorded and is withheld; ask again")]
+    AuditUnavailable,
+    /// The record cannot be read or written now.
+    #[error("audit_unavailable: the record of decisions cannot be used now; try again")]
+    RecordUnavailable,
+    /// This process keeps no record.
+    #[error("this proxy keeps no record of decisions; it was started without a data folder")]
+    NoRecord,
+    /// No decision of this tenant has the id.
+    #[error("there is no decision of this id")]
+    UnknownDecision,
     /// A bug; the details are in the log.
     #[error("internal error")]
     Internal,
@@ -177,6 +214,10 @@ impl CallError {
             Self::NotFound => "not_found",
             Self::Method { .. } => "method",
             Self::BadKey => "bad_key",
+            Self::BadSignature => "bad_signature",
+            Self::StaleTimestamp { .. } => "stale_timestamp",
+            Self::Replayed => "replay",
+            Self::NoNonceRoom => "nonce_store_full",
             Self::NotAllowed(_) => "not_allowed",
             Self::Shed { .. } => "shed",
             Self::Throttled { .. } => "throttled",
@@ -195,6 +236,9 @@ impl CallError {
             Self::Exhausted { last, .. } | Self::UploadLost { last, .. } => last.class.label(),
             Self::DeadlinePassed => "deadline_passed",
             Self::NoDecision(reason) => reason.code(),
+            Self::AuditUnavailable | Self::RecordUnavailable => "audit_unavailable",
+            Self::NoRecord => "no_record",
+            Self::UnknownDecision => "unknown_decision",
             Self::Internal => "internal",
         }
     }

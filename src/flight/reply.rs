@@ -10,7 +10,8 @@ use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use futures_util::Stream;
-use http::{HeaderMap, StatusCode};
+use http::header::CONTENT_TYPE;
+use http::{HeaderMap, HeaderValue, StatusCode};
 use http_body::{Frame, SizeHint};
 
 use crate::domain::decision::Decision;
@@ -36,6 +37,16 @@ pub struct Reply {
     pub complete: bool,
     /// A risk reply's meaning; its bytes are made from it at the ingress.
     pub decision: Option<Arc<Decision>>,
+}
+
+impl Reply {
+    /// An answer of our own in JSON.
+    pub fn json(body: Bytes) -> Self {
+        let mut headers = HeaderMap::with_capacity(16);
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        let body = ReplyBody::whole(body);
+        Self { status: StatusCode::OK, headers, body, usage: UsageSlot::default(), complete: true, decision: None }
+    }
 }
 
 /// Where whoever reads the provider's answer leaves the token counts. Cloning shares it.

@@ -10,7 +10,7 @@ use http::HeaderValue;
 use tokio::time::Instant;
 
 use crate::domain::decision::{Action, DecisionSource};
-use crate::domain::id::{CallerId, ProviderId, RouteId, TenantId, UpstreamId};
+use crate::domain::id::{CallerId, DecisionId, ProviderId, RouteId, TenantId, UpstreamId};
 use crate::domain::money::Cost;
 use crate::domain::operation::Operation;
 use crate::domain::usage::Usage;
@@ -194,6 +194,8 @@ pub struct Story {
     pub cost: CostNote,
     /// A risk call's outcome.
     pub decision: Option<(Action, DecisionSource)>,
+    /// The answer that was given instead of a verdict, for the record of one that comes late.
+    pub fallback: Option<DecisionId>,
     /// Bytes of the request body.
     pub bytes_in: u64,
     /// How often the caller's SDK had tried before.

@@ -19,7 +19,8 @@ use crate::upstream::live::Fleet;
 
 /// Makes `table` runnable, taking over live state from `previous`.
 pub fn build(table: RoutingTable, previous: Option<&Snapshot>, shared: &Shared) -> Snapshot {
-    let fleet = Fleet::build(&table, previous.map_or(&Fleet::default(), Snapshot::fleet), &shared.dial);
+    let fleet =
+        Fleet::build(&table, previous.map_or(&Fleet::default(), Snapshot::fleet), &shared.dial, &shared.metrics);
     let llm = table.llm_routes().values().map(|route| {
         let names = names(&route.id, &shared.metrics);
         let kept = kept(route, previous);
@@ -33,7 +34,10 @@ pub fn build(table: RoutingTable, previous: Option<&Snapshot>, shared: &Shared) 
         ReadyRoute { names, service: stack::risk(route, &fleet, shared), kept: Kept { velocity, ..Kept::default() } }
     });
     let (llm, callers) = (llm.collect(), callers(&table, previous, shared));
-    Snapshot::assemble(Parts { table, callers, fleet, llm, risk }, shared.metrics.snapshots_alive.hold())
+    Snapshot::assemble(
+        Parts { table, callers, fleet, llm, risk, clerk: shared.clerk.clone() },
+        shared.metrics.snapshots_alive.hold(),
+    )
 }
 
 /// What the route remembers, taken over from the route of the same name.

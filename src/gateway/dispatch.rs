@@ -3,10 +3,9 @@
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
-use bytes::Bytes;
 use futures_util::future::{Either, Ready, ready};
 use http::header::CONTENT_TYPE;
-use http::{HeaderMap, HeaderValue, Method, StatusCode};
+use http::{HeaderMap, HeaderValue, Method};
 use matchit::Router;
 use tower::{Layer, Service};
 
@@ -19,9 +18,10 @@ use crate::flight::call::{CacheWish, Call, CallContext, Facts, RiskFacts};
 use crate::flight::carried::Carried;
 use crate::flight::error::CallError;
 use crate::flight::facts::LlmFacts;
-use crate::flight::reply::{Reply, ReplyBody, UsageSlot};
+use crate::flight::reply::Reply;
 use crate::flight::upload::{Fault, Received, Upload};
 use crate::flight::velocity::Counted;
+use crate::gateway::casebook;
 use crate::gateway::decode::{Decoded, carry, conversation, decode, decode_form, forwarded};
 use crate::gateway::snapshot::{ReadyRoute, Snapshot};
 use crate::layer::answering::{Gated, Touch, Touching};
@@ -118,6 +118,8 @@ impl Service<Arrival<Arc<Snapshot>, Received>> for Dispatch {
         };
         let flying = match operation {
             Operation::RiskAssess => assess(&arrival, caller),
+            Operation::RiskGet => return Either::Right(Either::Right(Box::pin(casebook::look_up(arrival)))),
+            Operation::RiskOutcome => return Either::Right(Either::Right(Box::pin(casebook::note(arrival)))),
             Operation::ModelsList => return Either::Left(ready(Ok(list_models(&arrival, caller)))),
             Operation::ModelsGet => return Either::Left(ready(get_model(&arrival, caller))),
             _ if arrival.body.bytes.len() > LARGE && arrival.body.upload.is_none() => {
@@ -389,7 +391,7 @@ fn list_models(arrival: &Whole, caller: &LiveCaller) -> Reply {
     let snapshot = &arrival.pinned;
     let routes = snapshot.table().llm_routes().values().filter(|route| caller.caller.may_use(route.id.as_str()));
     let mine: Vec<_> = routes.map(|route| entry(route, snapshot.loaded_at())).collect();
-    json(models_list(&mine))
+    Reply::json(models_list(&mine))
 }
 
 /// A route as a model: what holds whichever candidate answers.
@@ -405,16 +407,9 @@ fn entry(route: &LlmRoute, created: u64) -> ModelEntry<'_> {
 fn get_model(arrival: &Whole, caller: &LiveCaller) -> Result<Reply, CallError> {
     let id = arrival.parameter.as_deref().unwrap_or_default();
     match select::llm(arrival.pinned.table(), &caller.caller, id) {
-        Ok(route) => Ok(json(model_object(&entry(route, arrival.pinned.loaded_at())))),
+        Ok(route) => Ok(Reply::json(model_object(&entry(route, arrival.pinned.loaded_at())))),
         Err(_) => Err(CallError::UnknownModel { model: id.to_owned() }),
     }
-}
-
-fn json(body: Bytes) -> Reply {
-    let mut headers = HeaderMap::with_capacity(16);
-    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    let body = ReplyBody::whole(body);
-    Reply { status: StatusCode::OK, headers, body, usage: UsageSlot::default(), complete: true, decision: None }
 }
 
 #[cfg(test)]
@@ -428,6 +423,9 @@ mod tests {
         assert_eq!(label(Method::GET, "/v1/models"), Ok((Operation::ModelsList, None)));
         assert_eq!(label(Method::GET, "/v1/models/a/b"), Ok((Operation::ModelsGet, Some("a/b".to_owned()))));
         assert_eq!(label(Method::POST, "/v1/risk/assessments"), Ok((Operation::RiskAssess, None)));
+        let one = || Some("ra_1".to_owned());
+        assert_eq!(label(Method::GET, "/v1/risk/assessments/ra_1"), Ok((Operation::RiskGet, one())));
+        assert_eq!(label(Method::POST, "/v1/risk/assessments/ra_1/outcome"), Ok((Operation::RiskOutcome, one())));
         for method in [Method::GET, Method::TRACE, Method::CONNECT, Method::from_bytes(b"post").unwrap()] {
             assert_eq!(label(method.clone(), "/v1/chat/completions"), Err("method"), "{method}");
         }

@@ -1,6 +1,7 @@
 //! Floor 6: composition. [`stack`] shows every tower stack; [`snapshot`] is one configuration made runnable.
 
 pub mod build;
+mod casebook;
 mod decode;
 pub mod dispatch;
 pub mod pin;

@@ -21,6 +21,7 @@ use crate::flight::reply::Reply;
 use crate::flight::trail::RouteNames;
 use crate::flight::velocity::Velocity;
 use crate::layer::admission::Gate;
+use crate::layer::audit::Clerk;
 use crate::layer::cache::Store;
 use crate::layer::decision_cache::DecisionCache;
 use crate::layer::failover::tempo::Tempo;
@@ -28,6 +29,7 @@ use crate::layer::idempotency::Ledger;
 use crate::layer::idempotency_key::Answers;
 use crate::layer::seam::Seam;
 use crate::layer::shadow::Copies;
+use crate::layer::verify_signature::Nonces;
 use crate::telemetry::access::AccessLog;
 use crate::telemetry::cells::Held;
 use crate::telemetry::metrics::Metrics;
@@ -58,6 +60,10 @@ pub struct Shared {
     pub velocity: Arc<Velocity>,
     /// Decisions that may be given again for other payments.
     pub decisions: Arc<DecisionCache>,
+    /// Who records decisions; `None` where there is no record.
+    pub clerk: Option<Clerk>,
+    /// Nonces of signed requests.
+    pub nonces: Nonces,
     /// Process-wide admission.
     pub gate: Arc<Gate>,
     /// What day it is, for budgets.
@@ -94,6 +100,7 @@ pub(super) struct Parts {
     pub(super) fleet: Fleet,
     pub(super) llm: BTreeMap<RouteId, ReadyRoute>,
     pub(super) risk: Option<ReadyRoute>,
+    pub(super) clerk: Option<Clerk>,
 }
 
 /// One configuration version, runnable.
@@ -105,19 +112,21 @@ pub struct Snapshot {
     fleet: Fleet,
     llm: BTreeMap<RouteId, ReadyRoute>,
     risk: Option<ReadyRoute>,
+    clerk: Option<Clerk>,
     _alive: Held,
 }
 
 impl Snapshot {
     /// Puts the parts together; only `build` makes them.
     pub(super) fn assemble(parts: Parts, alive: Held) -> Self {
-        let Parts { table, callers, fleet, llm, risk } = parts;
+        let Parts { table, callers, fleet, llm, risk, clerk } = parts;
         Self {
             version: HeaderValue::from_str(&table.version().to_string()).unwrap_or(HeaderValue::from_static("unknown")),
             loaded_at: clock::unix_seconds(),
             callers,
             llm,
             risk,
+            clerk,
             fleet,
             table: Arc::new(table),
             _alive: alive,
@@ -177,6 +186,11 @@ impl Snapshot {
     /// The risk route's name and service.
     pub fn risk(&self) -> Option<&ReadyRoute> {
         self.risk.as_ref()
+    }
+
+    /// Who records decisions.
+    pub fn clerk(&self) -> Option<&Clerk> {
+        self.clerk.as_ref()
     }
 }
 

@@ -20,6 +20,7 @@ use crate::gateway::dispatch::{Dispatch, MatchLayer};
 use crate::gateway::pin::PinLayer;
 use crate::gateway::snapshot::{Kept, Live, RouteService, Shared};
 use crate::layer::admission::{self, AdmissionLayer};
+use crate::layer::audit::{self, AuditLayer};
 use crate::layer::authenticate::{API_KEY, IdentifyLayer};
 use crate::layer::bulkhead::{self, BulkheadLayer};
 use crate::layer::cache::{self, CacheLayer};
@@ -50,6 +51,7 @@ use crate::layer::throttle::ThrottleLayer;
 use crate::layer::timeout::TimeoutLayer;
 use crate::layer::trip::{self, TripLayer};
 use crate::layer::velocity::VelocityLayer;
+use crate::layer::verify_signature::{self, VerifySignatureLayer};
 use crate::telemetry::metrics::Metrics;
 use crate::upstream::live::{Fleet, LiveProvider, LiveUpstream};
 use crate::upstream::send::send;
@@ -65,6 +67,7 @@ pub fn ingress(
 + use<> {
     let unrouted = shared.metrics.route(&RouteId::new("none"));
     let (gate, metrics) = (Arc::clone(&shared.gate), Arc::clone(&shared.metrics));
+    let signatures = verify_signature::Params { nonces: shared.nonces.clone(), metrics: Arc::clone(&metrics) };
     ServiceBuilder::new()
         // Before anything could print a header.
         .layer(SetSensitiveRequestHeadersLayer::new([AUTHORIZATION, API_KEY, PROXY_AUTHORIZATION, COOKIE]))
@@ -92,6 +95,8 @@ pub fn ingress(
         .layer(ThrottleLayer)
         // The body becomes bytes, bounded in size and silence.
         .layer(ReadBodyLayer)
+        // Callers who must sign: below ReadBody, because the signature covers every byte, and above all that acts on one.
+        .layer(VerifySignatureLayer(signatures))
         // Decode the few facts, select the route, make the call.
         .service(Dispatch)
 }
@@ -101,15 +106,30 @@ pub fn risk(route: &Arc<RiskRoute>, fleet: &Fleet, shared: &Shared) -> RouteServ
     let metrics = &shared.metrics;
     let decisions = decision_cache::Params { memory: Arc::clone(&shared.decisions), metrics: Arc::clone(metrics) };
     let stand_in = stand_in::Params { decisions: decisions.clone(), ledger: shared.ledger.clone() };
+    let in_time = audit::for_verdict(route.deadline, shared.clerk.as_ref());
     let stack = ServiceBuilder::new()
-        // Outermost, so that time-up is one more reason to fall back.
+        // Outermost: nothing is answered that is not on record, fallbacks and decisions given again included.
+        .layer(AuditLayer(audit::Params {
+            clerk: shared.clerk.clone(),
+            deadline: route.deadline,
+            on_unrecorded: route.audit,
+        }))
+        // Outside the timer, so that time-up is one more reason to fall back.
         .layer(FallbackLayer(fallback::Params { metrics: Arc::clone(metrics) }))
         // Outside the timer: an earlier decision stands in for one that did not come in time, before the failure mode does.
         .layer(StandInLayer(stand_in))
         // Answers when the time is up; the call below goes on to its hard limit.
-        .layer(SoftDeadlineLayer(soft_deadline::Params { deadline: route.deadline, metrics: Arc::clone(metrics) }))
+        .layer(SoftDeadlineLayer(soft_deadline::Params {
+            deadline: in_time,
+            clerk: shared.clerk.clone(),
+            metrics: Arc::clone(metrics),
+        }))
         // Inside Fallback, so that a fallback is never kept as a verdict; below the timer, so that late ones are.
-        .layer(IdempotencyLayer(idempotency::Params { ledger: shared.ledger.clone(), metrics: Arc::clone(metrics) }))
+        .layer(IdempotencyLayer(idempotency::Params {
+            ledger: shared.ledger.clone(),
+            clerk: shared.clerk.clone(),
+            metrics: Arc::clone(metrics),
+        }))
         // Inside Idempotency, so that what is given again is this attempt's decision; outside Velocity: counted first.
         .layer(DecisionCacheLayer(decisions))
         // A counter over its limit makes a verdict more severe; inside Idempotency, so that it is kept that way.

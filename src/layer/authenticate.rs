@@ -8,7 +8,7 @@ use http::{HeaderMap, HeaderName};
 use sha2::{Digest, Sha256};
 use tower::{Layer, Service};
 
-use crate::domain::operation::{Dialect, Operation};
+use crate::domain::operation::{Dialect, Operation, TrafficClass};
 use crate::flight::arrival::{Arrival, LiveCaller, Pinned};
 use crate::flight::error::CallError;
 use crate::layer::always_ready;
@@ -63,16 +63,21 @@ where
 }
 
 fn identify<P: Pinned, B>(arrival: &Arrival<P, B>) -> Result<Arc<LiveCaller>, CallError> {
-    let anthropic = arrival.operation.is_some_and(|operation| operation.dialect() == Dialect::Anthropic);
-    let key = if anthropic { either_key(&arrival.head.headers) } else { bearer(&arrival.head.headers) };
+    let headers = &arrival.head.headers;
+    let key = arrival.operation.map_or_else(|| bearer(headers), |operation| presented_key(operation, headers));
     let key = key.ok_or(CallError::BadKey)?;
     let digest: [u8; 32] = Sha256::digest(key).into();
     let caller = arrival.pinned.caller(&digest).ok_or(CallError::BadKey)?;
     // The risk route is known from the path alone: refuse before a body byte is read.
-    if arrival.operation == Some(Operation::RiskAssess) && !caller.caller.may_use("risk") {
+    if arrival.operation.map(Operation::class) == Some(TrafficClass::Risk) && !caller.caller.may_use("risk") {
         return Err(CallError::NotAllowed("risk".to_owned()));
     }
     Ok(Arc::clone(caller))
+}
+
+/// The caller key as it was sent: what a caller's signature covers as its token.
+pub(crate) fn presented_key(operation: Operation, headers: &HeaderMap) -> Option<&[u8]> {
+    if operation.dialect() == Dialect::Anthropic { either_key(headers) } else { bearer(headers) }
 }
 
 /// The Anthropic SDKs send the one or the other; both at once must be the same key.

@@ -71,7 +71,10 @@ where
                 Err(error) => fall_back(error, &facts)?,
             };
             if let Some(decision) = &reply.decision {
-                trail.lock().decision = Some((decision.action, decision.source));
+                let mut story = trail.lock();
+                story.decision = Some((decision.action, decision.source));
+                story.fallback = matches!(decision.source, DecisionSource::Fallback(_)).then(|| decision.id.clone());
+                drop(story);
                 count(&params.metrics, facts.assessment.merchant.category.as_deref(), decision);
             }
             Ok(reply)
@@ -122,7 +125,7 @@ fn fall_back(error: CallError, facts: &RiskFacts) -> Result<Reply, CallError> {
 pub(super) fn reason(error: &CallError) -> Option<FallbackReason> {
     match error {
         CallError::DeadlinePassed => Some(FallbackReason::Deadline),
-        CallError::Exhausted { last, .. } => Some(match last.class {
+        CallError::Exhausted { last, .. } => Some(match last.root() {
             FailureClass::BadSignature => FallbackReason::NotAuthentic,
             // A refusal is an answer: whoever can make a provider refuse must not be able to make a payment pass.
             FailureClass::BadReply | FailureClass::Refused => FallbackReason::NoVerdict,

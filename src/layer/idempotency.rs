@@ -3,7 +3,9 @@
 //!
 //! It sits below the soft deadline, so the call that leads outlives the caller that started it, and a verdict that comes
 //! after a fallback was answered is kept and labelled `late` for whoever asks again. Fallbacks never get here: they are
-//! no verdicts. Kept in memory for a day, within one process.
+//! no verdicts. Kept in memory for a day; where there is a record, the last day's decisions are read from it at the start, so that
+//! a restart decides nothing twice. They are read at once and not on a miss: a look at the disk between looking and leading
+//! would need a second claim on the payment, and every new payment would pay for it.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -17,17 +19,23 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tower::{Layer, Service};
 
+use crate::domain::clock;
 use crate::domain::decision::{Decision, DecisionSource};
 use crate::flight::call::{Call, RiskFacts};
 use crate::flight::error::CallError;
 use crate::flight::reply::{Reply, ReplyBody, UsageSlot};
+use crate::layer::audit::{Clerk, Paper, for_verdict};
 use crate::layer::soft_deadline::answered_by;
 use crate::layer::{BoxFuture, always_ready};
+use crate::store::db::StoreError;
+use crate::store::query::Reader;
+use crate::store::record::Personal;
 use crate::telemetry::labels::{Cache, CacheEvent};
 use crate::telemetry::metrics::Metrics;
 
 /// Decisions remembered.
 const MOST_DECISIONS: u64 = 100_000;
+/// For how long.
 const LIFE: Duration = Duration::from_secs(24 * 3600);
 
 type Key = [u8; 32];
@@ -94,7 +102,7 @@ impl Ledger {
         decide: impl FnOnce() -> Option<Arc<Decision>>,
     ) -> Option<Settled> {
         let (tenant, body) = whose;
-        let (key, body) = (key(tenant, facts), Sha256::digest(body).into());
+        let (key, body) = (key(tenant, &facts.assessment.out_trade_no), Sha256::digest(body).into());
         let flights = self.flights();
         if let Some(decided) = self.decided.get(&key) {
             return (decided.body == body).then(|| Settled::Before(replay(&decided)));
@@ -106,6 +114,30 @@ impl Ledger {
         let decision = decide()?;
         self.decided.insert(key, Arc::new(Decided { body, decision: Arc::clone(&decision), late: false }));
         Some(Settled::Now(decision))
+    }
+
+    /// Knows the decisions of earlier processes again that are still remembered. Whoever was forgotten left no digest of
+    /// their request: then nobody can say that another one is the same, and each is a conflict.
+    ///
+    /// # Errors
+    /// [`StoreError`]: without the record a payment could be decided twice.
+    pub fn remember(&self, reader: &Reader) -> Result<(), StoreError> {
+        let life = u64::try_from(LIFE.as_millis()).unwrap_or(u64::MAX);
+        let since = i64::try_from(clock::unix_ms().saturating_sub(life)).unwrap_or_default();
+        let most = usize::try_from(MOST_DECISIONS).unwrap_or(usize::MAX);
+        reader.recent(since, most, |stored| {
+            // A fallback is no verdict, before a restart and after it.
+            let verdict = stored.decision().ok().filter(|decision| decision.verdict.is_some());
+            let key = key(&stored.tenant, &stored.body.out_trade_no);
+            // The newest come first, and what stood in is the decision whatever came after it.
+            let counts =
+                |decision: &Decision| decision.source == DecisionSource::Cached || !self.decided.contains_key(&key);
+            if let Some(decision) = verdict.filter(counts) {
+                let body = stored.personal.as_ref().and_then(Personal::digest).unwrap_or_default();
+                let late = decision.source == DecisionSource::Late;
+                self.decided.insert(key, Arc::new(Decided { body, decision: Arc::new(decision), late }));
+            }
+        })
     }
 
     fn flights(&self) -> MutexGuard<'_, HashMap<Key, Flying>> {
@@ -139,6 +171,16 @@ struct Lead {
 }
 
 impl Lead {
+    /// A verdict came: it is handed to the record before anybody can be told. What the attempt was settled with meanwhile is
+    /// returned.
+    fn learn(self, decision: &Arc<Decision>, late: bool, clerk: Option<&(Clerk, Paper)>) -> Option<Arc<Decided>> {
+        if let Some((clerk, paper)) = clerk {
+            let source = if late { DecisionSource::Late } else { decision.source };
+            clerk.note(paper, &labelled(decision, source));
+        }
+        self.land(decision, late)
+    }
+
     /// Keeps the decision, unless the attempt was settled meanwhile: then that is what all who wait get, and is returned.
     fn land(self, decision: &Arc<Decision>, late: bool) -> Option<Arc<Decided>> {
         let flights = self.ledger.flights();
@@ -170,6 +212,8 @@ impl Drop for Lead {
 pub struct Params {
     /// Shared by all workers and configurations.
     pub ledger: Ledger,
+    /// Has verdicts recorded, before anybody can be told; `None` where there is no record.
+    pub clerk: Option<Clerk>,
     /// Counts replays.
     pub metrics: Arc<Metrics>,
 }
@@ -208,7 +252,7 @@ where
         let Some(facts) = call.risk().cloned() else {
             return Box::pin(std::future::ready(Err(CallError::Internal)));
         };
-        let key = key(call.context.caller.tenant.as_str(), &facts);
+        let key = key(call.context.caller.tenant.as_str(), &facts.assessment.out_trade_no);
         let count = |event| self.params.metrics.cache(Cache::Idempotency, event);
         match self.params.ledger.look(key, Sha256::digest(&call.body).into()) {
             Found::OtherBody => Box::pin(std::future::ready(Err(CallError::Conflict))),
@@ -221,7 +265,10 @@ where
                 Box::pin(join(landed))
             }
             Found::Nothing(lead) => {
-                let due = answered_by(call.context.arrived, facts.route.deadline);
+                let clerk = self.params.clerk.clone();
+                let in_time = for_verdict(facts.route.deadline, clerk.as_ref());
+                let due = answered_by(call.context.arrived, in_time);
+                let clerk = clerk.zip(Paper::of(&call));
                 let answer = self.inner.call(call);
                 Box::pin(async move {
                     let result = answer.await;
@@ -229,7 +276,7 @@ where
                         Ok(Reply { decision: Some(decision), .. }) => {
                             let late = Instant::now() >= due;
                             // A late one is for the metrics alone; its caller was answered.
-                            if let Some(settled) = lead.land(decision, late).filter(|_| !late) {
+                            if let Some(settled) = lead.learn(decision, late, clerk.as_ref()).filter(|_| !late) {
                                 return Ok(replay(&settled));
                             }
                         }
@@ -255,7 +302,7 @@ async fn join(mut landed: watch::Receiver<Landed>) -> Result<Reply, CallError> {
 
 fn replay(decided: &Decided) -> Reply {
     let source = if decided.late { DecisionSource::Late } else { DecisionSource::Replayed };
-    let decision = Decision { source, ..Decision::clone(&decided.decision) };
+    let decision = labelled(&decided.decision, source);
     Reply {
         status: StatusCode::OK,
         headers: HeaderMap::new(),
@@ -266,11 +313,15 @@ fn replay(decided: &Decided) -> Reply {
     }
 }
 
-fn key(tenant: &str, facts: &RiskFacts) -> Key {
+fn labelled(decision: &Decision, source: DecisionSource) -> Decision {
+    Decision { source, ..decision.clone() }
+}
+
+fn key(tenant: &str, out_trade_no: &str) -> Key {
     let mut hash = Sha256::new();
     hash.update((tenant.len() as u64).to_be_bytes());
     hash.update(tenant);
-    hash.update(&facts.assessment.out_trade_no);
+    hash.update(out_trade_no);
     hash.finalize().into()
 }
 

@@ -16,6 +16,7 @@ use std::pin::Pin;
 
 pub mod admission;
 pub mod answering;
+pub mod audit;
 pub mod authenticate;
 pub mod bulkhead;
 pub mod cache;
@@ -48,6 +49,7 @@ pub mod throttle;
 pub mod timeout;
 pub mod trip;
 pub mod velocity;
+pub mod verify_signature;
 
 /// The future of a layer that acts on its reply.
 pub type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;

@@ -93,7 +93,9 @@ where
     check_head(&arrival.head, Kind::Form, room.limit_bytes)?;
     let kind = headers.get(CONTENT_TYPE).ok_or(NO_FORM)?;
     let boundary = Boundary::of(kind.as_bytes()).ok_or(NO_FORM)?.map_err(form::refused)?;
-    let keep = if headers.contains_key("idempotency-key") { Keep::All } else { Keep::Beginning };
+    // A signature covers the whole of it.
+    let signs = arrival.caller.as_deref().is_some_and(|live| live.caller.signature.is_some());
+    let keep = if signs || headers.contains_key("idempotency-key") { Keep::All } else { Keep::Beginning };
     let (arrival, body) = arrival.split();
     let received = form::receive(body, &boundary, (room, keep), &arrival.trail).await?;
     inner.call(arrival.with_body(received)).await

@@ -103,6 +103,8 @@ struct Told {
     /// OpenAI's `type`; the problem dialect derives its own from the status.
     kind: &'static str,
     code: Option<String>,
+    /// The last part of a problem's type, where the status alone would not do.
+    slug: Option<&'static str>,
     param: Option<String>,
     message: String,
     retry_after: Option<Duration>,
@@ -112,7 +114,7 @@ struct Told {
 impl Told {
     fn new(status: StatusCode, kind: &'static str, code: Option<&str>, message: impl Into<String>) -> Self {
         let (code, message) = (code.map(str::to_owned), message.into());
-        Self { status, kind, code, param: None, message, retry_after: None, should_retry: None }
+        Self { status, kind, code, slug: None, param: None, message, retry_after: None, should_retry: None }
     }
 
     fn retry(self, after: Option<Duration>) -> Self {
@@ -142,7 +144,7 @@ pub fn respond(error: &CallError, dialect: Dialect, id: &str) -> Response<ReplyB
         Dialect::Problem => {
             let fields: &[FieldError] = if let CallError::BadFields(fields) = error { fields } else { &[] };
             let title = told.status.canonical_reason().unwrap_or("Error");
-            ("application/problem+json", problem(told.status, title, &told.message, id, fields))
+            ("application/problem+json", problem((told.status, told.slug), title, &told.message, id, fields))
         }
     };
     let mut response = Response::new(ReplyBody::whole(body));
@@ -185,6 +187,20 @@ fn tell(error: &CallError) -> Told {
         CallError::BadKey => {
             let message = "the key is missing or not known; send authorization: Bearer <caller key>";
             invalid(StatusCode::UNAUTHORIZED, Some("invalid_api_key"), message.to_owned()).final_word()
+        }
+        CallError::BadSignature => {
+            let message =
+                "the signature of the request is missing or wrong; send di-signature over exactly what is sent";
+            signed(StatusCode::UNAUTHORIZED, "invalid_signature", "signature-not-accepted", message.to_owned())
+        }
+        CallError::StaleTimestamp { .. } => {
+            signed(StatusCode::UNAUTHORIZED, "stale_timestamp", "stale-timestamp", error.to_string())
+        }
+        CallError::Replayed => signed(StatusCode::CONFLICT, "replay", "replay", error.to_string()),
+        CallError::NoNonceRoom => {
+            let status = StatusCode::SERVICE_UNAVAILABLE;
+            // An SDK would send the same signature again.
+            Told::new(status, API, Some("overloaded"), error.to_string()).retry(Some(jittered())).final_word()
         }
         CallError::NotAllowed(_) => Told::new(StatusCode::FORBIDDEN, "permission_error", None, error.to_string()),
         CallError::Shed { .. } => {
@@ -236,8 +252,21 @@ fn tell(error: &CallError) -> Told {
             let (status, code) = (StatusCode::SERVICE_UNAVAILABLE, Some("no_decision"));
             Told::new(status, API, code, error.to_string()).retry(Some(jittered()))
         }
+        CallError::AuditUnavailable | CallError::RecordUnavailable => {
+            let (status, code) = (StatusCode::SERVICE_UNAVAILABLE, Some("audit_unavailable"));
+            Told::new(status, API, code, error.to_string()).retry(Some(jittered()))
+        }
+        CallError::NoRecord => {
+            Told::new(StatusCode::SERVICE_UNAVAILABLE, API, Some("no_record"), error.to_string()).final_word()
+        }
+        CallError::UnknownDecision => invalid(StatusCode::NOT_FOUND, Some("unknown_decision"), error.to_string()),
         CallError::Internal => Told::new(StatusCode::INTERNAL_SERVER_ERROR, API, Some("internal"), error.to_string()),
     }
+}
+
+/// About a signature. An SDK that repeats the request repeats the signature, which cannot do better.
+fn signed(status: StatusCode, code: &str, slug: &'static str, message: String) -> Told {
+    Told { slug: Some(slug), ..Told::new(status, INVALID, Some(code), message).final_word() }
 }
 
 fn unknown_model(model: &str) -> String {

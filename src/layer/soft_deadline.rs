@@ -11,10 +11,11 @@ use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout_at};
 use tower::{Layer, Service};
 
-use crate::domain::decision::DecisionSource;
+use crate::domain::decision::{Decision, DecisionSource};
 use crate::flight::call::Call;
 use crate::flight::error::CallError;
 use crate::flight::reply::Reply;
+use crate::layer::audit::{Clerk, Paper};
 use crate::layer::{BoxFuture, always_ready};
 use crate::telemetry::metrics::Metrics;
 
@@ -23,6 +24,8 @@ use crate::telemetry::metrics::Metrics;
 pub struct Params {
     /// The answer leaves by then, counted from arrival.
     pub deadline: Duration,
+    /// Keeps late verdicts; `None` where there is no record.
+    pub clerk: Option<Clerk>,
     /// Counts late verdicts.
     pub metrics: Arc<Metrics>,
 }
@@ -68,14 +71,22 @@ where
     fn call(&mut self, call: Call) -> Self::Future {
         let hard = call.deadline.instant();
         let soft = answered_by(call.context.arrived, self.params.deadline).min(hard);
-        let late =
-            Late { category: category(&call), id: call.context.id.clone(), metrics: Arc::clone(&self.params.metrics) };
+        let late = Late {
+            category: category(&call),
+            id: call.context.id.clone(),
+            record: self.params.clerk.clone().zip(Paper::of(&call)),
+            metrics: Arc::clone(&self.params.metrics),
+        };
         let answer = self.inner.call(call);
         let (answered, waiting) = oneshot::channel();
         tokio::spawn(async move {
             let result = timeout_at(hard, answer).await.unwrap_or(Err(CallError::DeadlinePassed));
             if let Err(unheard) = answered.send(result) {
-                late.note(&unheard);
+                // The reply itself is for nobody.
+                let decision = unheard.ok().and_then(|reply| reply.decision);
+                if let Some(decision) = decision {
+                    late.note(&decision).await;
+                }
             }
         });
         Box::pin(async move {
@@ -92,14 +103,16 @@ where
 struct Late {
     category: Option<String>,
     id: crate::domain::id::RequestId,
+    record: Option<(Clerk, Paper)>,
     metrics: Arc<Metrics>,
 }
 
 impl Late {
-    fn note(&self, result: &Result<Reply, CallError>) {
-        if let Ok(Some(decision)) = result.as_ref().map(|reply| reply.decision.as_ref()) {
-            self.metrics.decision(self.category.as_deref(), decision.action, DecisionSource::Late);
-            tracing::info!(call.id = %self.id, action = decision.action.as_str(), "late verdict");
+    async fn note(&self, decision: &Decision) {
+        self.metrics.decision(self.category.as_deref(), decision.action, DecisionSource::Late);
+        tracing::info!(call.id = %self.id, action = decision.action.as_str(), "late verdict");
+        if let Some((clerk, paper)) = &self.record {
+            clerk.keep(paper, decision).await;
         }
     }
 }

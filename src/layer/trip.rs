@@ -69,7 +69,10 @@ impl Ticket {
 
     fn learn_failure(&mut self, error: &AttemptError) {
         match error.class {
-            FailureClass::BadSignature => self.trip(FORGERY_COOL_DOWN),
+            FailureClass::BadSignature => {
+                self.params.health.distrust();
+                self.trip(FORGERY_COOL_DOWN);
+            }
             FailureClass::QuotaExhausted => self.trip(error.retry_after.unwrap_or(QUOTA_COOL_DOWN)),
             // Told apart from the table: a rate limit pauses the quota group instead (`pace`).
             FailureClass::RateLimited => self.learn(Lesson::Nothing),
@@ -116,7 +119,9 @@ where
         let permit = self.params.health.permit(attempt.begun);
         if let Permit::Refused(wait) = permit {
             let refused = AttemptError::local(FailureClass::Open, Some(wait), "the breaker is open");
-            return Gated::shut(refused);
+            // A door that a forgery closed is no outage: whoever can forge must not gain by what an outage allows.
+            let cause = self.params.health.is_distrusted().then_some(FailureClass::BadSignature);
+            return Gated::shut(AttemptError { cause, ..refused });
         }
         let ticket = Ticket { params: Arc::clone(&self.params), permit, answered: false };
         Gated::open(Touching::new(self.inner.call(attempt), ticket))
@@ -127,6 +132,10 @@ impl Touch<Result<Reply, AttemptError>> for Ticket {
     fn touch(mut self, answer: &mut Result<Reply, AttemptError>) {
         match answer {
             Ok(reply) => {
+                // One that was in flight before the forgery proves nothing about what came after it.
+                if self.permit == Permit::Probe {
+                    self.params.health.trust();
+                }
                 self.learn(Lesson::Success);
                 if reply.body.is_stream() {
                     reply.body.on_end(move |ended| {

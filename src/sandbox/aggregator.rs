@@ -395,7 +395,7 @@ async fn act(turn: Turn, fault: Option<Fault>, kind: &'static str) -> Result<Act
             Ok(Acted::Answered(turn.answer("text/html", vec![Step::Send(page)])))
         }
         // Nothing is signed in this protocol, so there is no signature to spoil.
-        Fault::BadSignature | Fault::Unsigned => Ok(Acted::Remaining(turn, None)),
+        Fault::BadSignature | Fault::Unsigned | Fault::Forged(_) => Ok(Acted::Remaining(turn, None)),
         Fault::ErrorIn200 { .. } | Fault::CutAfter(_) | Fault::StallAfter(_) => Ok(Acted::Remaining(turn, Some(fault))),
     }
 }

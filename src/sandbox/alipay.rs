@@ -72,7 +72,8 @@ pub struct Alipay {
 }
 
 struct Shared {
-    keys: HashMap<String, Secret>,
+    /// Replaced whole when keys change.
+    keys: Mutex<Arc<Known>>,
     faults: Faults,
     token_life: Duration,
     /// A blocking lock: held for map accesses and never across an await.
@@ -84,6 +85,14 @@ impl fmt::Debug for Alipay {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Alipay").finish_non_exhaustive()
     }
+}
+
+/// The keys it knows now.
+#[derive(Default)]
+struct Known {
+    by_id: HashMap<String, Secret>,
+    /// What it signs with, if not with the key of the request.
+    signs: Option<(String, Secret)>,
 }
 
 /// The two things it can be asked.
@@ -103,7 +112,7 @@ impl Alipay {
     pub fn with_nonce_room(config: AlipayConfig, room: usize) -> Self {
         let AlipayConfig { keys, faults, token_life } = config;
         let memory = Mutex::new(Memory::new(room));
-        let keys = keys.into_iter().collect();
+        let keys = Mutex::new(Arc::new(Known { by_id: keys.into_iter().collect(), signs: None }));
         Self { shared: Arc::new(Shared { keys, faults, token_life, memory, answers: AtomicU64::new(0) }) }
     }
 
@@ -151,7 +160,8 @@ impl Alipay {
             }
         };
         let number = self.shared.answers.fetch_add(1, Ordering::Relaxed);
-        reply::act_out(fault, reply, &admitted.signer(number)).await
+        let signer = admitted.signer(number, self.shared.known().signs.clone());
+        reply::act_out(fault, reply, &signer).await
     }
 
     fn next_fault(&self, key: &str) -> Option<Fault> {
@@ -163,6 +173,7 @@ impl Alipay {
         let seen = Seen {
             path: parts.uri.path().to_owned(),
             out_trade_no: scoring::out_trade_no(&body),
+            key_id: header.map(|header| header.key_id.to_owned()).unwrap_or_default(),
             nonce: header.map(|header| header.nonce.to_owned()).unwrap_or_default(),
             timestamp_ms: header.map(|header| header.timestamp_ms).unwrap_or_default(),
             token_ok: admitted.is_some_and(|admitted| self.shared.memory().token_is_valid(admitted)),
@@ -192,6 +203,16 @@ impl Alipay {
         self.shared.memory().revoke_tokens();
     }
 
+    /// Knows these keys from now on and no others; a withdrawn one takes its tokens along.
+    pub fn set_keys(&self, keys: Vec<(String, Secret)>) {
+        self.shared.change(|known| known.by_id = keys.into_iter().collect());
+    }
+
+    /// Signs its answers with this key from now on, whatever key the request was signed with; `None` for the request's.
+    pub fn sign_with(&self, key: Option<(String, Secret)>) {
+        self.shared.change(|known| known.signs = key);
+    }
+
     /// How many payment attempts it has scored, repeats of one attempt not counted: what it would bill.
     pub fn billed(&self) -> u64 {
         self.shared.memory().billed()
@@ -199,6 +220,17 @@ impl Alipay {
 }
 
 impl Shared {
+    fn known(&self) -> Arc<Known> {
+        Arc::clone(&self.keys.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn change(&self, change: impl FnOnce(&mut Known)) {
+        let mut keys = self.keys.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut known = Known { by_id: keys.by_id.clone(), signs: keys.signs.clone() };
+        change(&mut known);
+        *keys = Arc::new(known);
+    }
+
     /// A panic of another holder leaves whole entries behind, so the poison says nothing here.
     fn memory(&self) -> MutexGuard<'_, Memory> {
         self.memory.lock().unwrap_or_else(PoisonError::into_inner)

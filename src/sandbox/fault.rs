@@ -51,8 +51,53 @@ pub enum Fault {
     BadSignature,
     /// An answer that should be signed and is not. A protocol that signs nothing answers as usual.
     Unsigned,
+    /// An answer whose signature is wrong in this way. A protocol that signs nothing answers as usual.
+    Forged(Forgery),
     /// A 200 with a body that is not the protocol.
     Garbage,
+}
+
+/// What is wrong with a signature that somebody took trouble with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Forgery {
+    /// Made 301 seconds ago.
+    OldTime,
+    /// Another request's.
+    OtherRequest,
+    /// Made for another status.
+    OtherStatus,
+    /// It says that there is no algorithm.
+    NoAlgorithm,
+    /// The algorithm's name in lower case.
+    LowerCase,
+    /// An older version.
+    Downgrade,
+    /// A right one, twice.
+    Twice,
+    /// A right one, under a key id that nobody knows.
+    UnknownKey,
+}
+
+impl Forgery {
+    /// Every forgery by the word that stands behind `forged:`.
+    pub const WORDS: [(&str, Self); 8] = [
+        ("old-time", Self::OldTime),
+        ("other-request", Self::OtherRequest),
+        ("other-status", Self::OtherStatus),
+        ("no-algorithm", Self::NoAlgorithm),
+        ("lower-case", Self::LowerCase),
+        ("downgrade", Self::Downgrade),
+        ("twice", Self::Twice),
+        ("unknown-key", Self::UnknownKey),
+    ];
+
+    fn parse(word: &str) -> Result<Self, FaultError> {
+        let known = Self::WORDS.iter().find(|(known, _)| *known == word).map(|(_, forgery)| *forgery);
+        known.ok_or(FaultError::Value(
+            "forged",
+            "one of old-time, other-request, other-status, no-algorithm, lower-case, downgrade, twice, unknown-key",
+        ))
+    }
 }
 
 /// Why a text names no fault. The text itself is not repeated.
@@ -61,7 +106,7 @@ pub enum FaultError {
     /// The first word is none of the known ones.
     #[error(
         "no such fault, write one of delay, refuse, reset, status, empty, error-in-200, cut, stall, bad-signature, \
-         unsigned, garbage"
+         unsigned, forged, garbage"
     )]
     Unknown,
     /// A value is missing after the colon.
@@ -77,7 +122,8 @@ pub enum FaultError {
 
 impl Fault {
     /// Reads a fault: `delay:800ms`, `refuse`, `reset`, `status:503`, `status:429;retry-after=2;retry-after-ms=50`,
-    /// `empty`, `error-in-200:429`, `cut:3`, `stall:2`, `stall`, `bad-signature`, `unsigned`, `garbage`.
+    /// `empty`, `error-in-200:429`, `cut:3`, `stall:2`, `stall`, `bad-signature`, `unsigned`,
+    /// `forged:old-time` and the like, `garbage`.
     ///
     /// After a status, `body=` is the last part and takes the rest of the text, semicolons included.
     ///
@@ -103,6 +149,7 @@ impl Fault {
                 None => Ok(Self::Stall),
             },
             "bad-signature" => bare("bad-signature", value, Self::BadSignature),
+            "forged" => Ok(Self::Forged(Forgery::parse(required("forged", value)?)?)),
             "unsigned" => bare("unsigned", value, Self::Unsigned),
             "garbage" => bare("garbage", value, Self::Garbage),
             _ => Err(FaultError::Unknown),

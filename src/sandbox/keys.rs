@@ -13,6 +13,8 @@ use crate::domain::secret::{Secret, SecretSource};
 
 /// The key id under which the simulated Alipay knows the proxy.
 pub const ALIPAY_KEY_ID: &str = "sandbox-1";
+/// A second one, so that a rotation can be tried.
+pub const ALIPAY_NEXT_KEY_ID: &str = "sandbox-2";
 
 /// Why there are no credentials.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]

@@ -11,6 +11,7 @@ use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use http::{HeaderMap, StatusCode};
 
 use super::hmac::{mac, sha256_hex, verify};
+use super::keyring::Keyring;
 
 mod query;
 
@@ -95,6 +96,10 @@ pub struct RequestParts<'a> {
 
 /// The ten lines a request's signature covers.
 pub fn request_string(parts: &RequestParts<'_>) -> String {
+    request_lines(parts, &sha256_hex(parts.body))
+}
+
+fn request_lines(parts: &RequestParts<'_>, body_digest: &str) -> String {
     [
         REQUEST_SCHEME,
         parts.key_id,
@@ -105,7 +110,7 @@ pub fn request_string(parts: &RequestParts<'_>) -> String {
         parts.path,
         &canonical_query(parts.query),
         &sha256_hex(parts.token),
-        &sha256_hex(parts.body),
+        body_digest,
     ]
     .join("\n")
 }
@@ -168,6 +173,15 @@ pub fn sign_request(secret: &[u8], parts: &RequestParts<'_>) -> Result<RequestSi
 pub fn verify_request(secret: &[u8], parts: &RequestParts<'_>, tag: &str) -> Result<(), SignError> {
     check_request(parts)?;
     check_tag(secret, &request_string(parts), tag)
+}
+
+/// As [`verify_request`], for whoever has the hex SHA-256 of the body already; `parts.body` is not looked at.
+///
+/// # Errors
+/// As [`verify_request`].
+pub fn verify_digested(secret: &[u8], parts: &RequestParts<'_>, body_digest: &str, tag: &str) -> Result<(), SignError> {
+    check_request(parts)?;
+    check_tag(secret, &request_lines(parts, body_digest), tag)
 }
 
 /// What a [`REQUEST_HEADER`] says.
@@ -268,30 +282,44 @@ pub struct Authentic<'a> {
     pub model_version: Option<&'a str>,
 }
 
-/// Accepts an answer only if it is signed, with the key we asked with, now, for exactly this request, status, headers
-/// and body. The signed headers are handed out here and nowhere else, so they cannot be used unverified.
+/// An answer that somebody with one of our keys gave to this very request. What it says is handed out by
+/// [`Signed::within`] alone: its time may still be wrong.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Signed<'a> {
+    /// When it was signed by the provider's clock, milliseconds since 1970.
+    pub timestamp_ms: u64,
+    says: Authentic<'a>,
+}
+
+impl<'a> Signed<'a> {
+    /// What it says, if it was signed at most [`WINDOW_MS`] away from now.
+    ///
+    /// # Errors
+    /// [`SignError::Stale`]; the answer must be ignored.
+    pub fn within(self, now_ms: u64) -> Result<Authentic<'a>, SignError> {
+        if now_ms.abs_diff(self.timestamp_ms) > WINDOW_MS { Err(SignError::Stale) } else { Ok(self.says) }
+    }
+}
+
+/// Accepts an answer only if it is signed, with a key that may be believed, for exactly this request, status, headers and
+/// body. The signed headers are handed out by what it returns and nowhere else, so they cannot be used unverified.
+///
+/// The time is looked at last: only an authentic answer can say how far apart the two clocks are.
 ///
 /// # Errors
-/// Every [`SignError`] except [`SignError::Randomness`]; each of them means the answer must be ignored.
-pub fn verify_response<'a>(
-    secret: &[u8],
-    key_id: &str,
-    received: &ReceivedResponse<'a>,
-    now_ms: u64,
-) -> Result<Authentic<'a>, SignError> {
+/// Every [`SignError`] except [`SignError::Randomness`] and [`SignError::Stale`]; each of them means the answer must be
+/// ignored.
+pub fn authenticate_response<'a>(keys: &Keyring, received: &ReceivedResponse<'a>) -> Result<Signed<'a>, SignError> {
     let header = only_value(received.headers, RESPONSE_HEADER)?.ok_or(SignError::Missing)?;
     let trace_id = only_value(received.headers, TRACE_HEADER)?;
     let model_version = only_value(received.headers, MODEL_HEADER)?;
     let [kid, timestamp, tag] = header_fields(header, ["kid=", "ts=", "sig="])?;
     let timestamp_ms = parse_timestamp(timestamp)?;
-    if kid != key_id {
+    let Some(key) = keys.verifier(kid) else {
         return Err(if is_key_id(kid) { SignError::WrongKey } else { SignError::Malformed });
-    }
-    if now_ms.abs_diff(timestamp_ms) > WINDOW_MS {
-        return Err(SignError::Stale);
-    }
+    };
     let parts = ResponseParts {
-        key_id,
+        key_id: &key.id,
         timestamp_ms,
         request_nonce: received.request_nonce,
         status: received.status.as_u16(),
@@ -300,8 +328,20 @@ pub fn verify_response<'a>(
         body: received.body,
     };
     check_response(&parts)?;
-    check_tag(secret, &response_string(&parts), tag)?;
-    Ok(Authentic { trace_id, model_version })
+    check_tag(key.secret.expose(), &response_string(&parts), tag)?;
+    Ok(Signed { timestamp_ms, says: Authentic { trace_id, model_version } })
+}
+
+/// As [`authenticate_response`], and signed now.
+///
+/// # Errors
+/// Every [`SignError`] except [`SignError::Randomness`]; each of them means the answer must be ignored.
+pub fn verify_response<'a>(
+    keys: &Keyring,
+    received: &ReceivedResponse<'a>,
+    now_ms: u64,
+) -> Result<Authentic<'a>, SignError> {
+    authenticate_response(keys, received)?.within(now_ms)
 }
 
 /// The one value of a header that a signature depends on, `None` if it is absent. Two values are refused rather than

@@ -2,3 +2,4 @@
 
 pub mod di;
 pub mod hmac;
+pub mod keyring;

@@ -106,6 +106,27 @@ static OVERHEAD_SECONDS: Buckets = Buckets {
     scale: NANOS,
 };
 
+/// A commit: one or two writes that the disk must confirm.
+static COMMIT_SECONDS: Buckets = Buckets {
+    bounds: &[
+        250 * US,
+        500 * US,
+        MS,
+        2 * MS,
+        5 * MS,
+        10 * MS,
+        20 * MS,
+        40 * MS,
+        60 * MS,
+        100 * MS,
+        250 * MS,
+        500 * MS,
+        S,
+        5 * S,
+    ],
+    scale: NANOS,
+};
+
 /// Twenty equal steps from 0 to 1; a score is kept as millionths.
 static SCORES: Buckets = Buckets {
     bounds: &[
@@ -226,6 +247,20 @@ catalog! {
         "The largest upper 95 % bound of disagreement of a merchant with enough comparisons, in millionths.";
     REUSE_OFF: Gauge, Count, "weighbridge_reuse_merchants_off" []
         "Merchants whose earlier decisions are not given again because too many disagreed.";
+    AUDIT_COMMIT: Histogram(&COMMIT_SECONDS), Seconds, "weighbridge_audit_commit_seconds" []
+        "How long the record took to make a group of entries durable.";
+    AUDIT_BACKLOG: Gauge, Count, "weighbridge_audit_backlog" []
+        "Entries that wait to be recorded.";
+    AUDIT_UNRECORDED: Counter, Count, "weighbridge_audit_unrecorded_total" ["result"]
+        "Decisions that could not be recorded in time, by whether they were withheld, given all the same or waited for by nobody.";
+    OUTCOMES: Counter, Count, "weighbridge_outcomes_total" ["label"]
+        "What became of payments, as reported.";
+    ODD_ANSWERS: Counter, Count, "weighbridge_odd_answers_total" ["provider", "reason"]
+        "Authentic answers of a risk provider that hold something nobody agreed on.";
+    CLOCK_SKEW: Gauge, Seconds, "weighbridge_provider_clock_skew_seconds" ["provider"]
+        "How far a risk provider's clock is ahead of ours, by its authentic answers; 0 before the first.";
+    SIGNATURES_REFUSED: Counter, Count, "weighbridge_signatures_refused_total" ["reason"]
+        "Requests of callers who must sign, refused for their signature.";
     TOKENS: Counter, Tokens, "weighbridge_tokens_total" ["provider", "model", "type"]
         "Tokens as the provider counted them.";
     COST: Counter, MicroUnits, "weighbridge_cost_micro_total" ["provider", "model", "currency"]

@@ -18,6 +18,8 @@ enum Source {
     Counter(Counter),
     Gauge(Gauge),
     Level(Level),
+    /// Kept as thousandths.
+    Millis(Level),
     Histogram(Histogram),
 }
 
@@ -61,6 +63,13 @@ impl Families {
     pub(super) fn level(&self, row: &'static Row, values: &[&str]) -> Level {
         let level = Level::default();
         self.add(row, values, Source::Level(level.clone()));
+        level
+    }
+
+    /// A level that is set in thousandths of what is shown.
+    pub(super) fn millis(&self, row: &'static Row, values: &[&str]) -> Level {
+        let level = Level::default();
+        self.add(row, values, Source::Millis(level.clone()));
         level
     }
 
@@ -160,6 +169,7 @@ impl Source {
             }
             Self::Gauge(gauge) => metric.set_gauge(gauge_of(gauge.value() as f64)),
             Self::Level(level) => metric.set_gauge(gauge_of(level.value() as f64)),
+            Self::Millis(level) => metric.set_gauge(gauge_of(level.value() as f64 / 1e3)),
             Self::Histogram(histogram) => metric.set_histogram(histogram_of(histogram)),
         }
         metric

@@ -10,9 +10,10 @@ use super::catalog::{self, Row};
 use super::cells::{Counter, Gauge, Histogram, Level};
 use super::families::Families;
 use super::labels::{
-    AttemptOutcome, ConnectionEnd, ConnectionRefusal, HedgeOutcome, QuotaReason, RequestOutcome, ShadowDrop, StreamEnd,
-    VelocityEvent,
+    AttemptOutcome, ConnectionEnd, ConnectionRefusal, HedgeOutcome, OddAnswer, QuotaReason, RequestOutcome, ShadowDrop,
+    StreamEnd, Unrecorded, VelocityEvent,
 };
+use crate::domain::aftermath::Aftermath;
 use crate::domain::agreement::Agreed;
 use crate::domain::currency::Currency;
 use crate::domain::money::Cost;
@@ -26,6 +27,17 @@ pub struct ConnectionMetrics {
     pub open: Gauge,
     refused: Vec<Counter>,
     ended: Vec<Counter>,
+}
+
+/// What the record of decisions counts.
+#[derive(Clone)]
+pub struct AuditMetrics {
+    /// How long commits take.
+    pub commit: Histogram,
+    /// Entries that wait.
+    pub backlog: Gauge,
+    unrecorded: Vec<Counter>,
+    outcomes: Vec<Counter>,
 }
 
 /// What one route counts.
@@ -80,6 +92,13 @@ pub struct CallerMetrics {
 pub struct ProviderMetrics {
     /// Retries that the provider's budget refused.
     pub retry_budget_exhausted: Counter,
+}
+
+/// What one risk provider counts.
+pub struct RiskProviderMetrics {
+    /// How far its clock is ahead of ours, in milliseconds.
+    pub clock_skew: Level,
+    odd: Vec<Counter>,
 }
 
 /// What a route that hedges counts.
@@ -289,6 +308,28 @@ impl UpstreamMetrics {
     }
 }
 
+impl AuditMetrics {
+    pub(super) fn new(f: &Families) -> Self {
+        Self {
+            commit: f.histogram(&catalog::AUDIT_COMMIT, &[]),
+            backlog: f.gauge(&catalog::AUDIT_BACKLOG, &[]),
+            unrecorded: set(f, &catalog::AUDIT_UNRECORDED, &[], &Unrecorded::labels()),
+            outcomes: set(f, &catalog::OUTCOMES, &[], &Aftermath::ALL.map(Aftermath::as_str)),
+        }
+    }
+
+    /// Counts a decision that is not on record.
+    pub fn unrecorded(&self, result: Unrecorded) {
+        self.unrecorded.get(result as usize).inspect(|counter| counter.inc());
+    }
+
+    /// Counts what became of a payment.
+    pub fn outcome(&self, label: Aftermath) {
+        let index = Aftermath::ALL.iter().position(|known| *known == label);
+        index.and_then(|index| self.outcomes.get(index)).inspect(|counter| counter.inc());
+    }
+}
+
 impl BudgetLevels {
     pub(super) fn new(f: &Families, names: [&str; 3]) -> Self {
         Self {
@@ -313,6 +354,20 @@ impl CallerMetrics {
 impl ProviderMetrics {
     pub(super) fn new(f: &Families, provider: &str) -> Self {
         Self { retry_budget_exhausted: f.counter(&catalog::RETRY_BUDGET_EXHAUSTED, &[provider]) }
+    }
+}
+
+impl RiskProviderMetrics {
+    pub(super) fn new(f: &Families, provider: &str) -> Self {
+        Self {
+            clock_skew: f.millis(&catalog::CLOCK_SKEW, &[provider]),
+            odd: set(f, &catalog::ODD_ANSWERS, &[provider], &OddAnswer::labels()),
+        }
+    }
+
+    /// Counts an answer that holds something nobody agreed on.
+    pub fn odd(&self, what: OddAnswer) {
+        self.odd.get(what as usize).inspect(|counter| counter.inc());
     }
 }
 

@@ -45,6 +45,50 @@ closed_set! {
 }
 
 closed_set! {
+    /// What was done with a decision that is not on record.
+    Unrecorded {
+        /// It was withheld.
+        Refused = "refused",
+        /// It was given all the same.
+        Continued = "continued",
+        /// Nobody waited for it: a late verdict.
+        Unheard = "unheard",
+    }
+}
+
+closed_set! {
+    /// What an authentic answer of a risk provider held that nobody agreed on.
+    OddAnswer {
+        /// Neither a score nor a recommendation could be read from it.
+        NotUnderstood = "not_understood",
+        /// A score that is no plain number in [0, 1].
+        Score = "invalid_score",
+        /// A word that is none of the four.
+        Recommendation = "unknown_recommendation",
+    }
+}
+
+closed_set! {
+    /// Why a caller's signature was refused, in the order of the checks.
+    SignatureRefusal {
+        /// No signature, two of them, or not its grammar.
+        Header = "header",
+        /// A key id that is not one of this caller's.
+        Key = "key",
+        /// Too far from our clock.
+        Stale = "stale",
+        /// `di-content-sha256` is there and is not the body's.
+        Content = "content",
+        /// Another request's.
+        Mismatch = "mismatch",
+        /// Its nonce was used before.
+        Replay = "replay",
+        /// There is no room for another nonce.
+        NoRoom = "no_room",
+    }
+}
+
+closed_set! {
     /// How a call ended for its caller.
     RequestOutcome {
         /// A complete answer.

@@ -15,10 +15,10 @@ use super::catalog;
 use super::cells::{Counter, Gauge, Histogram, Level};
 use super::families::Families;
 use super::handles::{
-    BudgetLevels, CallerMetrics, ConnectionMetrics, HedgeMetrics, ProviderMetrics, ReuseMetrics, RouteMetrics,
-    ShadowMetrics, UpstreamMetrics, VelocityMetrics, pairs, set,
+    AuditMetrics, BudgetLevels, CallerMetrics, ConnectionMetrics, HedgeMetrics, ProviderMetrics, ReuseMetrics,
+    RiskProviderMetrics, RouteMetrics, ShadowMetrics, UpstreamMetrics, VelocityMetrics, pairs, set,
 };
-use super::labels::{Cache, CacheEvent, ExtraCost, ReloadResult, ShedReason};
+use super::labels::{Cache, CacheEvent, ExtraCost, ReloadResult, ShedReason, SignatureRefusal};
 use crate::domain::currency::Currency;
 use crate::domain::decision::{Action, DecisionSource, FallbackReason, Score};
 use crate::domain::id::{CallerId, ProviderId, RouteId, UpstreamId};
@@ -54,6 +54,7 @@ pub struct Metrics {
     routes: Bounded<RouteId, RouteMetrics>,
     upstreams: Bounded<(ProviderId, Box<str>), UpstreamMetrics>,
     providers: Bounded<ProviderId, ProviderMetrics>,
+    risk_providers: Bounded<ProviderId, RiskProviderMetrics>,
     callers: Bounded<CallerId, CallerMetrics>,
     budgets: Bounded<(CallerId, Period, Currency), BudgetLevels>,
     hedges: Bounded<RouteId, HedgeMetrics>,
@@ -66,6 +67,7 @@ pub struct Metrics {
     shed: Vec<Counter>,
     caches: Vec<Counter>,
     config_reloads: Vec<Counter>,
+    signatures_refused: Vec<Counter>,
     config_last_success: Level,
     /// Configurations still held, the current one included.
     pub snapshots_alive: Gauge,
@@ -75,6 +77,8 @@ pub struct Metrics {
     pub panics: Counter,
     /// Access log lines given up.
     pub log_dropped: Counter,
+    /// The record of decisions.
+    pub audit: AuditMetrics,
     /// Client connections.
     pub connections: ConnectionMetrics,
     /// Decisions given again.
@@ -96,16 +100,19 @@ impl Metrics {
             shed: pairs(f, &catalog::SHED, &CLASSES.map(TrafficClass::label), &ShedReason::labels()),
             caches: pairs(f, &catalog::CACHE_EVENTS, &Cache::labels(), &CacheEvent::labels()),
             config_reloads: set(f, &catalog::CONFIG_RELOADS, &[], &ReloadResult::labels()),
+            signatures_refused: set(f, &catalog::SIGNATURES_REFUSED, &[], &SignatureRefusal::labels()),
             config_last_success: f.level(&catalog::CONFIG_LAST_SUCCESS, &[]),
             snapshots_alive: f.gauge(&catalog::CONFIG_SNAPSHOTS, &[]),
             unpriced: f.counter(&catalog::UNPRICED, &[]),
             panics: f.counter(&catalog::PANICS, &[]),
             log_dropped: f.counter(&catalog::LOG_DROPPED, &[]),
+            audit: AuditMetrics::new(f),
             connections: ConnectionMetrics::new(f),
             reuse: ReuseMetrics::new(f),
             routes: Bounded::new(MOST_NAMES),
             upstreams: Bounded::new(MOST_NAMES),
             providers: Bounded::new(MOST_NAMES),
+            risk_providers: Bounded::new(MOST_NAMES),
             callers: Bounded::new(MOST_NAMES),
             budgets: Bounded::new(MOST_NAMES),
             hedges: Bounded::new(MOST_NAMES),
@@ -137,6 +144,18 @@ impl Metrics {
         self.providers.get(id.clone(), |overflow| {
             ProviderMetrics::new(&self.families, if overflow { OTHER } else { id.as_str() })
         })
+    }
+
+    /// The handles of a provider of risk decisions; the same ones each time.
+    pub fn risk_provider(&self, id: &ProviderId) -> Arc<RiskProviderMetrics> {
+        self.risk_providers.get(id.clone(), |overflow| {
+            RiskProviderMetrics::new(&self.families, if overflow { OTHER } else { id.as_str() })
+        })
+    }
+
+    /// Counts a request refused for its signature.
+    pub fn signature_refused(&self, why: SignatureRefusal) {
+        self.signatures_refused.get(why as usize).inspect(|counter| counter.inc());
     }
 
     /// The handles of a caller whose tokens or money are counted; the same ones each time.

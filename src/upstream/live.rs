@@ -20,12 +20,16 @@ use crate::domain::operation::Operation;
 use crate::flight::call::Call;
 use crate::flight::trail::UpstreamNames;
 use crate::routing::order::{Standing, hash};
+use crate::sign::keyring::SigningKey;
+use crate::telemetry::handles::RiskProviderMetrics;
+use crate::telemetry::metrics::Metrics;
 use crate::upstream::breaker::{Breaker, Lesson, Permit, State};
 use crate::upstream::concurrency::Bounds;
 use crate::upstream::dial::{Dial, Origin};
 use crate::upstream::latency::Latency;
 use crate::upstream::limiter::{Adaptive, Bulkhead, Pause};
 use crate::upstream::pool::Pool;
+use crate::upstream::skew::{Seldom, Skew};
 use crate::upstream::token::TokenSource;
 
 /// Retries of the same upstream: a tenth of its calls, and one a second.
@@ -48,7 +52,15 @@ pub struct LiveProvider {
     pub adaptive: Option<Arc<Adaptive>>,
     /// Its quota group's pause; kept by group name.
     pub pause: Arc<Pause>,
-    /// Its access token; kept while id and credential stay the same.
+    /// How far its clock is from ours; kept while id and address stay the same.
+    pub skew: Arc<Skew>,
+    /// When the log last said that an answer was not authentic.
+    pub forged: Seldom,
+    /// When the log last said that our time was refused.
+    pub time_refused: Seldom,
+    /// What it counts, if it gives risk decisions.
+    pub judged: Option<Arc<RiskProviderMetrics>>,
+    /// Its access token; kept while id and address stay the same and the same key signs.
     pub token: Arc<TokenSource>,
     /// Headers of every request, made once.
     pub headers: HeaderMap,
@@ -107,6 +119,8 @@ pub struct Health {
     state: Mutex<Condition>,
     /// True if `state` has anything to say but "all is well": what most calls look at, without the lock and the clock.
     marked: AtomicBool,
+    /// True from an answer that was not authentic until one that is.
+    distrusted: AtomicBool,
     budget: TpsBudget,
 }
 
@@ -122,7 +136,12 @@ impl Health {
     fn new(now: Instant, seed: u64) -> Self {
         let budget = TpsBudget::new(RETRY_MEMORY, RETRIES_A_SECOND, RETRY_SHARE);
         let condition = Condition { breaker: Breaker::new(now, seed), refusals: 0, unwelcome_until: None };
-        Self { state: Mutex::new(condition), marked: AtomicBool::new(false), budget }
+        Self {
+            state: Mutex::new(condition),
+            marked: AtomicBool::new(false),
+            distrusted: AtomicBool::new(false),
+            budget,
+        }
     }
 
     /// Asks the breaker.
@@ -150,6 +169,22 @@ impl Health {
         let mut condition = self.condition();
         condition.breaker.trip(now, least);
         self.mark(&condition);
+    }
+
+    /// An answer of it was not authentic: somebody may speak in its place.
+    pub fn distrust(&self) {
+        self.distrusted.store(true, Ordering::Release);
+    }
+
+    /// It answered a probe, and the answer was believed.
+    pub fn trust(&self) {
+        self.distrusted.store(false, Ordering::Release);
+    }
+
+    /// True from an answer that was not authentic until a probe was answered by one that is; refusals and silence
+    /// change nothing.
+    pub fn is_distrusted(&self) -> bool {
+        self.distrusted.load(Ordering::Acquire)
     }
 
     /// It refused our credential. Once may be this one request's doing; from the second time in a row on it is asked
@@ -211,6 +246,7 @@ impl Health {
 struct Around<'a> {
     previous: &'a Fleet,
     dial: &'a Arc<dyn Dial>,
+    metrics: &'a Metrics,
     /// Upstreams that some route puts in order by speed.
     timed: BTreeSet<&'a UpstreamId>,
 }
@@ -226,11 +262,11 @@ pub struct Fleet {
 
 impl Fleet {
     /// Makes `table` live, taking over from `previous` whatever kept its identity.
-    pub fn build(table: &RoutingTable, previous: &Self, dial: &Arc<dyn Dial>) -> Self {
+    pub fn build(table: &RoutingTable, previous: &Self, dial: &Arc<dyn Dial>, metrics: &Metrics) -> Self {
         let mut fleet = Self::default();
         let timed = table.llm_routes().values().filter(|route| route.asking.order == Order::Fastest);
         let timed = timed.flat_map(|route| &route.candidates).map(|candidate| &candidate.upstream).collect();
-        let around = Around { previous, dial, timed };
+        let around = Around { previous, dial, metrics, timed };
         let routes = table.llm_routes().values().flat_map(|route| &route.candidates);
         let shadows = table.llm_routes().values().filter_map(|route| Some(&route.shadow.as_ref()?.candidate));
         let risk = table.risk_route().into_iter().flat_map(|route| &route.candidates);
@@ -248,7 +284,7 @@ impl Fleet {
         let provider = if let Some(provider) = self.providers.get(id) {
             Arc::clone(provider)
         } else {
-            let provider = Arc::new(self.revive(&candidate.provider, around.previous, around.dial));
+            let provider = Arc::new(self.revive(&candidate.provider, around));
             self.providers.insert(id.clone(), Arc::clone(&provider));
             provider
         };
@@ -269,7 +305,8 @@ impl Fleet {
         self.upstreams.insert(candidate.upstream.clone(), Arc::new(upstream));
     }
 
-    fn revive(&self, provider: &Arc<Provider>, previous: &Self, dial: &Arc<dyn Dial>) -> LiveProvider {
+    fn revive(&self, provider: &Arc<Provider>, around: &Around<'_>) -> LiveProvider {
+        let Around { previous, dial, .. } = around;
         let origin = Origin {
             tls: provider.base_url.tls,
             host: provider.base_url.host.clone(),
@@ -280,8 +317,11 @@ impl Fleet {
         let pool = known().find(|live| *live.pool.origin() == origin).map(|live| Arc::clone(&live.pool));
         let group = known().find(|live| live.provider.quota_group == provider.quota_group);
         let before = previous.providers.get(&provider.id);
-        let same_account =
-            before.filter(|live| live.provider.auth == provider.auth && live.provider.base_url == provider.base_url);
+        let same_place = before.filter(|live| live.provider.base_url == provider.base_url);
+        // A token belongs to the key that signed for it: another one begins with a token of its own, and calls that are
+        // still signed with the old one keep theirs.
+        let same_account = same_place.filter(|live| signer(&live.provider.auth) == signer(&provider.auth));
+        let judges = provider.protocol == Protocol::DiHmac;
         LiveProvider {
             pool: pool.unwrap_or_else(|| Arc::new(Pool::new(origin, Arc::clone(dial)))),
             adaptive: provider
@@ -289,11 +329,23 @@ impl Fleet {
                 .map(|_| before.and_then(|live| live.adaptive.clone()).unwrap_or_default()),
             bulkhead: before.map(|live| Arc::clone(&live.bulkhead)).unwrap_or_default(),
             pause: group.map_or_else(|| Arc::new(Pause::new(Instant::now())), |live| Arc::clone(&live.pause)),
+            skew: same_place.map(|live| Arc::clone(&live.skew)).unwrap_or_default(),
+            forged: Seldom::default(),
+            time_refused: Seldom::default(),
+            judged: judges.then(|| around.metrics.risk_provider(&provider.id)),
             token: same_account.map(|live| Arc::clone(&live.token)).unwrap_or_default(),
             headers: headers(provider),
             authority: provider.base_url.authority(),
             provider: Arc::clone(provider),
         }
+    }
+}
+
+/// The key requests are signed with.
+fn signer(auth: &Auth) -> Option<&SigningKey> {
+    match auth {
+        Auth::DiHmac { keys } => Some(keys.signer()),
+        Auth::None | Auth::Bearer { .. } | Auth::Header { .. } => None,
     }
 }
 

@@ -16,6 +16,7 @@ pub(super) fn embedded(error: EmbeddedError) -> AttemptError {
         sent: Sent::Yes,
         status: error.status,
         retry_after: None,
+        cause: None,
         said: Some(Arc::new(error)),
         detail: "the provider reported an error inside a 200",
     }
@@ -54,9 +55,10 @@ pub(super) fn recoded(error: AttemptError, codes: &BTreeMap<String, FailureClass
 
 /// Some providers repeat the key in their error, and what they say of a request reaches the caller.
 pub(super) fn without_secret(error: AttemptError, auth: &Auth) -> AttemptError {
+    // What signs is never sent, so only a credential that travels can come back.
     let secret = match auth {
-        Auth::Bearer { secret } | Auth::Header { secret, .. } | Auth::DiHmac { secret, .. } => secret.expose(),
-        Auth::None => return error,
+        Auth::Bearer { secret } | Auth::Header { secret, .. } => secret.expose(),
+        Auth::None | Auth::DiHmac { .. } => return error,
     };
     let (Ok(secret), Some(said)) = (std::str::from_utf8(secret), error.said.as_deref()) else { return error };
     let hide = |text: &str| {

@@ -20,6 +20,7 @@ pub mod patience;
 pub mod pool;
 pub mod retry_after;
 pub mod send;
+pub mod skew;
 pub mod stream;
 #[cfg(test)]
 pub(crate) mod testing;

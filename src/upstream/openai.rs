@@ -313,6 +313,7 @@ fn refusal(head: &Parts, body: &[u8], provider: &Provider) -> AttemptError {
         sent: Sent::Yes,
         status: Some(head.status.as_u16()),
         retry_after: retry_after::parse(&head.headers),
+        cause: None,
         said: said.map(Arc::new),
         detail: "the provider refused",
     }

@@ -179,7 +179,7 @@ impl Dial for Memory {
 /// Everything of `table` made live over `dial`.
 pub(crate) fn fleet(table: &RoutingTable, dial: &Arc<Memory>) -> Fleet {
     let dial: Arc<dyn Dial> = Arc::clone(dial) as Arc<dyn Dial>;
-    Fleet::build(table, &Fleet::default(), &dial)
+    Fleet::build(table, &Fleet::default(), &dial, &Metrics::new())
 }
 
 /// One live upstream of [`table`] over `dial`.

@@ -18,6 +18,9 @@ use crate::flight::error::AttemptError;
 /// No fetch may take longer.
 const FETCH_LIMIT: Duration = Duration::from_secs(3);
 
+/// After a renewal failed, for as long as the token at hand serves.
+const RENEWAL_PAUSE: Duration = Duration::from_secs(5);
+
 /// What a fetch yields: the token and its life.
 pub type Fetched = Result<(Secret, Duration), AttemptError>;
 
@@ -98,8 +101,17 @@ impl TokenSource {
     fn land(&self, fetched: Fetched) -> Result<Secret, AttemptError> {
         let mut state = self.lock();
         state.flight = None;
-        let (secret, life) = fetched?;
         let now = Instant::now();
+        let (secret, life) = match fetched {
+            Ok(fetched) => fetched,
+            Err(error) => {
+                // The token at hand still serves: whoever cannot renew it now is not asked again by every call.
+                if let Some(token) = &mut state.token {
+                    token.renew_at = now + RENEWAL_PAUSE;
+                }
+                return Err(error);
+            }
+        };
         // 72 % to 88 % of its life, so that a fleet does not renew in step.
         let share = 72 + u32::try_from(crate::domain::clock::unix_ms() % 17).unwrap_or(8);
         state.token =
@@ -171,6 +183,37 @@ mod tests {
         assert!(failed.is_err());
         let count = Arc::new(AtomicU32::new(0));
         assert!(source.get(|| fetch(&count, Duration::from_secs(60))).await.is_ok());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_renewal_that_failed_is_not_tried_again_by_every_call_while_the_token_serves() {
+        let (source, count) = (Arc::new(TokenSource::default()), Arc::new(AtomicU32::new(0)));
+        source.get(|| fetch(&count, Duration::from_secs(1000))).await.unwrap();
+        tokio::time::sleep(Duration::from_secs(900)).await;
+        let tries = Arc::new(AtomicU32::new(0));
+        let fails = || {
+            let tries = Arc::clone(&tries);
+            async move {
+                tries.fetch_add(1, Ordering::SeqCst);
+                Err(unavailable())
+            }
+        };
+        for _ in 0..50 {
+            assert_eq!(source.get(fails).await.unwrap().expose(), b"token-1");
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+        assert_eq!(tries.load(Ordering::SeqCst), 2);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn it_is_renewed_between_72_and_88_percent_of_its_life() {
+        for _ in 0..40 {
+            let (source, count) = (Arc::new(TokenSource::default()), Arc::new(AtomicU32::new(0)));
+            let life = Duration::from_secs(1000);
+            source.get(|| fetch(&count, life)).await.unwrap();
+            let (share, landed) = (source.lock().token.as_ref().unwrap().renew_at, Instant::now());
+            assert!((720..=880).contains(&(share - landed).as_secs()), "{:?}", share - landed);
+        }
     }
 
     #[tokio::test(start_paused = true)]

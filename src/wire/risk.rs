@@ -11,6 +11,7 @@ use crate::domain::money::Money;
 mod answer;
 mod country;
 mod fields;
+mod outcome;
 mod problem;
 mod request;
 
@@ -19,7 +20,8 @@ mod tests;
 
 pub use answer::{DecisionView, encode_decision};
 pub use fields::{FieldError, FieldErrorKind};
-pub use problem::{problem, status_of};
+pub use outcome::{Report, decode_outcome, encode_noted};
+pub use problem::{What, problem, status_of};
 pub use request::decode;
 
 /// One payment attempt to be judged, every field checked.

@@ -151,7 +151,17 @@ fn a_new_key_has_the_digest_that_is_printed_with_it() {
 #[test]
 fn the_help_is_the_documented_one() {
     let mut help = String::new();
-    for arguments in [&[][..], &["serve"], &["sandbox"], &["check"], &["digest"]] {
+    for arguments in [
+        &[][..],
+        &["serve"],
+        &["sandbox"],
+        &["check"],
+        &["audit"],
+        &["audit", "verify"],
+        &["audit", "export"],
+        &["audit", "erase"],
+        &["digest"],
+    ] {
         let printed = run(here(arguments).arg("--help"));
         assert_eq!((printed.code, printed.err.as_str()), (Some(0), ""));
         help.push_str(&format!("$ weighbridge {}\n{}\n", [arguments, &["--help"]].concat().join(" "), printed.out));

@@ -2,6 +2,7 @@
 //! paused. It starts no listener, no worker and no admin plane: those have tests of their own.
 
 use std::io::{self, Write};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -23,10 +24,12 @@ use weighbridge::gateway::build::build;
 use weighbridge::gateway::snapshot::{Live, Shared};
 use weighbridge::gateway::stack;
 use weighbridge::layer::admission::Gate;
+use weighbridge::layer::audit::Clerk;
 use weighbridge::layer::cache::Store;
 use weighbridge::layer::decision_cache::DecisionCache;
 use weighbridge::layer::idempotency::Ledger;
 use weighbridge::layer::idempotency_key::Answers;
+use weighbridge::layer::verify_signature::Nonces;
 use weighbridge::sandbox::aggregator::{self, Aggregator, AggregatorConfig};
 use weighbridge::sandbox::alipay::{Alipay, AlipayConfig};
 use weighbridge::sandbox::fault::{Fault, Faults};
@@ -34,6 +37,7 @@ use weighbridge::server::connection::serve;
 use weighbridge::server::limits::ConnectionLimits;
 use weighbridge::server::shutdown::Shutdown;
 use weighbridge::sign::hmac::sha256_hex;
+use weighbridge::store::writer::{Faults as RecordFaults, Records, RecordsConfig};
 use weighbridge::telemetry::access::AccessLog;
 use weighbridge::telemetry::labels::ConnectionEnd;
 use weighbridge::telemetry::lines::LineWriter;
@@ -147,6 +151,12 @@ pub struct Plan {
     pub beta_offers: &'static str,
     /// What the clock says at the start, milliseconds since 1970; it goes on with the paused one.
     pub starts: u64,
+    /// Where decisions are recorded and what goes wrong there. It has a real thread and a real disk: use real time.
+    pub record: Option<(PathBuf, RecordFaults)>,
+    /// Nonces of an earlier process, or with little room.
+    pub nonces: Option<Nonces>,
+    /// `auth` of Alipay's file.
+    pub alipay_auth: String,
     /// What becomes of an LLM provider's file, by its id.
     pub edit: fn(&str, String) -> String,
 }
@@ -165,6 +175,9 @@ impl Default for Plan {
             beta_offers: r#""chat.completions""#,
             // 2026-11-30T23:59:00Z: a minute before a day and a month turn.
             starts: 1_796_083_140_000,
+            record: None,
+            nonces: None,
+            alipay_auth: ALIPAY_AUTH.to_owned(),
             edit: |_, file| file,
         }
     }
@@ -198,7 +211,11 @@ struct Keys;
 impl SecretSource for Keys {
     fn env(&self, name: &str) -> Option<Secret> {
         let provider = name.strip_suffix("_KEY")?.to_ascii_lowercase();
-        let secret = if provider == "alipay" { signing_secret() } else { provider_key(&provider) };
+        let secret = match provider.as_str() {
+            "alipay" => signing_secret(),
+            "alipay_next" => "5e".repeat(32),
+            _ => provider_key(&provider),
+        };
         Some(Secret::new(secret.into_bytes()))
     }
 
@@ -241,22 +258,30 @@ name = "{id}-unpriced-1"
     (plan.edit)(id, file)
 }
 
+/// One key, as most files have it.
+const ALIPAY_AUTH: &str = r#"{ kind = "di-hmac", key_id = "k1", secret_env = "ALIPAY_KEY", secret_encoding = "hex" }"#;
+
 const ALIPAY_FILE: &str = r#"
 id = "alipay"
 protocol = "di-hmac"
 base_url = "https://alipay.example"
 source = { url = "https://alipay.example/docs", checked = "2026-11-22" }
-auth = { kind = "di-hmac", key_id = "k1", secret_env = "ALIPAY_KEY", secret_encoding = "hex" }
+auth = ALIPAY_AUTH
 operations = ["risk.assess"]
 price = { standard = "0.02 CNY", cross_border = "0.05 CNY", source = "https://alipay.example/p", checked = "2026-11-22" }
 "#;
+
+fn open((folder, faults): &(PathBuf, RecordFaults), metrics: &Arc<Metrics>) -> Records {
+    let watch = Arc::new(metrics.audit.clone());
+    Records::open(RecordsConfig { folder: folder.clone(), checkpoints: None, watch, faults: faults.clone() }).unwrap()
+}
 
 /// The table of these routes, led to the simulators.
 pub fn table(plan: &Plan) -> RoutingTable {
     let digest = |key: &str| sha256_hex(key.as_bytes());
     let routes = plan.routes.replace("SHOP_DIGEST", &digest(SHOP)).replace("OFFICE_DIGEST", &digest(OFFICE));
     let file = |name: &str, text: String| SourceFile { name: name.to_owned(), text };
-    let mut providers = vec![file("providers/alipay.toml", ALIPAY_FILE.to_owned())];
+    let mut providers = vec![file("providers/alipay.toml", ALIPAY_FILE.replace("ALIPAY_AUTH", &plan.alipay_auth))];
     providers.extend(LLMS.map(|id| file(&format!("providers/{id}.toml"), llm_file(id, plan))));
     let rewire = |provider: &ProviderId, protocol| BaseUrl {
         tls: false,
@@ -280,7 +305,7 @@ impl World {
     pub fn with(plan: &Plan) -> Self {
         let faults = Faults::new();
         let alipay = Alipay::new(AlipayConfig {
-            keys: vec![("k1".to_owned(), Secret::new(vec![0x4f; 32]))],
+            keys: vec![("k1".to_owned(), Secret::new(vec![0x4f; 32])), ("k2".to_owned(), Secret::new(vec![0x5e; 32]))],
             faults: faults.clone(),
             token_life: Duration::from_secs(3600),
         });
@@ -292,12 +317,19 @@ impl World {
         let net = Arc::new(Net::new(LLMS.map(llm).into(), alipay.clone(), plan.upstream_pipe));
         let (metrics, written, shutdown) = (Metrics::new(), Written::default(), Shutdown::new());
         let writer = LineWriter::start(written.clone(), metrics.log_dropped.clone()).unwrap();
+        let (ledger, records) = (Ledger::default(), plan.record.as_ref().map(|record| open(record, &metrics)));
+        if let Some(records) = &records {
+            ledger.remember(records.reader().unwrap()).unwrap();
+        }
+        let clerk = records.map(|records| Clerk::new(records, Arc::clone(&metrics)));
         let shared = Shared {
             store: Store::new(64 << 20, [7; 32], &metrics),
             answers: Answers::new(64 << 20),
-            ledger: Ledger::default(),
             velocity: Arc::new(Velocity::new([7; 32])),
             decisions: Arc::new(DecisionCache::new([7; 32])),
+            ledger,
+            clerk,
+            nonces: plan.nonces.clone().unwrap_or_else(Nonces::in_memory),
             gate: Arc::new(Gate::default()),
             calendar: Calendar::at(plan.starts),
             drained: shutdown.signal().ending(),
@@ -309,6 +341,12 @@ impl World {
         let (service, signal, limits) = (stack::ingress(&live, &shared), shutdown.signal(), plan.limits);
         let serve = Box::new(move |io| tokio::spawn(serve(io, service.clone(), limits, signal.clone())));
         Self { net, faults, alipay, metrics, shared, live, _shutdown: shutdown, writer: Some(writer), written, serve }
+    }
+
+    /// Puts another configuration in force.
+    pub fn reload(&self, plan: &Plan) {
+        let next = build(table(plan), Some(&self.live.load()), &self.shared);
+        self.live.store(Arc::new(next));
     }
 
     /// A connection of which the test writes and reads the bytes, and how it ended.

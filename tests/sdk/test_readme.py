@@ -1,6 +1,6 @@
 """README says what the product does, so it is held to it: its commands run, its tables are complete, its examples work.
 
-A block that opens with ```sh test is run as it stands, with the three variables that README tells the reader to set.
+A block that opens with ```sh test is run as it stands, with the variables that README tells the reader to set.
 Comments in such a block are what it prints, line by line.
 """
 
@@ -35,7 +35,7 @@ def reader(tmp_path_factory):
 
 
 def run(reader, *command) -> str:
-    told = {"WB_URL": reader.data, "WB_ADMIN": reader.admin, "WB_KEY": reader.key}
+    told = {"WB_URL": reader.data, "WB_ADMIN": reader.admin, "WB_KEY": reader.key, "WB_SIGNING_SECRET": reader.said["signing_secret"]}
     ended = subprocess.run(
         command, cwd=ROOT, env={**os.environ, **told}, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=ENOUGH_SECONDS
     )

@@ -1,5 +1,6 @@
 //! `[[caller]]`, key by key.
 
+use super::signature::RawSignature;
 use crate::config::error::Code;
 use crate::config::read::{Table, Value};
 use crate::config::report::Field;
@@ -7,7 +8,7 @@ use crate::config::table::Unpriced;
 use crate::domain::money::Cost;
 use crate::domain::period::Period;
 
-const KEYS: [&str; 7] = ["id", "tenant", "key_digest", "allow", "limits", "budget", "unpriced"];
+const KEYS: [&str; 8] = ["id", "tenant", "key_digest", "allow", "limits", "budget", "unpriced", "signature"];
 const LIMITS: [&str; 3] = ["requests_per_minute", "in_flight", "tokens_per_minute"];
 /// Below it, one ordinary answer would be more than a minute's worth.
 const LEAST_TOKENS: u32 = 1_000;
@@ -27,6 +28,8 @@ pub(in crate::config) struct RawCaller {
     /// `None` if there is no such key.
     pub(in crate::config) budgets: Option<Vec<RawBudget>>,
     pub(in crate::config) unpriced: Option<Field<Unpriced>>,
+    /// `None` also if it could not be read: then it was reported, and there will be no table.
+    pub(in crate::config) signature: Option<RawSignature>,
 }
 
 #[derive(Debug)]
@@ -37,7 +40,7 @@ pub(in crate::config) struct RawBudget {
 
 impl RawCaller {
     pub(super) fn read(table: &Table<'_>) -> Self {
-        let table = table.clone().only(&KEYS, &["signature"]);
+        let table = table.clone().only(&KEYS, &[]);
         let limits = table.get("limits").and_then(|value| value.table()).map(|table| table.only(&LIMITS, &[]));
         let limit = |name: &str| limits.as_ref().and_then(|table| table.get(name)?.whole(1..=100_000_000));
         Self {
@@ -50,6 +53,7 @@ impl RawCaller {
             tokens_per_minute: limits.as_ref().and_then(|table| tokens(&table.get("tokens_per_minute")?)),
             budgets: table.get("budget").map(|value| budgets(&value)),
             unpriced: table.get("unpriced").and_then(|value| unpriced(&value)),
+            signature: table.get("signature").and_then(|value| RawSignature::read(&value)),
         }
     }
 }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::RawFact;
+use super::keys::RawKeys;
 use super::shape::RawShape;
 use crate::config::error::Code;
 use crate::config::read::{Table, Value};
@@ -47,6 +48,9 @@ pub(super) const CLASSES: [(&str, FailureClass); 8] = [
     ("refused", FailureClass::Refused),
     ("no-content", FailureClass::NoContent),
 ];
+/// How a signing secret may be written down.
+pub(super) const ENCODINGS: [(&str, Encoding); 3] =
+    [("hex", Encoding::Hex), ("base64", Encoding::Base64), ("raw", Encoding::Raw)];
 const MOST_MODELS: usize = 500;
 const MOST_IN_FLIGHT: u32 = 100_000;
 const MOST_TOKENS: u32 = 100_000_000;
@@ -77,6 +81,8 @@ pub(in crate::config) struct RawAuth {
     pub(in crate::config) name: Option<Field<String>>,
     pub(in crate::config) key_id: Option<Field<String>>,
     pub(in crate::config) secret_encoding: Option<Field<Encoding>>,
+    /// Several keys in the place of the three above.
+    pub(in crate::config) keys: Option<RawKeys>,
     /// False if some key is there but could not be read, so that it is not missing.
     pub(in crate::config) sound: bool,
 }
@@ -215,9 +221,7 @@ fn auth(value: &Value<'_>) -> Option<RawAuth> {
         ("di-hmac", AuthKind::DiHmac),
         ("none", AuthKind::None),
     ];
-    const ENCODINGS: [(&str, Encoding); 3] =
-        [("hex", Encoding::Hex), ("base64", Encoding::Base64), ("raw", Encoding::Raw)];
-    const AUTH_KEYS: [&str; 6] = ["kind", "secret_env", "secret_file", "name", "key_id", "secret_encoding"];
+    const AUTH_KEYS: [&str; 7] = ["kind", "secret_env", "secret_file", "name", "key_id", "secret_encoding", "keys"];
     let table = value.table()?.only(&AUTH_KEYS, &[]);
     let mut auth = RawAuth {
         at: Field { value: (), at: table.at, key: table.key.clone() },
@@ -227,6 +231,7 @@ fn auth(value: &Value<'_>) -> Option<RawAuth> {
         name: table.get("name").and_then(|value| value.string()),
         key_id: table.get("key_id").and_then(|value| value.name("-_.")),
         secret_encoding: table.get("secret_encoding").and_then(|value| value.word(&ENCODINGS)),
+        keys: table.get("keys").and_then(|value| RawKeys::read(&value)),
         sound: true,
     };
     let readable = [
@@ -235,14 +240,15 @@ fn auth(value: &Value<'_>) -> Option<RawAuth> {
         ("name", auth.name.is_some()),
         ("key_id", auth.key_id.is_some()),
         ("secret_encoding", auth.secret_encoding.is_some()),
+        ("keys", auth.keys.is_some()),
     ];
     auth.sound = readable.iter().all(|&(key, read)| read || table.get(key).is_none());
     Some(auth)
 }
 
-/// Every operation by its name.
+/// Every operation that providers may have, by its name.
 pub(super) fn operation_words() -> Vec<(&'static str, Operation)> {
-    Operation::ALL.iter().map(|op| (op.label(), *op)).collect()
+    Operation::ALL.iter().filter(|op| !op.asks_the_record()).map(|op| (op.label(), *op)).collect()
 }
 
 fn operations(value: &Value<'_>) -> Option<Field<RawOperations>> {

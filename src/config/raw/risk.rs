@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::config::audit::OnUnrecorded;
 use crate::config::error::Code;
 use crate::config::read::{ANY_LIMIT, Value};
 use crate::config::report::Field;
@@ -28,6 +29,7 @@ pub(in crate::config) struct RawRisk {
     pub(in crate::config) on_exhausted: Option<Field<OnExhausted>>,
     pub(in crate::config) velocity: Vec<RawVelocity>,
     pub(in crate::config) reuse: Option<RawReuse>,
+    pub(in crate::config) audit: Option<Field<OnUnrecorded>>,
 }
 
 #[derive(Clone, Debug)]
@@ -38,7 +40,7 @@ pub(in crate::config) struct RawBands {
 }
 
 pub(super) fn risk(value: &Value<'_>) -> Option<RawRisk> {
-    const RISK_KEYS: [&str; 10] = [
+    const RISK_KEYS: [&str; 11] = [
         "candidates",
         "deadline",
         "hard_limit",
@@ -49,8 +51,10 @@ pub(super) fn risk(value: &Value<'_>) -> Option<RawRisk> {
         "on_exhausted",
         "velocity",
         "reuse",
+        "audit",
     ];
     const VENDOR: [(&str, VendorAction); 2] = [("floor", VendorAction::Floor), ("advisory", VendorAction::Advisory)];
+    const AUDIT: [(&str, OnUnrecorded); 2] = [("refuse", OnUnrecorded::Refuse), ("continue", OnUnrecorded::Continue)];
     let table = value.table()?.only(&RISK_KEYS, &["policy"]);
     let time = |name: &str| table.get(name).and_then(|value| value.duration(ANY_LIMIT));
     Some(RawRisk {
@@ -65,6 +69,7 @@ pub(super) fn risk(value: &Value<'_>) -> Option<RawRisk> {
         on_exhausted: table.get("on_exhausted").and_then(|value| on_exhausted(&value)),
         velocity: table.get("velocity").map(|value| RawVelocity::read_all(&value)).unwrap_or_default(),
         reuse: table.get("reuse").and_then(|value| RawReuse::read(&value)),
+        audit: table.get("audit").and_then(|value| value.word(&AUDIT)),
     })
 }
 

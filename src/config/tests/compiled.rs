@@ -142,8 +142,73 @@ fn a_check_may_do_without_secrets_but_not_with_weak_ones() {
 #[test]
 fn a_signing_secret_is_decoded_as_its_file_says() {
     let table = table(ROUTES);
-    let Auth::DiHmac { key_id, secret } = &table.providers()["judge"].auth else { panic!("not signed") };
-    assert_eq!((key_id.as_str(), secret.expose()), ("k1", [0x4f; 32].as_slice()));
+    let Auth::DiHmac { keys } = &table.providers()["judge"].auth else { panic!("not signed") };
+    assert_eq!((keys.signer().id.as_str(), keys.signer().secret.expose()), ("k1", [0x4f; 32].as_slice()));
+}
+
+#[test]
+fn c11_a_provider_may_have_several_keys_of_which_the_first_active_one_signs() {
+    let one = "key_id = \"k1\", secret_env = \"JUDGE_SECRET\", secret_encoding = \"hex\"";
+    let key = |id: &str, encoding: &str, state: &str| {
+        format!("{{ id = \"{id}\", secret_env = \"S\", secret_encoding = \"{encoding}\", state = \"{state}\" }}")
+    };
+    let keys = [
+        key("k4", "hex", "pending"),
+        key("k3", "hex", "active"),
+        key("k2", "raw", "active"),
+        key("k1", "base64", "verify-only"),
+    ];
+    let risk = with(RISK, one, &format!("keys = [{}]", keys.join(", ")));
+    let table = compile_with(&sources(ROUTES, &[LLM, &risk]), &Map::default(), None).unwrap();
+    let Auth::DiHmac { keys } = &table.providers()["judge"].auth else { panic!("not signed") };
+    assert_eq!((keys.signer().id.as_str(), keys.signer().secret.expose()), ("k3", [0x4f; 32].as_slice()));
+    let believed = ["k4", "k3", "k2", "k1"].map(|id| keys.verifier(id).is_some());
+    assert_eq!(believed, [false, true, true, true]);
+    assert_eq!(keys.verifier("k2").unwrap().secret.expose().len(), 64, "raw");
+}
+
+#[test]
+fn a_caller_must_sign_only_if_it_says_so_and_its_secret_is_part_of_the_version() {
+    assert!(table(ROUTES).callers()[0].signature.is_none());
+    let signature = "signature = { key_id = \"k1\", secret_env = \"CHECKOUT_SECRET\", secret_encoding = \"hex\" }";
+    let routes = with(ROUTES, "allow = [\"risk\"", &format!("{signature}\nallow = [\"risk\""));
+    let compiled = |secrets: &Map| compile_with(&sources(&routes, &[LLM, RISK]), secrets, None);
+    let first = compiled(&Map::default()).unwrap();
+    assert_eq!(first.callers()[0].signature.as_ref().unwrap().signer().id, "k1");
+    let rotated = Map { known: [("CHECKOUT_SECRET".into(), "5e".repeat(32))].into(), strict: false };
+    let second = compiled(&rotated).unwrap();
+    assert_ne!(first.version(), second.version());
+    let diff = crate::config::TableDiff::between(&first, &second).to_string();
+    assert_eq!(diff, "~ caller checkout: signature\n");
+    let missing =
+        lines(&compiled(&only(&[("AGG_API_KEY", "sk-12345678"), ("JUDGE_SECRET", &"4f".repeat(32))])).unwrap_err());
+    assert!(
+        missing.contains("environment variable CHECKOUT_SECRET is not set or empty (caller.signature.secret_env)"),
+        "{missing}"
+    );
+}
+
+#[test]
+fn a_secret_file_counts_wherever_it_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name);
+    std::fs::write(path("caller"), "4f".repeat(32)).unwrap();
+    std::fs::write(path("key"), "4f".repeat(32)).unwrap();
+    let place = |name: &str| path(name).display().to_string();
+    std::fs::write(
+        path("routes.toml"),
+        format!("[[caller]]\nsignature = {{ secret_file = \"{}\" }}\n", place("caller")),
+    )
+    .unwrap();
+    std::fs::create_dir(path("providers")).unwrap();
+    let provider = format!("[auth]\nkeys = [{{ id = \"k\", secret_file = \"{}\" }}]\n", place("key"));
+    std::fs::write(path("providers/judge.toml"), provider).unwrap();
+    let hash = || crate::config::content_hash(&path("routes.toml"), Some(&path("providers")));
+    let first = hash();
+    std::fs::write(path("key"), "5e".repeat(32)).unwrap();
+    let second = hash();
+    std::fs::write(path("caller"), "5e".repeat(32)).unwrap();
+    assert!(first != second && second != hash());
 }
 
 #[test]

@@ -29,6 +29,7 @@ fn caller(tokens_per_minute: Option<u32>, budgets: &[(Cost, Period)]) -> Caller 
         tokens_per_minute,
         budgets: budgets.iter().map(|&(amount, per)| Budget { amount, per }).collect(),
         unpriced: Unpriced::Allow,
+        signature: None,
     }
 }
 

@@ -276,7 +276,7 @@ impl<'p> Flight<'p> {
             (Some(a), Some(b)) => Some(a.min(b)),
             (a, b) => a.or(b),
         };
-        let more = |before: &AttemptError| policy::weight(error.class) >= policy::weight(before.class);
+        let more = |before: &AttemptError| policy::weight(error.root()) >= policy::weight(before.root());
         if self.telling.as_ref().is_none_or(more) {
             self.telling = Some(error);
         }

@@ -46,7 +46,10 @@ struct Fixture {
 
 impl Fixture {
     fn new() -> Self {
-        Self { params: Params { ledger: Ledger::default(), metrics: Metrics::new() }, asked: Asked::default() }
+        Self {
+            params: Params { ledger: Ledger::default(), clerk: None, metrics: Metrics::new() },
+            asked: Asked::default(),
+        }
     }
 
     fn answering(

@@ -47,10 +47,10 @@ pub(super) struct Admitted {
 }
 
 impl Admitted {
-    pub(super) fn signer(&self, number: u64) -> Signer {
+    pub(super) fn signer(&self, number: u64, other: Option<(String, Secret)>) -> Signer {
         let trace_id = format!("tr-{number:08}");
-        let (key_id, request_nonce) = (self.key_id.clone(), self.nonce.clone());
-        Signer { key_id, secret: self.secret.clone(), request_nonce, trace_id }
+        let (key_id, secret) = other.unwrap_or_else(|| (self.key_id.clone(), self.secret.clone()));
+        Signer { key_id, secret, request_nonce: self.nonce.clone(), trace_id }
     }
 }
 
@@ -64,7 +64,8 @@ pub(super) fn claimed(parts: &Parts) -> Option<RequestHeader<'_>> {
 pub(super) fn authenticate(shared: &Shared, parts: &Parts, body: &[u8]) -> Result<Admitted, Refusal> {
     let header = claimed(parts).ok_or(Refusal::Header)?;
     let token = bearer(parts)?;
-    let secret = shared.keys.get(header.key_id).ok_or(Refusal::Key)?;
+    let known = shared.known();
+    let secret = known.by_id.get(header.key_id).ok_or(Refusal::Key)?;
     if clock::unix_ms().abs_diff(header.timestamp_ms) > di::WINDOW_MS {
         return Err(Refusal::Stale);
     }

@@ -24,6 +24,8 @@ pub struct Seen {
     pub path: String,
     /// The payment attempt the body names, empty if it names none.
     pub out_trade_no: String,
+    /// The key id the signature header names, empty if it could not be read.
+    pub key_id: String,
     /// The nonce the signature header names, empty if it could not be read.
     pub nonce: String,
     /// The time the signature header names, milliseconds since 1970, 0 if it could not be read.
@@ -38,10 +40,11 @@ pub struct Seen {
 
 impl std::fmt::Debug for Seen {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { path, out_trade_no, timestamp_ms, token_ok, refusal, .. } = self;
+        let Self { path, out_trade_no, key_id, timestamp_ms, token_ok, refusal, .. } = self;
         f.debug_struct("Seen")
             .field("path", path)
             .field("out_trade_no", out_trade_no)
+            .field("key_id", key_id)
             .field("timestamp_ms", timestamp_ms)
             .field("token_ok", token_ok)
             .field("refusal", refusal)
@@ -201,9 +204,9 @@ mod tests {
     use super::*;
 
     fn seen(body: &'static [u8]) -> Seen {
-        let (path, out_trade_no, nonce) = (String::new(), String::new(), String::new());
+        let [path, out_trade_no, key_id, nonce] = [const { String::new() }; 4];
         let body = Bytes::from_static(body);
-        Seen { path, out_trade_no, nonce, timestamp_ms: 0, token_ok: false, refusal: None, body }
+        Seen { path, out_trade_no, key_id, nonce, timestamp_ms: 0, token_ok: false, refusal: None, body }
     }
 
     #[tokio::test(start_paused = true)]

@@ -2,6 +2,8 @@
 
 use std::io;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use futures_util::{StreamExt, stream};
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE, WWW_AUTHENTICATE};
@@ -10,12 +12,14 @@ use http_body_util::{BodyExt, StreamBody};
 use hyper::body::Frame;
 use serde_json::{Value, json};
 
+use super::super::fault::Forgery;
 use super::super::{SandboxBody, full, refused, reset};
 use super::admit::Refusal;
 use super::{Fault, MODEL_VERSION};
 use crate::domain::clock;
 use crate::domain::secret::Secret;
 use crate::sign::di::{self, ResponseParts};
+use crate::sign::hmac::mac;
 
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 const PAGE: HeaderValue = HeaderValue::from_static("text/html; charset=utf-8");
@@ -40,6 +44,7 @@ enum Signature {
     Right,
     Wrong,
     None,
+    Forged(Forgery),
 }
 
 #[derive(Clone, Copy)]
@@ -94,7 +99,7 @@ impl Reply {
     fn sign(&mut self, signer: &Signer, signature: Signature) {
         let mut secret = signer.secret.clone();
         match signature {
-            Signature::Right => {}
+            Signature::Right | Signature::Forged(_) => {}
             Signature::Wrong => secret = Secret::new([secret.expose(), b"wrong"].concat()),
             Signature::None => return,
         }
@@ -109,9 +114,15 @@ impl Reply {
         };
         // The parts come from a header that passed the grammar, so signing cannot fail; an answer without a signature is
         // refused on the other side anyway.
-        let header = di::sign_response(secret.expose(), &parts).ok();
+        let header = match signature {
+            Signature::Forged(forgery) => forged(forgery, secret.expose(), parts),
+            _ => di::sign_response(secret.expose(), &parts).ok(),
+        };
         if let Some(value) = header.and_then(|header| HeaderValue::try_from(header).ok()) {
-            self.headers.insert(di::RESPONSE_HEADER, value);
+            if let Signature::Forged(Forgery::Twice) = signature {
+                self.headers.append(di::RESPONSE_HEADER, value.clone());
+            }
+            self.headers.append(di::RESPONSE_HEADER, value);
         }
     }
 
@@ -135,6 +146,27 @@ impl Reply {
     }
 }
 
+/// A signature with one thing wrong.
+fn forged(forgery: Forgery, secret: &[u8], parts: ResponseParts<'_>) -> Option<String> {
+    let sign = |parts: &ResponseParts<'_>| di::sign_response(secret, parts).ok();
+    let now = parts.timestamp_ms;
+    match forgery {
+        Forgery::OldTime => sign(&ResponseParts { timestamp_ms: now - di::WINDOW_MS - 1_000, ..parts }),
+        Forgery::OtherRequest => sign(&ResponseParts { request_nonce: "AAAAAAAAAAAAAAAAAAAAAA", ..parts }),
+        Forgery::OtherStatus => sign(&ResponseParts { status: 202, ..parts }),
+        Forgery::NoAlgorithm => Some(format!("v=none,kid={},ts={now},sig=", parts.key_id)),
+        Forgery::Downgrade => sign(&parts).map(|header| header.replacen("v=1", "v=0", 1)),
+        Forgery::UnknownKey => sign(&ResponseParts { key_id: "nobody", ..parts }),
+        Forgery::Twice => sign(&parts),
+        Forgery::LowerCase => {
+            let (scheme, rest) =
+                di::response_string(&parts).split_once('\n').map(|(a, b)| (a.to_lowercase(), b.to_owned()))?;
+            let tag = STANDARD.encode(mac(secret, &[scheme.as_bytes(), b"\n", rest.as_bytes()]));
+            Some(format!("v=1,kid={},ts={now},sig={tag}", parts.key_id))
+        }
+    }
+}
+
 fn partly(first: Bytes, rest: impl stream::Stream<Item = io::Result<Frame<Bytes>>> + Send + 'static) -> SandboxBody {
     let first = stream::iter([Ok(Frame::data(first))]);
     BodyExt::boxed_unsync(StreamBody::new(first.chain(rest)))
@@ -155,6 +187,7 @@ pub(super) async fn act_out(fault: Option<Fault>, reply: Reply, signer: &Signer)
         Some(Fault::Stall) => std::future::pending().await,
         Some(Fault::BadSignature) => signature = Signature::Wrong,
         Some(Fault::Unsigned) => signature = Signature::None,
+        Some(Fault::Forged(forgery)) => signature = Signature::Forged(forgery),
         Some(Fault::CutAfter(bytes)) => ending = Ending::CutAfter(bytes),
         Some(Fault::StallAfter(bytes)) => ending = Ending::StallAfter(bytes),
         Some(other) => reply = replaced(other),

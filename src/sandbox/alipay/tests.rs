@@ -13,6 +13,7 @@ use crate::sign::di::{
     TRACE_HEADER, WINDOW_MS,
 };
 use crate::sign::hmac::sha256_hex;
+use crate::sign::keyring::Keyring;
 use crate::wire::alipay::di as bodies;
 use crate::wire::risk;
 
@@ -158,7 +159,7 @@ impl Got {
     fn verify(&self) -> Result<di::Authentic<'_>, SignError> {
         let Self { status, headers, body, nonce } = self;
         let received = ReceivedResponse { request_nonce: nonce, status: *status, headers, body };
-        di::verify_response(&SECRET, "k1", &received, clock::unix_ms())
+        di::verify_response(&Keyring::single("k1", Secret::new(SECRET.to_vec())), &received, clock::unix_ms())
     }
 
     fn answer(&self) -> bodies::Answer {

@@ -2,6 +2,8 @@ use proptest::prelude::*;
 use serde_json::Value;
 
 use super::*;
+use crate::domain::secret::Secret;
+use crate::sign::keyring::{KeyState, SigningKey};
 
 const SECRET: [u8; 32] = {
     let mut bytes = [0u8; 32];
@@ -14,6 +16,10 @@ const SECRET: [u8; 32] = {
 };
 const NONCE: &str = "AAECAwQFBgcICQoLDA0ODw";
 const NOW: u64 = 1_767_323_045_000;
+
+fn k1() -> Keyring {
+    Keyring::single("k1", Secret::new(SECRET.to_vec()))
+}
 
 fn golden() -> Value {
     serde_json::from_str(include_str!("../../../tests/golden/sign/di.json")).unwrap()
@@ -85,7 +91,7 @@ impl Answer {
     fn verify(&self, now_ms: u64) -> Result<Authentic<'_>, SignError> {
         let Self { status, headers, body } = self;
         let received = ReceivedResponse { request_nonce: NONCE, status: *status, headers, body };
-        verify_response(&SECRET, "k1", &received, now_ms)
+        verify_response(&k1(), &received, now_ms)
     }
 
     fn with(mut self, name: &'static str, value: &str) -> Self {
@@ -190,7 +196,73 @@ fn c7_an_answer_to_another_request_status_body_or_with_other_headers_is_refused(
     assert_eq!(answer().with(MODEL_HEADER, "di-2026.01.1").verify(NOW), Err(SignError::Mismatch));
     let Answer { status, headers, body } = answer();
     let received = ReceivedResponse { request_nonce: "BBECAwQFBgcICQoLDA0ODw", status, headers: &headers, body };
-    assert_eq!(verify_response(&SECRET, "k1", &received, NOW), Err(SignError::Mismatch));
+    assert_eq!(verify_response(&k1(), &received, NOW), Err(SignError::Mismatch));
+}
+
+#[test]
+fn c11_an_answer_is_believed_under_every_key_that_is_in_use_and_under_no_other() {
+    let answer = answer();
+    let received =
+        ReceivedResponse { request_nonce: NONCE, status: answer.status, headers: &answer.headers, body: answer.body };
+    let ring = |state| {
+        let key = |id: &str, byte, state| SigningKey { id: id.to_owned(), secret: Secret::new(vec![byte; 32]), state };
+        let old = SigningKey { id: "k1".to_owned(), secret: Secret::new(SECRET.to_vec()), state };
+        Keyring::new(vec![key("k2", 9, KeyState::Active), old]).unwrap()
+    };
+    assert!(verify_response(&ring(KeyState::Active), &received, NOW).is_ok());
+    assert!(verify_response(&ring(KeyState::VerifyOnly), &received, NOW).is_ok());
+    assert_eq!(verify_response(&ring(KeyState::Pending), &received, NOW), Err(SignError::WrongKey));
+    let other = Keyring::single("k1", Secret::new(vec![9; 32]));
+    assert_eq!(verify_response(&other, &received, NOW), Err(SignError::Mismatch));
+}
+
+#[test]
+fn c3_only_an_authentic_answer_says_when_it_was_signed() {
+    let answer = answer();
+    let received = |nonce| ReceivedResponse {
+        request_nonce: nonce,
+        status: answer.status,
+        headers: &answer.headers,
+        body: answer.body,
+    };
+    let signed = authenticate_response(&k1(), &received(NONCE)).unwrap();
+    assert_eq!((signed.timestamp_ms, signed.within(0)), (NOW + 123, Err(SignError::Stale)));
+    assert!(authenticate_response(&k1(), &received("BBECAwQFBgcICQoLDA0ODw")).is_err());
+}
+
+/// Tags are compared in one place, by a function that is made for it: no timing is measured here, because a machine that
+/// is busy with other things would say nothing true.
+#[test]
+fn c1_no_tag_is_compared_but_in_constant_time() {
+    let source = include_str!("../di.rs");
+    assert_eq!(source.matches("verify(secret, message.as_bytes(), &tag)").count(), 1);
+    assert!(!source.contains("tag ==") && !source.contains("== tag") && !source.contains("tag !="));
+    assert!(include_str!("../hmac.rs").contains(".verify_slice(tag)"));
+    assert!(include_str!("../../domain/secret.rs").contains(".ct_eq("), "secrets are compared alike");
+}
+
+#[test]
+fn c5_texts_that_look_alike_are_different_bodies() {
+    let alike = [
+        "{\"subject\":\"é\"}",
+        "{\"subject\":\"e\u{301}\"}",
+        "{\"subject\":\"\\u00e9\"}",
+        "{\"subject\":\"\u{202e}é\"}",
+        "{\"a\":1,\"b\":2}",
+        "{\"b\":2,\"a\":1}",
+        "{\"a\":1.0}",
+        "{\"a\":1.00}",
+        "{\"a\":1e0}",
+        "{\"a\":\"/\"}",
+        "{\"a\":\"\\/\"}",
+        "{\"a\": 1.0}",
+        "{\"a\":\"👍\"}",
+        "{\"a\":\"\\ud83d\\udc4d\"}",
+    ];
+    let tag =
+        |body: &str| sign_request(&SECRET, &RequestParts { body: body.as_bytes(), ..demo() }).unwrap().tag().to_owned();
+    let tags: std::collections::BTreeSet<String> = alike.iter().map(|body| tag(body)).collect();
+    assert_eq!(tags.len(), alike.len());
 }
 
 #[test]

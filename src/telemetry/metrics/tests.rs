@@ -14,6 +14,7 @@ fn everything() -> Arc<Metrics> {
     let metrics = Metrics::with_merchant_categories(&["grocery"]);
     metrics.route(&RouteId::new("chat"));
     metrics.provider(&provider("p"));
+    metrics.risk_provider(&provider("p"));
     let upstream = metrics.upstream(&provider("p"), "m");
     upstream.cost(Cost { micro: 5, currency: Currency::parse("CNY").unwrap() });
     metrics.failover(&UpstreamId::new("p/m"), &UpstreamId::new("q/m"), FailureClass::Overloaded);

@@ -12,9 +12,9 @@ use http::header::{AUTHORIZATION, CONTENT_TYPE};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode};
 use tokio::time::Instant;
 
-use crate::config::table::{Auth, Provider};
+use crate::config::table::Auth;
 use crate::domain::clock;
-use crate::domain::decision::{Decision, DecisionSource, ProviderReference, Reason, Verdict};
+use crate::domain::decision::{Action, Decision, DecisionSource, ProviderReference, Reason, Verdict};
 use crate::domain::id::DecisionId;
 use crate::domain::operation::Operation;
 use crate::domain::outcome::{FailureClass, Sent};
@@ -23,14 +23,16 @@ use crate::domain::secret::Secret;
 use crate::flight::call::RiskFacts;
 use crate::flight::error::AttemptError;
 use crate::flight::reply::{Reply, ReplyBody, UsageSlot};
-use crate::sign::di::{self, ReceivedResponse, RequestParts};
+use crate::sign::di::{self, Authentic, ReceivedResponse, RequestParts, SignError};
 use crate::sign::hmac::sha256_hex;
+use crate::telemetry::labels::OddAnswer;
 use crate::upstream::attempt::Attempt;
 use crate::upstream::body::RequestBody;
 use crate::upstream::exchange::{ReadError, exchange, read_whole};
 use crate::upstream::live::{LiveProvider, LiveUpstream, credential};
 use crate::upstream::pool::{Outgoing, UpstreamBody};
 use crate::upstream::retry_after;
+use crate::upstream::skew::{Measured, Remark};
 use crate::upstream::token::Fetched;
 use crate::wire::alipay::di as wire;
 
@@ -41,6 +43,8 @@ const NEVER_AGAIN: Option<fn() -> Outgoing> = None;
 const ANSWER_BYTES: usize = 64 * 1024;
 /// The provider's word for an access token it does not accept.
 const STALE_TOKEN: &str = "the provider does not accept the access token";
+/// The provider's code for a time it does not accept.
+const STALE_TIME: &str = "stale_timestamp";
 
 /// An access token, fetched if need be.
 ///
@@ -54,21 +58,33 @@ pub async fn token(attempt: &Attempt, upstream: &Arc<LiveUpstream>) -> Result<Se
 async fn fetch_token(provider: Arc<LiveProvider>, attempt: Attempt) -> Fetched {
     // Whatever goes wrong here, the assessment itself was not sent.
     let unsent = |error: AttemptError| AttemptError { sent: Sent::No, ..error };
-    let path = format!("{}/oauth2/token", provider.provider.base_url.path);
-    let (mut request, _) = signed(&provider, &path, wire::token_request(), b"").map_err(unsent)?;
-    let form = HeaderValue::from_static(wire::TOKEN_MEDIA_TYPE);
-    request.headers_mut().insert(CONTENT_TYPE, form);
-    // Asking for a token twice decides nothing twice.
+    let (request, first) = token_call(&provider).map_err(unsent)?;
     let spare = request.clone();
-    let response =
-        exchange(&provider, outgoing(request), attempt.connect, Some(|| outgoing(spare))).await.map_err(unsent)?;
-    let (head, body) = response.into_parts();
-    let body = read_whole(body, ANSWER_BYTES, attempt.idle).await.map_err(|err| unsent(err.into_attempt_error()))?;
-    if head.status != StatusCode::OK {
-        return Err(unsent(refusal(&provider.provider, head.status, &head.headers, &body)));
+    let mut second = None;
+    // Asking for a token twice decides nothing twice; each time it is signed anew, or it would be a replay.
+    let again = || {
+        let (request, nonce) = token_call(&provider).map_or((spare, None), |(request, nonce)| (request, Some(nonce)));
+        second = nonce;
+        outgoing(request)
+    };
+    let left = Instant::now();
+    let response = exchange(&provider, outgoing(request), attempt.connect, Some(again)).await.map_err(unsent)?;
+    let nonce = second.unwrap_or(first);
+    let answer = Received::read(response, &nonce, left, &attempt).await.map_err(unsent)?;
+    if answer.status != StatusCode::OK {
+        return Err(unsent(refusal(&provider, &answer)));
     }
-    let token = wire::decode_token(&body).map_err(|_| unsent(bad_reply("the token answer is not one")))?;
+    // Whoever could make us use a token of theirs would be told who pays whom.
+    authentic(&provider, &answer).map_err(unsent)?;
+    let token = wire::decode_token(&answer.body).map_err(|_| unsent(bad_reply("the token answer is not one")))?;
     Ok((token.access_token, Duration::from_secs(token.expires_in_s)))
+}
+
+fn token_call(provider: &LiveProvider) -> Result<(Request<Bytes>, String), AttemptError> {
+    let path = format!("{}/oauth2/token", provider.provider.base_url.path);
+    let (mut request, nonce) = signed(provider, &path, wire::token_request(), b"")?;
+    request.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(wire::TOKEN_MEDIA_TYPE));
+    Ok((request, nonce))
 }
 
 /// True if a fresh token may cure it.
@@ -92,26 +108,42 @@ pub async fn assess(attempt: &Attempt, upstream: &Arc<LiveUpstream>, token: &Sec
     if let Ok(key) = HeaderValue::from_str(&facts.assessment.out_trade_no) {
         headers.insert(HeaderName::from_static("idempotency-key"), key);
     }
+    let left = Instant::now();
     let response = exchange(provider, outgoing(request), attempt.connect, NEVER_AGAIN).await?;
-    let (head, body) = read_answer(response, attempt).await?;
-    if head.status != StatusCode::OK {
-        return Err(refusal(&provider.provider, head.status, &head.headers, &body));
+    let answer = Received::read(response, &nonce, left, attempt).await?;
+    if answer.status != StatusCode::OK {
+        return Err(refusal(provider, &answer));
     }
-    let verdict = verified(provider, &head, &body, &nonce)?;
+    let verdict = verified(provider, &answer)?;
     let latency_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
     let verdict = complete(verdict, facts, upstream, latency_ms);
     decided(verdict, facts)
 }
 
-struct Head {
+/// An answer as it came, believed or not.
+struct Received<'n> {
     status: StatusCode,
     headers: HeaderMap,
+    body: Bytes,
+    /// The nonce of the request.
+    nonce: &'n str,
+    /// What our clock said when its head was here, milliseconds since 1970, and how long that took.
+    here_ms: u64,
+    round_trip: Duration,
 }
 
-async fn read_answer(response: Response<UpstreamBody>, attempt: &Attempt) -> Result<(Head, Bytes), AttemptError> {
-    let (head, body) = response.into_parts();
-    let body = read_whole(body, ANSWER_BYTES, attempt.idle).await.map_err(ReadError::into_attempt_error)?;
-    Ok((Head { status: head.status, headers: head.headers }, body))
+impl<'n> Received<'n> {
+    async fn read(
+        response: Response<UpstreamBody>,
+        nonce: &'n str,
+        left: Instant,
+        attempt: &Attempt,
+    ) -> Result<Self, AttemptError> {
+        let (here_ms, round_trip) = (clock::unix_ms(), left.elapsed());
+        let (head, body) = response.into_parts();
+        let body = read_whole(body, ANSWER_BYTES, attempt.idle).await.map_err(ReadError::into_attempt_error)?;
+        Ok(Self { status: head.status, headers: head.headers, body, nonce, here_ms, round_trip })
+    }
 }
 
 fn outgoing(request: Request<Bytes>) -> Outgoing {
@@ -126,12 +158,13 @@ fn signed(
     token: &[u8],
 ) -> Result<(Request<Bytes>, String), AttemptError> {
     let local = |detail| AttemptError::new(FailureClass::Unauthorised, Sent::No, detail);
-    let Auth::DiHmac { key_id, secret } = &provider.provider.auth else {
+    let Auth::DiHmac { keys } = &provider.provider.auth else {
         return Err(local("the provider has no signing key"));
     };
+    let key = keys.signer();
     let nonce = di::fresh_nonce().map_err(|_| local("the system gave no random bytes"))?;
     let parts = RequestParts {
-        key_id,
+        key_id: &key.id,
         timestamp_ms: clock::unix_ms(),
         nonce: &nonce,
         method: Method::POST.as_str(),
@@ -141,7 +174,8 @@ fn signed(
         token,
         body: &body,
     };
-    let signature = di::sign_request(secret.expose(), &parts).map_err(|_| local("the request could not be signed"))?;
+    let signature =
+        di::sign_request(key.secret.expose(), &parts).map_err(|_| local("the request could not be signed"))?;
     let header = |text: &str| HeaderValue::from_str(text).map_err(|_| local("the signature does not fit a header"));
     let mut headers = provider.headers.clone();
     headers.insert(HeaderName::from_static(di::REQUEST_HEADER), header(&signature.header_value())?);
@@ -153,6 +187,58 @@ fn signed(
     Ok((request, nonce))
 }
 
+/// The signed headers of an answer, if it is one of the provider's to this very request, and of now.
+fn authentic<'a>(provider: &LiveProvider, answer: &'a Received<'_>) -> Result<Authentic<'a>, AttemptError> {
+    let forged = |error: SignError| {
+        let detail = in_words(error);
+        if provider.forged.is_due() {
+            let id = provider.provider.id.as_str();
+            tracing::error!(provider = id, "not authentic, so it was ignored: {detail}");
+        }
+        let status = Some(answer.status.as_u16());
+        AttemptError { status, ..AttemptError::new(FailureClass::BadSignature, Sent::Yes, detail) }
+    };
+    let Auth::DiHmac { keys } = &provider.provider.auth else { return Err(forged(SignError::WrongKey)) };
+    let Received { nonce: request_nonce, status, ref headers, ref body, .. } = *answer;
+    let received = ReceivedResponse { request_nonce, status, headers, body };
+    let signed = di::authenticate_response(keys, &received).map_err(forged)?;
+    // Also if its time will not do: then this is what has to be known.
+    measure(provider, signed.timestamp_ms, answer);
+    signed.within(answer.here_ms).map_err(forged)
+}
+
+/// For the log: nothing of what came, only what was wrong with it.
+fn in_words(error: SignError) -> &'static str {
+    match error {
+        SignError::Missing => "the answer is not signed",
+        SignError::Repeated => "the answer has a signed header twice",
+        SignError::Malformed | SignError::Version => "the answer's signature is not of the agreed form",
+        SignError::WrongKey => "the answer is signed with a key that is not known or not yet in use",
+        SignError::Stale => "the answer was signed more than 300 s from our clock",
+        SignError::Mismatch | SignError::Separator | SignError::Randomness => "the answer's signature is wrong",
+    }
+}
+
+fn measure(provider: &LiveProvider, signed_ms: u64, answer: &Received<'_>) {
+    let remark = provider.skew.observe(signed_ms, answer.here_ms, answer.round_trip);
+    if let (Some(measured), Some(series)) = (provider.skew.measured(), &provider.judged) {
+        series.clock_skew.set(measured.skew_ms);
+    }
+    let id = provider.provider.id.as_str();
+    match remark {
+        Some(Remark::Apart(Measured { skew_ms, doubt_ms })) => tracing::warn!(
+            provider = id,
+            skew_ms,
+            doubt_ms,
+            "the provider's clock and ours are apart; from 300 s on neither believes the other: check both"
+        ),
+        Some(Remark::Mended(Measured { skew_ms, doubt_ms })) => {
+            tracing::info!(provider = id, skew_ms, doubt_ms, "the provider's clock and ours agree again");
+        }
+        None => {}
+    }
+}
+
 struct Answered {
     answer: wire::Answer,
     trace_id: Option<String>,
@@ -160,12 +246,19 @@ struct Answered {
 }
 
 /// Authentic first, then understood.
-fn verified(provider: &LiveProvider, head: &Head, body: &[u8], nonce: &str) -> Result<Answered, AttemptError> {
-    let forged = AttemptError::new(FailureClass::BadSignature, Sent::Yes, "the answer's signature is missing or wrong");
-    let Auth::DiHmac { key_id, secret } = &provider.provider.auth else { return Err(forged) };
-    let received = ReceivedResponse { request_nonce: nonce, status: head.status, headers: &head.headers, body };
-    let authentic = di::verify_response(secret.expose(), key_id, &received, clock::unix_ms()).map_err(|_| forged)?;
-    let answer = wire::decode_answer(body).map_err(|_| bad_reply("the answer is authentic and not understandable"))?;
+fn verified(provider: &LiveProvider, received: &Received<'_>) -> Result<Answered, AttemptError> {
+    let authentic = authentic(provider, received)?;
+    let odd = |what| provider.judged.iter().for_each(|series| series.odd(what));
+    let answer = wire::decode_answer(&received.body).map_err(|_| {
+        odd(OddAnswer::NotUnderstood);
+        bad_reply("the answer is authentic and not understandable")
+    })?;
+    if answer.score_was_invalid {
+        odd(OddAnswer::Score);
+    }
+    if answer.recommendation.as_deref().is_some_and(|word| Action::parse(word).is_none()) {
+        odd(OddAnswer::Recommendation);
+    }
     let short = |text: Option<&str>| text.filter(|text| text.len() <= 128).map(str::to_owned);
     Ok(Answered { answer, trace_id: short(authentic.trace_id), model_version: short(authentic.model_version) })
 }
@@ -213,10 +306,21 @@ fn decided(verdict: Verdict, facts: &RiskFacts) -> Result<Reply, AttemptError> {
     })
 }
 
-fn refusal(provider: &Provider, status: StatusCode, headers: &HeaderMap, body: &[u8]) -> AttemptError {
-    let code = wire::decode_error(body);
-    let stale = status == StatusCode::UNAUTHORIZED && code.as_deref() == Some("invalid_token");
-    let own = provider.errors.get(&status.as_u16()).copied();
+/// What a status other than 200 comes to. It may come without a signature, from those who do not know us and from
+/// whatever stands before the provider: an outage can be had by cutting the line, so nobody gains by pretending one. What
+/// outlasts the call is believed only if it is signed, and a signature that is wrong is a forgery here too.
+fn refusal(provider: &LiveProvider, answer: &Received<'_>) -> AttemptError {
+    let signed = answer.headers.contains_key(di::RESPONSE_HEADER);
+    if signed && let Err(forged) = authentic(provider, answer) {
+        return forged;
+    }
+    let (status, code) = (answer.status, wire::decode_error(&answer.body));
+    let code = code.as_deref();
+    if code == Some(STALE_TIME) {
+        tell_stale_time(provider);
+    }
+    let stale = status == StatusCode::UNAUTHORIZED && code == Some("invalid_token");
+    let own = provider.provider.errors.get(&status.as_u16()).copied();
     let class = own.unwrap_or(match status.as_u16() {
         401 | 403 => FailureClass::Unauthorised,
         402 => FailureClass::QuotaExhausted,
@@ -226,10 +330,26 @@ fn refusal(provider: &Provider, status: StatusCode, headers: &HeaderMap, body: &
         400..500 => FailureClass::Refused,
         _ => FailureClass::ProviderFault,
     });
+    let class = if class == FailureClass::QuotaExhausted && !signed { FailureClass::ProviderFault } else { class };
     AttemptError {
         status: Some(status.as_u16()),
-        retry_after: retry_after::parse(headers),
+        retry_after: retry_after::parse(&answer.headers),
         ..AttemptError::new(class, Sent::Yes, if stale { STALE_TOKEN } else { "the provider refused" })
+    }
+}
+
+fn tell_stale_time(provider: &LiveProvider) {
+    if !provider.time_refused.is_due() {
+        return;
+    }
+    let id = provider.provider.id.as_str();
+    if let Some(Measured { skew_ms, doubt_ms }) = provider.skew.measured() {
+        tracing::warn!(provider = id, skew_ms, doubt_ms, "the provider refused our time: check this machine's clock");
+    } else {
+        tracing::warn!(
+            provider = id,
+            "the provider refused our time, and none of its recent answers tells the skew: check this machine's clock"
+        );
     }
 }
 

@@ -9,7 +9,7 @@ fn nobody() -> Arc<Memory> {
 
 fn rebuilt(table: &RoutingTable, previous: &Fleet) -> Fleet {
     let dial: Arc<dyn Dial> = nobody();
-    Fleet::build(table, previous, &dial)
+    Fleet::build(table, previous, &dial, &Metrics::new())
 }
 
 fn provider<'f>(fleet: &'f Fleet, id: &str) -> &'f Arc<LiveProvider> {

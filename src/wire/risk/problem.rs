@@ -28,10 +28,30 @@ struct Entry<'a> {
     message: &'a str,
 }
 
+/// What went wrong: a status, and the last part of the problem's type where the status alone would not do.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct What {
+    status: StatusCode,
+    slug: Option<&'static str>,
+}
+
+impl From<StatusCode> for What {
+    fn from(status: StatusCode) -> Self {
+        Self { status, slug: None }
+    }
+}
+
+impl From<(StatusCode, Option<&'static str>)> for What {
+    fn from((status, slug): (StatusCode, Option<&'static str>)) -> Self {
+        Self { status, slug }
+    }
+}
+
 /// Writes a problem body, `application/problem+json`. `instance` is the request id.
-pub fn problem(status: StatusCode, title: &str, detail: &str, instance: &str, errors: &[FieldError]) -> Bytes {
+pub fn problem(what: impl Into<What>, title: &str, detail: &str, instance: &str, errors: &[FieldError]) -> Bytes {
+    let What { status, slug: own } = what.into();
     let errors = errors.iter().map(|error| Entry { pointer: &error.pointer, message: &error.message }).collect();
-    let r#type = slug(status).map_or_else(|| "about:blank".to_owned(), |slug| format!("{TYPES}{slug}"));
+    let r#type = own.or_else(|| slug(status)).map_or_else(|| "about:blank".to_owned(), |slug| format!("{TYPES}{slug}"));
     let problem = Problem { r#type, title, status: status.as_u16(), detail, instance, errors };
     #[expect(clippy::expect_used, reason = "texts and numbers without maps always serialise")]
     let body = serde_json::to_vec(&problem).expect("a problem always serialises");

@@ -179,7 +179,7 @@ fn metadata(top: &Section<'_>, mistakes: &mut Mistakes) -> Option<String> {
 }
 
 /// A line of text that may go into a header, a log or a CSV cell: 1 to 256 characters, none of them a control character.
-fn line(text: String) -> Result<String, Complaint> {
+pub(super) fn line(text: String) -> Result<String, Complaint> {
     if text.is_empty() {
         Err(Complaint::malformed("must not be empty"))
     } else if text.chars().count() > LONGEST_TEXT {
@@ -244,7 +244,7 @@ fn country(text: String) -> Result<String, Complaint> {
     accept(text, country::is_known, || Complaint::unknown("must be an ISO 3166-1 country"))
 }
 
-fn moment(text: String) -> Result<Moment, Complaint> {
+pub(super) fn moment(text: String) -> Result<Moment, Complaint> {
     let read = OffsetDateTime::parse(&text, &Rfc3339).ok();
     let unix_ms = read.and_then(|moment| i64::try_from(moment.unix_timestamp_nanos().div_euclid(1_000_000)).ok());
     let complaint = Complaint::malformed("must be a moment as in RFC 3339, \"2025-01-31T00:00:00Z\"");

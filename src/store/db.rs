@@ -1,0 +1,139 @@
+//! The file: how it is opened, which schema it has, and what can go wrong with it.
+//!
+//! `synchronous = FULL` in WAL mode: a commit that returned is on disk. `secure_delete` overwrites what is deleted, because
+//! the only rows ever deleted are keys.
+
+use std::fs::{self, OpenOptions};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use rusqlite::{Connection, OpenFlags};
+
+use super::chain::BadCheckpoint;
+use super::keys::{KEY_FILE, KeyError};
+
+/// The name of the file.
+pub const FILE: &str = "decisions.db";
+/// How long another process that writes is waited for.
+const BUSY: Duration = Duration::from_secs(2);
+
+/// Each one brings the file from the version before it to its own.
+const SCHEMA: [&str; 1] = [include_str!("schema/1.sql")];
+
+/// Why there is no record to be had.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The folder or a file in it.
+    #[error("cannot use {}", path.display())]
+    Io {
+        /// Which.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+    /// SQLite says no.
+    #[error("the record {FILE} cannot be used")]
+    Sqlite(#[from] rusqlite::Error),
+    /// No keys.
+    #[error(transparent)]
+    Key(#[from] KeyError),
+    /// There is a record and its key file is gone.
+    #[error(
+        "{FILE} holds records and {KEY_FILE} is missing; put it back, without it no record can be read or continued"
+    )]
+    KeyGone,
+    /// The key file is another record's.
+    #[error("{KEY_FILE} is not the key of this {FILE}; one of the two was replaced")]
+    OtherKey,
+    /// A later release wrote the file.
+    #[error("{FILE} has schema {found} and this release knows {known}; use a newer release")]
+    TooNew {
+        /// The file's.
+        found: i64,
+        /// Ours.
+        known: usize,
+    },
+    /// There is no record.
+    #[error("there is no {FILE} in {}", .0.display())]
+    None(PathBuf),
+    /// A row that this program cannot have written.
+    #[error("record {0} is not one of ours; run weighbridge audit verify")]
+    Row(i64),
+    /// Checkpoints that cannot be believed.
+    #[error("the checkpoints cannot be believed")]
+    Checkpoint(#[from] BadCheckpoint),
+    /// Made to happen by a test.
+    #[error("a fault a test asked for")]
+    Asked,
+}
+
+impl StoreError {
+    /// A file that could not be used.
+    pub fn io(path: &Path) -> impl FnOnce(io::Error) -> Self {
+        let path = path.to_owned();
+        move |source| Self::Io { path, source }
+    }
+}
+
+/// Makes the folder if there is none.
+///
+/// # Errors
+/// [`StoreError::Io`].
+pub fn folder(path: &Path) -> Result<(), StoreError> {
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(StoreError::io(path))
+}
+
+/// Opens the file for writing, makes it if there is none, and brings it up to date.
+///
+/// # Errors
+/// [`StoreError`].
+pub fn open(folder: &Path) -> Result<Connection, StoreError> {
+    let path = folder.join(FILE);
+    // SQLite gives its other files the permissions of this one.
+    let made = OpenOptions::new().read(true).append(true).create(true).mode(0o600).open(&path);
+    drop(made.map_err(StoreError::io(&path))?);
+    let db = Connection::open_with_flags(&path, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
+    db.busy_timeout(BUSY)?;
+    db.pragma_update(None, "secure_delete", "ON")?;
+    db.pragma_update_and_check(None, "journal_mode", "WAL", |_| Ok(()))?;
+    db.pragma_update(None, "synchronous", "FULL")?;
+    migrate(&db)?;
+    Ok(db)
+}
+
+/// Opens the file for reading, beside whoever writes.
+///
+/// # Errors
+/// [`StoreError::None`] if there is no file.
+pub fn open_to_read(folder: &Path) -> Result<Connection, StoreError> {
+    let path = folder.join(FILE);
+    if !path.exists() {
+        return Err(StoreError::None(folder.to_owned()));
+    }
+    let db = Connection::open_with_flags(&path, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
+    db.busy_timeout(BUSY)?;
+    db.pragma_update(None, "query_only", "ON")?;
+    Ok(db)
+}
+
+fn migrate(db: &Connection) -> Result<(), StoreError> {
+    let version = |db: &Connection| db.pragma_query_value(None, "user_version", |row| row.get::<_, i64>(0));
+    let found = version(db)?;
+    let known = SCHEMA.len();
+    let done = usize::try_from(found).ok().filter(|done| *done <= known);
+    if done.ok_or(StoreError::TooNew { found, known })? == known {
+        return Ok(());
+    }
+    // Looked at again inside: another process may have been faster.
+    db.execute_batch("BEGIN IMMEDIATE")?;
+    let done = usize::try_from(version(db)?).unwrap_or(known);
+    for (script, number) in SCHEMA.iter().zip(1..).skip(done) {
+        db.execute_batch(script)?;
+        db.pragma_update(None, "user_version", number)?;
+    }
+    db.execute_batch("COMMIT")?;
+    Ok(())
+}

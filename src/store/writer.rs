@@ -1,0 +1,348 @@
+//! The one thread that writes: whatever waits is committed together, and each entry is answered once it is durable.
+//!
+//! A failed commit is told to everybody who was in it, the connection is given up, never retried on, and the next batch
+//! opens a new one: that is how it heals. The first batch that succeeds after a failure begins with a word on the gap. It
+//! does not decide what an answer without a record is worth; `layer/audit.rs` does.
+
+use std::fs::OpenOptions;
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, SyncSender, TrySendError};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+
+use super::book::{self, Book, Gap, Recorded};
+use super::db::{self, StoreError};
+use super::query::Reader;
+use super::record::Entry;
+use crate::domain::clock;
+
+/// Entries that may wait; one more is refused at once.
+pub const MOST_WAITING: usize = 8_192;
+/// Entries in one commit.
+const MOST_TOGETHER: usize = 256;
+/// A checkpoint is due after so many records,
+const CHECKPOINT_RECORDS: usize = 256;
+/// or after this long, if there is a record since.
+const CHECKPOINT_EVERY: Duration = Duration::from_secs(10);
+/// The name of the file of checkpoints in the data folder.
+pub const CHECKPOINTS: &str = "checkpoints.jsonl";
+
+/// Why an entry was not recorded.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum Unrecorded {
+    /// Too many wait.
+    #[error("too many entries wait to be recorded")]
+    Full,
+    /// The commit failed; the log says how.
+    #[error("the record cannot be written")]
+    Failed,
+    /// There is no writer: it was stopped, or never began.
+    #[error("the record is closed")]
+    Closed,
+}
+
+/// Hears what the writer does. Called on the threads that ask and on the writer's own: it must not block.
+pub trait Watch: Send + Sync + 'static {
+    /// So many more entries wait; negative when some were answered.
+    fn waiting(&self, more: i64);
+    /// A commit that added something, or failed to, took so long, waiting for its turn excluded.
+    fn committed(&self, took: Duration);
+}
+
+/// What a test makes go wrong with the next commits. Cloning shares it.
+#[derive(Clone, Default)]
+pub struct Faults(Arc<AtomicU8>);
+
+/// A thing that goes wrong.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Fault {
+    /// Nothing.
+    None,
+    /// No page can be added to the file.
+    DiskFull,
+    /// A write fails before anything is committed.
+    Write,
+    /// The disk says that it could not keep what it kept.
+    Sync,
+}
+
+impl Faults {
+    /// From now on this goes wrong.
+    pub fn set(&self, fault: Fault) {
+        self.0.store(fault as u8, Ordering::SeqCst);
+    }
+
+    fn get(&self) -> Fault {
+        let faults = [Fault::DiskFull, Fault::Write, Fault::Sync];
+        faults.into_iter().find(|fault| *fault as u8 == self.0.load(Ordering::SeqCst)).unwrap_or(Fault::None)
+    }
+}
+
+/// What a record needs.
+pub struct RecordsConfig {
+    /// Where it lies.
+    pub folder: PathBuf,
+    /// Where checkpoints go; `None` for [`CHECKPOINTS`] beside the record.
+    pub checkpoints: Option<PathBuf>,
+    /// Who hears of it.
+    pub watch: Arc<dyn Watch>,
+    /// What goes wrong; nothing outside of tests.
+    pub faults: Faults,
+}
+
+/// The record, as those see it who write to it and read from it. Cloning shares it.
+#[derive(Clone)]
+pub struct Records {
+    jobs: SyncSender<Job>,
+    watch: Arc<dyn Watch>,
+    reader: Option<Arc<Reader>>,
+    thread: Arc<Mutex<Option<JoinHandle<()>>>>,
+}
+
+enum Job {
+    Add(Entry, oneshot::Sender<Result<Recorded, Unrecorded>>),
+    Stop,
+}
+
+impl Records {
+    /// Opens the record and starts its writer.
+    ///
+    /// # Errors
+    /// [`StoreError`]; nothing is left running.
+    pub fn open(config: RecordsConfig) -> Result<Self, StoreError> {
+        let RecordsConfig { folder, checkpoints, watch, faults } = config;
+        db::folder(&folder)?;
+        let keys = book::keys(&folder)?;
+        let book = Book::open(&folder, Arc::clone(&keys))?;
+        let reader = Some(Arc::new(Reader::new(&folder, Arc::clone(&keys))));
+        let checkpoints = checkpoints.unwrap_or_else(|| folder.join(CHECKPOINTS));
+        let (jobs, waiting) = mpsc::sync_channel(MOST_WAITING);
+        let reopen = {
+            let folder = folder.clone();
+            Box::new(move || Book::open(&folder, Arc::clone(&keys)))
+        };
+        let writer = Writer {
+            waiting,
+            book: Some(book),
+            reopen,
+            checkpoints,
+            watch: Arc::clone(&watch),
+            faults,
+            gap: None,
+            unmarked: 0,
+            marked_at: Instant::now(),
+            mark_failed: false,
+        };
+        let thread = thread::Builder::new().name("audit".to_owned()).spawn(move || writer.run());
+        let thread = Arc::new(Mutex::new(Some(thread.map_err(StoreError::io(&folder))?)));
+        Ok(Self { jobs, watch, reader, thread })
+    }
+
+    /// A record that cannot be had: every entry is refused.
+    pub fn unavailable(watch: Arc<dyn Watch>) -> Self {
+        Self { jobs: mpsc::sync_channel(1).0, watch, reader: None, thread: Arc::default() }
+    }
+
+    /// Hands an entry over, at once; entries are recorded in the order in which they are handed over.
+    ///
+    /// # Errors
+    /// What is waited for tells [`Unrecorded`].
+    ///
+    /// # Cancel safety
+    /// Whoever does not wait still has it recorded.
+    pub fn add(&self, entry: Entry) -> impl Future<Output = Result<Recorded, Unrecorded>> + Send + use<> {
+        let (tell, told) = oneshot::channel();
+        // Before it can be answered.
+        self.watch.waiting(1);
+        let refused = match self.jobs.try_send(Job::Add(entry, tell)) {
+            Ok(()) => None,
+            Err(TrySendError::Full(_)) => Some(Unrecorded::Full),
+            Err(TrySendError::Disconnected(_)) => Some(Unrecorded::Closed),
+        };
+        if refused.is_some() {
+            self.watch.waiting(-1);
+        }
+        async move {
+            match refused {
+                Some(refused) => Err(refused),
+                None => told.await.unwrap_or(Err(Unrecorded::Closed)),
+            }
+        }
+    }
+
+    /// Who reads it; `None` if it cannot be had.
+    pub fn reader(&self) -> Option<&Arc<Reader>> {
+        self.reader.as_ref()
+    }
+
+    /// Records what waits, signs a last checkpoint, and ends the thread. Blocks until then.
+    pub fn stop(&self) {
+        let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(thread) = thread {
+            // It is refused only if the thread is gone.
+            let _ = self.jobs.send(Job::Stop);
+            let _ = thread.join();
+        }
+    }
+}
+
+type Reopen = Box<dyn Fn() -> Result<Book, StoreError> + Send>;
+type Waiting = (Entry, oneshot::Sender<Result<Recorded, Unrecorded>>);
+
+struct Writer {
+    waiting: Receiver<Job>,
+    /// `None` after a failure.
+    book: Option<Book>,
+    reopen: Reopen,
+    checkpoints: PathBuf,
+    watch: Arc<dyn Watch>,
+    faults: Faults,
+    gap: Option<Gap>,
+    /// Records since the last checkpoint.
+    unmarked: usize,
+    marked_at: Instant,
+    mark_failed: bool,
+}
+
+impl Writer {
+    fn run(mut self) {
+        self.mark();
+        loop {
+            let mut goes_on = true;
+            let mut batch = Vec::new();
+            match self.waiting.recv_timeout(CHECKPOINT_EVERY) {
+                Ok(Job::Add(entry, tell)) => batch.push((entry, tell)),
+                Ok(Job::Stop) | Err(RecvTimeoutError::Disconnected) => goes_on = false,
+                Err(RecvTimeoutError::Timeout) => {}
+            }
+            while goes_on && batch.len() < MOST_TOGETHER {
+                match self.waiting.try_recv() {
+                    Ok(Job::Add(entry, tell)) => batch.push((entry, tell)),
+                    Ok(Job::Stop) => goes_on = false,
+                    Err(_) => break,
+                }
+            }
+            if !batch.is_empty() {
+                self.commit(batch);
+            }
+            let due = self.marked_at.elapsed() >= CHECKPOINT_EVERY || self.unmarked >= CHECKPOINT_RECORDS;
+            if self.unmarked > 0 && (due || !goes_on) {
+                self.mark();
+            }
+            if !goes_on {
+                return;
+            }
+        }
+    }
+
+    fn commit(&mut self, batch: Vec<Waiting>) {
+        let (entries, tells): (Vec<Entry>, Vec<_>) = batch.into_iter().unzip();
+        let begun = Instant::now();
+        let result = self.write(&entries);
+        let wrote = result.as_ref().map_or(true, |all| all.iter().any(|recorded| matches!(recorded, Recorded::As(_))));
+        if wrote {
+            self.watch.committed(begun.elapsed());
+        }
+        self.watch.waiting(-i64::try_from(tells.len()).unwrap_or_default());
+        match result {
+            Ok(recorded) => {
+                if let Some(gap) = self.gap.take() {
+                    tracing::info!(failed = gap.entries, "decisions can be recorded again");
+                }
+                self.unmarked += recorded.iter().filter(|recorded| matches!(recorded, Recorded::As(_))).count();
+                for (tell, recorded) in tells.into_iter().zip(recorded) {
+                    // Whoever went away has it recorded all the same.
+                    let _ = tell.send(Ok(recorded));
+                }
+            }
+            Err(error) => {
+                self.book = None;
+                self.note_failure(&error, tells.len());
+                for tell in tells {
+                    let _ = tell.send(Err(Unrecorded::Failed));
+                }
+            }
+        }
+    }
+
+    fn write(&mut self, entries: &[Entry]) -> Result<Vec<Recorded>, StoreError> {
+        let mut book = match self.book.take() {
+            Some(book) => book,
+            None => (self.reopen)()?,
+        };
+        let fault = self.faults.get();
+        match fault {
+            Fault::Write => return Err(StoreError::Asked),
+            Fault::DiskFull => book.stop_growing()?,
+            Fault::None | Fault::Sync => {}
+        }
+        let entries: Vec<&Entry> = entries.iter().collect();
+        let recorded = book.add(&entries, self.gap)?;
+        if fault == Fault::Sync {
+            return Err(StoreError::Asked);
+        }
+        self.book = Some(book);
+        Ok(recorded)
+    }
+
+    /// Told once, when it begins: what follows is counted.
+    fn note_failure(&mut self, error: &StoreError, entries: usize) {
+        let entries = u64::try_from(entries).unwrap_or(u64::MAX);
+        if let Some(gap) = &mut self.gap {
+            gap.entries = gap.entries.saturating_add(entries);
+            return;
+        }
+        let cause = std::error::Error::source(error).map(ToString::to_string);
+        tracing::error!(%error, cause, "decisions cannot be recorded, each further one is tried again");
+        self.gap = Some(Gap { since_ms: clock::unix_ms(), entries });
+    }
+
+    /// Appends a checkpoint. If that fails the chain is as good as before; the next one vouches for more.
+    fn mark(&mut self) {
+        let Some(book) = &self.book else { return };
+        self.marked_at = Instant::now();
+        let marked = book.checkpoint().and_then(|checkpoint| {
+            let line = serde_json::to_string(&checkpoint).unwrap_or_default() + "\n";
+            append(&self.checkpoints, &line)
+        });
+        match marked {
+            Ok(()) => (self.unmarked, self.mark_failed) = (0, false),
+            Err(error) if !self.mark_failed => {
+                self.mark_failed = true;
+                let cause = std::error::Error::source(&error).map(ToString::to_string);
+                tracing::error!(%error, cause, "no checkpoint can be written, a cut tail of the record would not be found");
+            }
+            Err(_) => {}
+        }
+    }
+}
+
+fn append(path: &Path, line: &str) -> Result<(), StoreError> {
+    let write = || {
+        let mut file = OpenOptions::new().read(true).append(true).create(true).mode(0o600).open(path)?;
+        // A crash may have left half a line.
+        let torn = ends_torn(&mut file)?;
+        file.write_all(if torn { "\n" } else { "" }.as_bytes())?;
+        file.write_all(line.as_bytes())?;
+        file.sync_data()
+    };
+    write().map_err(StoreError::io(path))
+}
+
+fn ends_torn(file: &mut std::fs::File) -> std::io::Result<bool> {
+    use std::io::{Read, Seek, SeekFrom};
+    if file.metadata()?.len() == 0 {
+        return Ok(false);
+    }
+    let mut last = [0];
+    file.seek(SeekFrom::End(-1))?;
+    file.read_exact(&mut last)?;
+    Ok(last != *b"\n")
+}

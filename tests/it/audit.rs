@@ -1,0 +1,314 @@
+//! What is answered is on record; what is not on record is not answered, unless the route says so.
+//!
+//! The record has a real thread and a real disk, so time is real here.
+
+use std::path::Path;
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use rusqlite::Connection;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tokio::time::sleep;
+use weighbridge::store::db::{FILE, StoreError};
+use weighbridge::store::query::{Reader, Stored, Verified, Wanted, verify};
+use weighbridge::store::writer::{CHECKPOINTS, Fault, Faults};
+
+use crate::harness::*;
+
+const DEADLINE: Duration = Duration::from_millis(800);
+
+/// A proxy with a record.
+struct Site {
+    world: World,
+    folder: TempDir,
+    faults: Faults,
+}
+
+impl Site {
+    fn new() -> Self {
+        Self::with(Plan::default(), tempfile::tempdir().unwrap())
+    }
+
+    fn with(plan: Plan, folder: TempDir) -> Self {
+        let faults = Faults::default();
+        let record = Some((folder.path().to_owned(), faults.clone()));
+        Self { world: World::with(&Plan { record, ..plan }), folder, faults }
+    }
+
+    /// Stops in good order and gives the folder back.
+    fn stop(self) -> TempDir {
+        self.world.shared.clerk.as_ref().unwrap().records().stop();
+        self.folder
+    }
+}
+
+fn decisions(folder: &Path) -> Vec<Stored> {
+    let (reader, mut seqs) = (Reader::open(folder).unwrap(), Vec::new());
+    let walk = |stored: Option<&Stored>, _| {
+        seqs.extend(stored.map(|stored| (stored.tenant.clone(), stored.id.clone())));
+        Ok::<_, StoreError>(())
+    };
+    reader.walk(&Wanted::default(), walk).unwrap();
+    seqs.iter().map(|(tenant, id)| reader.decision(tenant, id).unwrap().unwrap()).collect()
+}
+
+fn sound(folder: &Path) {
+    let checkpoints = std::fs::read_to_string(folder.join(CHECKPOINTS)).unwrap();
+    let verified = verify(folder, Some(&checkpoints), |_| ()).unwrap();
+    assert!(matches!(verified, Verified::Sound(_)), "{verified:?}");
+}
+
+/// The parts of a record that only its bytes show.
+fn body(folder: &Path, id: &str) -> Value {
+    let db = Connection::open(folder.join(FILE)).unwrap();
+    let text = "SELECT body FROM records WHERE kind = 'decision' AND id = ?1";
+    let bytes: Vec<u8> = db.query_row(text, [id], |row| row.get(0)).unwrap();
+    serde_json::from_slice(&bytes).unwrap()
+}
+
+fn id(answer: &Answer) -> String {
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    answer.json()["id"].as_str().unwrap().to_owned()
+}
+
+fn unavailable(answer: &Answer) {
+    assert_eq!((answer.status, answer.header("content-type")), (503, "application/problem+json"), "{}", answer.text());
+    assert!(answer.json()["detail"].as_str().unwrap().starts_with("audit_unavailable"), "{}", answer.text());
+}
+
+#[tokio::test]
+async fn every_answer_is_on_record_when_it_is_given_and_says_how_it_came_about() {
+    let site = Site::new();
+    let live = site.world.assess(&payment("T1", "88.13")).await;
+    let stored = decisions(site.folder.path());
+    assert_eq!((stored.len(), &stored[0].id), (1, &id(&live)));
+    let kept = body(site.folder.path(), &id(&live));
+    assert_eq!(
+        (&kept["out_trade_no"], &kept["merchant_id"], &kept["amount"]),
+        (&json!("T1"), &json!("m1"), &json!("88.13"))
+    );
+    assert_eq!(
+        (&kept["action"], &kept["source"], &kept["score_micro"]),
+        (&json!("REVIEW"), &json!("live"), &json!(420_000))
+    );
+    assert_eq!((&kept["rule"], &kept["config"]), (&json!("default"), &live.json()["policy"]["version"]));
+    assert_eq!(kept["bands"], json!([300_000, 700_000, null]));
+    assert_eq!(
+        (&kept["trace_id"], &kept["model_version"]),
+        (&live.json()["provider"]["trace_id"], &json!("di-2026.01.0"))
+    );
+    assert_eq!((&kept["caller"], &kept["request_id"]), (&json!("shop"), &json!(live.header("x-request-id"))));
+    assert_eq!(kept["cost"], json!([20_000, "CNY"]));
+    assert_eq!((&kept["attempts"][0]["upstream"], &kept["attempts"][0]["outcome"]), (&json!("alipay"), &json!("ok")));
+    site.world.fault("alipay", "status:500");
+    let fallback = site.world.assess(&payment("T2", "1.00")).await;
+    assert_eq!(body(site.folder.path(), &id(&fallback))["fallback"], "provider_unavailable");
+    let again = site.world.assess(&payment("T1", "88.13")).await;
+    assert_eq!((id(&again), again.json()["source"].as_str()), (id(&live), Some("replayed")));
+    assert_eq!(decisions(site.folder.path()).len(), 2, "given again is not decided again");
+    assert!(site.world.metric("weighbridge_audit_commit_seconds_count", &[]) >= 2.0);
+    assert!(site.world.metric("weighbridge_audit_backlog", &[]).abs() < f64::EPSILON);
+    sound(site.stop().path());
+}
+
+#[tokio::test]
+async fn a_late_verdict_is_recorded_with_the_answer_it_came_too_late_for() {
+    let site = Site::new();
+    site.world.faults("alipay", &["delay:900ms"]);
+    let first = site.world.assess(&payment("T1", "1.00")).await;
+    assert_eq!(first.json()["source"], "fallback");
+    assert!(first.took <= DEADLINE + Duration::from_millis(50), "{:?}", first.took);
+    sleep(Duration::from_millis(600)).await;
+    let stored = decisions(site.folder.path());
+    assert_eq!(stored.iter().map(|stored| stored.body.source.as_str()).collect::<Vec<_>>(), ["fallback", "late"]);
+    assert_eq!(body(site.folder.path(), &stored[1].id)["instead_of"], json!(id(&first)));
+    let again = site.world.assess(&payment("T1", "1.00")).await;
+    assert_eq!((id(&again), again.json()["source"].as_str()), (stored[1].id.clone(), Some("late")));
+    sound(site.stop().path());
+}
+
+#[tokio::test]
+async fn row_24_without_room_on_the_disk_risk_is_refused_llm_goes_on_and_it_heals_by_itself() {
+    let site = Site::new();
+    id(&site.world.assess(&payment("T0", "1.00")).await);
+    site.faults.set(Fault::DiskFull);
+    let mut refused = Vec::new();
+    for number in 1..40 {
+        let answer = site.world.assess(&payment(&format!("T{number}"), "1.00")).await;
+        if answer.status != 200 {
+            unavailable(&answer);
+            refused.push(number);
+        }
+        assert!(answer.took < DEADLINE);
+    }
+    assert!(refused.len() > 20, "{refused:?}");
+    assert_eq!(site.world.chat(&chat("solo")).await.status, 200, "calls to models do not care");
+    site.faults.set(Fault::None);
+    let scorings = site.world.scorings();
+    for number in &refused {
+        id(&site.world.assess(&payment(&format!("T{number}"), "1.00")).await);
+    }
+    assert_eq!(site.world.scorings(), scorings, "what was decided is recorded and given, nobody is asked again");
+    assert!(site.world.metric("weighbridge_audit_unrecorded_total", &["result=\"refused\""]) >= 20.0);
+    let folder = site.stop();
+    assert_eq!(decisions(folder.path()).len(), 40);
+    sound(folder.path());
+}
+
+#[tokio::test]
+async fn row_25_a_failed_write_or_sync_never_leaves_an_acknowledged_decision_missing_or_twice() {
+    for fault in [Fault::Write, Fault::Sync] {
+        let site = Site::new();
+        let mut given = Vec::new();
+        for number in 0..24 {
+            site.faults.set(if number % 3 == 1 { fault } else { Fault::None });
+            let answer = site.world.assess(&payment(&format!("T{number}"), "1.00")).await;
+            if answer.status == 200 { given.push(id(&answer)) } else { unavailable(&answer) }
+        }
+        site.faults.set(Fault::None);
+        for number in 0..24 {
+            given.push(id(&site.world.assess(&payment(&format!("T{number}"), "1.00")).await));
+        }
+        let folder = site.stop();
+        let mut stored: Vec<_> = decisions(folder.path()).into_iter().map(|stored| stored.id).collect();
+        stored.sort();
+        given.sort();
+        given.dedup();
+        assert_eq!(stored, given, "{fault:?}");
+        sound(folder.path());
+    }
+}
+
+#[tokio::test]
+async fn where_the_route_says_continue_the_answer_is_given_and_counted() {
+    let plan = Plan::replacing("on_exhausted = \"review\"", "on_exhausted = \"review\"\naudit = \"continue\"");
+    let mut site = Site::with(plan, tempfile::tempdir().unwrap());
+    site.faults.set(Fault::Write);
+    let given = site.world.assess(&payment("T1", "1.00")).await;
+    id(&given);
+    assert!((site.world.metric("weighbridge_audit_unrecorded_total", &["result=\"continued\""]) - 1.0).abs() < 1e-9);
+    assert!(decisions(site.folder.path()).is_empty());
+    site.faults.set(Fault::None);
+    let again = site.world.assess(&payment("T1", "1.00")).await;
+    assert_eq!(id(&again), id(&given));
+    assert_eq!(decisions(site.folder.path()).len(), 1, "given again it is recorded after all");
+    assert!(!site.world.log_text().contains("audit_unavailable"));
+}
+
+#[tokio::test]
+async fn a_restart_decides_nothing_twice() {
+    let site = Site::new();
+    let first = site.world.assess(&payment("T1", "88.13")).await;
+    site.world.fault("alipay", "status:500");
+    site.world.assess(&payment("T2", "1.00")).await;
+    let again = Site::with(Plan::default(), site.stop());
+    let answers = join_all((0..100).map(|_| {
+        let body = payment("T1", "88.13");
+        let world = &again.world;
+        async move { world.assess(&body).await }
+    }));
+    for answer in answers.await {
+        let (mut was, mut is) = (first.json(), answer.json());
+        assert_eq!((was["source"].take(), is["source"].take()), (json!("live"), json!("replayed")));
+        assert_eq!(was, is, "but for its source it is the same answer");
+    }
+    assert_eq!(again.world.scorings(), 0);
+    assert_eq!(again.world.assess(&payment("T1", "88.14")).await.status, 409);
+    // What was a fallback is no verdict, and another try is as good as the first.
+    assert_eq!(again.world.assess(&payment("T2", "1.00")).await.json()["source"], "live");
+    let folder = again.stop();
+    assert_eq!(decisions(folder.path()).len(), 3);
+    sound(folder.path());
+}
+
+#[tokio::test]
+async fn a_hundred_equal_requests_at_once_are_one_record() {
+    let site = Site::new();
+    site.world.faults("alipay", &["delay:50ms"]);
+    let body = payment("T1", "1.00");
+    let answers = join_all((0..100).map(|_| site.world.assess(&body))).await;
+    let first = id(&answers[0]);
+    assert!(answers.iter().all(|answer| id(answer) == first));
+    assert_eq!(site.world.scorings(), 1);
+    let folder = site.stop();
+    let stored = decisions(folder.path());
+    assert_eq!(stored.len(), 1);
+    assert_eq!(body_attempts(folder.path(), &first), 1, "and it knows the attempt it came from");
+}
+
+fn body_attempts(folder: &Path, id: &str) -> usize {
+    body(folder, id)["attempts"].as_array().unwrap().len()
+}
+
+fn two_shops() -> Plan {
+    Plan::replacing("allow = [\"duo\", \"kept\"]", "allow = [\"duo\", \"risk\"]")
+}
+
+#[tokio::test]
+async fn g9_a_decision_can_be_read_again_by_its_own_tenant_and_by_nobody_else() {
+    let site = Site::with(two_shops(), tempfile::tempdir().unwrap());
+    let decided = site.world.assess(&payment("T1", "88.13")).await;
+    let path = format!("/v1/risk/assessments/{}", id(&decided));
+    let read = site.world.call(get(&path, SHOP)).await;
+    assert_eq!((read.status, read.json()), (200, decided.json()));
+    assert_eq!((read.header("wb-route"), read.header("content-type")), ("risk", "application/json"));
+    let theirs = site.world.call(get(&path, OFFICE)).await;
+    let nobodys = site.world.call(get("/v1/risk/assessments/ra_0", SHOP)).await;
+    for missing in [theirs, nobodys] {
+        assert_eq!((missing.status, missing.header("content-type")), (404, "application/problem+json"));
+        assert_eq!(missing.json()["detail"], "there is no decision of this id");
+    }
+    assert_eq!(site.world.call(get(&path, "wb-not-a-key-0123456789")).await.status, 401);
+    let mut request = get(&path, SHOP);
+    *request.method_mut() = http::Method::POST;
+    assert_eq!(site.world.call(request).await.status, 405);
+    site.world.assert_idle();
+}
+
+#[tokio::test]
+async fn an_outcome_is_added_to_the_chain_and_counted() {
+    let site = Site::with(two_shops(), tempfile::tempdir().unwrap());
+    let decided = id(&site.world.assess(&payment("T1", "88.13")).await);
+    let path = format!("/v1/risk/assessments/{decided}/outcome");
+    let report = json!({ "label": "chargeback", "by": "anna", "at": "2026-11-22T10:00:00Z", "note": "CANARY" });
+    let noted = site.world.call(post(&path, SHOP, report.to_string())).await;
+    assert_eq!(noted.status, 201, "{}", noted.text());
+    let expected = json!({
+        "id": decided, "label": "chargeback", "by": "anna", "at": "2026-11-22T10:00:00.000Z", "recorded": true,
+    });
+    assert_eq!(noted.json(), expected);
+    assert_eq!(site.world.call(post(&path, OFFICE, report.to_string())).await.status, 404);
+    let bad = site.world.call(post(&path, SHOP, r#"{"label":"good"}"#)).await;
+    assert_eq!(bad.status, 400);
+    assert_eq!(bad.json()["errors"].as_array().unwrap().len(), 2, "{}", bad.text());
+    site.faults.set(Fault::Write);
+    unavailable(&site.world.call(post(&path, SHOP, report.to_string())).await);
+    site.faults.set(Fault::None);
+    assert!((site.world.metric("weighbridge_outcomes_total", &["label=\"chargeback\""]) - 1.0).abs() < 1e-9);
+    site.world.assert_idle();
+    let folder = site.stop();
+    assert_eq!(decisions(folder.path())[0].outcome.as_ref().unwrap().label, "chargeback");
+    sound(folder.path());
+}
+
+#[tokio::test]
+async fn without_a_record_nothing_can_be_read_again_and_that_is_said() {
+    let world = World::new();
+    let decided = id(&world.assess(&payment("T1", "88.13")).await);
+    let read = world.call(get(&format!("/v1/risk/assessments/{decided}"), SHOP)).await;
+    assert_eq!(read.status, 503);
+    assert!(read.text().contains("without a data folder"), "{}", read.text());
+}
+
+#[tokio::test]
+async fn c21_recording_has_its_own_part_of_the_deadline() {
+    let site = Site::new();
+    site.world.fault("alipay", "stall");
+    for number in 0..3 {
+        let answer = site.world.assess(&payment(&format!("T{number}"), "1.00")).await;
+        assert_eq!(answer.json()["source"], "fallback");
+        assert!(answer.took >= Duration::from_millis(700) && answer.took <= DEADLINE, "{:?}", answer.took);
+    }
+    assert_eq!(decisions(site.folder.path()).len(), 3);
+}
