@@ -24,6 +24,7 @@ use crate::config::table::RoutingTable;
 use crate::domain::clock;
 use crate::domain::secret::Secret;
 use crate::flight::quota::Calendar;
+use crate::flight::velocity::Velocity;
 use crate::gateway::build::build;
 use crate::gateway::reload::{LastReload, Origin, Reloader, Reloads, remark};
 use crate::gateway::snapshot::{Live, Shared};
@@ -32,6 +33,7 @@ use crate::gateway::stack;
 use crate::layer::admission::Gate;
 use crate::layer::audit::Clerk;
 use crate::layer::cache::Store;
+use crate::layer::decision_cache::DecisionCache;
 use crate::layer::idempotency::Ledger;
 use crate::layer::idempotency_key::Answers;
 use crate::layer::verify_signature::Nonces;
@@ -264,6 +266,8 @@ fn shared(
         store: Store::new(CACHE_BYTES, pepper, &metrics),
         answers: Answers::new(ANSWER_BYTES),
         ledger: Ledger::default(),
+        velocity: Arc::new(Velocity::new(pepper)),
+        decisions: Arc::new(DecisionCache::new(pepper)),
         clerk: None,
         nonces: data_dir.map_or_else(Nonces::in_memory, Nonces::kept),
         notices: Arc::default(),

@@ -132,6 +132,8 @@ fn risk_route(
         budgets: plan.budgets.clone().map(Arc::new),
         ruling: Arc::new(Ruling::plain(applied, plan.vendor_action, plan.on_exhausted)),
         rules: plan.rules.of_version(&version),
+        velocity: plan.velocity.clone(),
+        reuse: plan.reuse.clone(),
     })
 }
 

@@ -248,6 +248,8 @@ fn changed_risk(old: &RiskRoute, new: &RiskRoute) -> Vec<&'static str> {
         ("bands", old.ruling.applied.bands == new.ruling.applied.bands),
         ("vendor_action", old.ruling.vendor_action == new.ruling.vendor_action),
         ("on_exhausted", old.ruling.on_exhausted == new.ruling.on_exhausted),
+        ("velocity", old.velocity == new.velocity),
+        ("reuse", old.reuse == new.reuse),
         ("audit", old.audit == new.audit),
         ("budget or ladder", old.budgets == new.budgets),
         ("order of policies", same_order(&old.rules, &new.rules)),

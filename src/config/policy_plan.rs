@@ -14,6 +14,7 @@ use super::policy::{Policy, Rules};
 use super::raw::policy::{RawCondition, RawPolicy, RawSomeBands};
 use super::raw::risk::RawRisk;
 use super::report::{At, Field, Mistake, Report};
+use super::velocity::VelocityRule;
 use crate::domain::decision::Action;
 use crate::domain::policy::{Applied, Bands, DEFAULT_RULE, FailureModes, Ruling, VendorAction};
 
@@ -48,6 +49,7 @@ pub(super) struct Inherited {
 pub(super) fn plan_rules(
     raw: &RawRisk,
     files: &ListFiles<'_>,
+    counted: &[Arc<VelocityRule>],
     inherited: Option<Inherited>,
     report: &Report<'_>,
 ) -> PlannedRules {
@@ -57,8 +59,8 @@ pub(super) fn plan_rules(
         report.add(over.at.mistake(Code::BadValue, format!("more than {MOST_POLICIES} policies")));
     }
     let lists = plan_lists(&raw.lists, files, report);
-    // The names of counters come here as soon as a configuration has some.
-    let known = Known { lists: &lists, counters: &[] };
+    let counters: Vec<_> = counted.iter().map(|rule| Arc::clone(&rule.name)).collect();
+    let known = Known { lists: &lists, counters: &counters };
     let policies = raw.policies.iter().take(MOST_POLICIES).filter_map(|raw| plan(raw, known, inherited, report));
     PlannedRules { policies: policies.collect(), lists: lists.clone() }
 }

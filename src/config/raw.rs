@@ -19,10 +19,12 @@ pub(super) mod llm;
 pub(super) mod policy;
 pub(super) mod prices;
 pub(super) mod provider;
+pub(super) mod reuse;
 pub(super) mod risk;
 pub(super) mod routes;
 pub(super) mod shape;
 pub(super) mod signature;
+pub(super) mod velocity;
 pub(super) mod webhook;
 
 /// A parsed file; after a syntax error only what could be recovered.

@@ -1,5 +1,6 @@
 //! From `[risk]` to the risk route, its providers still missing.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::audit::OnUnrecorded;
@@ -7,12 +8,16 @@ use super::budgeting;
 use super::budgets::RiskBudgets;
 use super::catalog::{Catalog, Pick, picks};
 use super::checks;
+use super::counters;
 use super::error::Code;
 use super::lists_plan::ListFiles;
 use super::policy_plan::{Inherited, PlannedRules, plan_rules};
 use super::raw::risk::RawRisk;
 use super::report::{Report, accept};
+use super::reuse::ReusePolicy;
+use super::reusing;
 use super::units;
+use super::velocity::VelocityRule;
 use crate::domain::policy::{Bands, FailureModes, OnExhausted, VendorAction};
 
 const DEFAULT_ATTEMPTS: u32 = 2;
@@ -26,6 +31,8 @@ pub(super) struct PlannedRisk {
     pub(super) max_attempts: u32,
     pub(super) bands: Bands,
     pub(super) vendor_action: VendorAction,
+    pub(super) velocity: Vec<Arc<VelocityRule>>,
+    pub(super) reuse: Option<ReusePolicy>,
     pub(super) audit: OnUnrecorded,
     pub(super) budgets: Option<RiskBudgets>,
     pub(super) on_exhausted: FailureModes,
@@ -51,6 +58,7 @@ pub(super) fn plan_risk(
     if let Some(connect) = &raw.connect {
         let _ = accept(checks::connect_before_deadline(connect, deadline), report);
     }
+    let velocity = counters::rules(&raw.velocity, report);
     let bands = raw.bands.as_ref().and_then(|bands| accept(checks::bands(bands), report));
     let picks = picks(raw.candidates.as_ref(), |candidate| catalog.risk_pick(candidate), report);
     let budgets = budgeting::plan(&raw.spending, &picks, catalog, report);
@@ -58,7 +66,8 @@ pub(super) fn plan_risk(
     let review = FailureModes::all(OnExhausted::Review);
     let on_exhausted = raw.on_exhausted.as_ref().map_or(review, |field| field.value);
     let inherited = bands.map(|bands| Inherited { bands, vendor_action, on_exhausted });
-    let rules = plan_rules(raw, lists, inherited, report);
+    let rules = plan_rules(raw, lists, &velocity, inherited, report);
+    let reuse = raw.reuse.as_ref().and_then(|reuse| reusing::policy(reuse, bands, report));
     Some(PlannedRisk {
         picks,
         budgets,
@@ -67,6 +76,8 @@ pub(super) fn plan_risk(
         connect,
         max_attempts: raw.max_attempts.as_ref().map_or(DEFAULT_ATTEMPTS, |attempts| attempts.value),
         bands: bands?,
+        velocity,
+        reuse,
         audit: raw.audit.as_ref().map_or(OnUnrecorded::default(), |field| field.value),
         vendor_action,
         on_exhausted,

@@ -12,6 +12,8 @@ use super::audit::OnUnrecorded;
 use super::budgets::RiskBudgets;
 use super::policy::Rules;
 use super::prices::RiskPrice;
+use super::reuse::ReusePolicy;
+use super::velocity::VelocityRule;
 use crate::domain::deadline::Timeouts;
 use crate::domain::id::{CallerId, ProviderId, RouteId, TenantId, UpstreamId};
 use crate::domain::money::{Cost, TokenPrice};
@@ -267,6 +269,10 @@ pub struct RiskRoute {
     pub budgets: Option<Arc<RiskBudgets>>,
     /// Policies and lists.
     pub rules: Rules,
+    /// What is counted about attempts.
+    pub velocity: Vec<Arc<VelocityRule>>,
+    /// When earlier decisions are given again; `None` for never.
+    pub reuse: Option<ReusePolicy>,
 }
 
 /// A provider and, on the LLM side, a model of it.

@@ -188,6 +188,8 @@ pub enum DecisionSource {
     Replayed,
     /// The provider, after an earlier fallback had been answered.
     Late,
+    /// The provider, for an earlier payment like this one.
+    Cached,
     /// Nobody: the route's failure mode.
     Fallback(FallbackReason),
 }
@@ -216,6 +218,7 @@ impl DecisionSource {
             Self::Live => "live",
             Self::Replayed => "replayed",
             Self::Late => "late",
+            Self::Cached => "cached",
             Self::Fallback(_) => "fallback",
         }
     }
@@ -320,6 +323,38 @@ pub struct Decision {
     pub late_verdict_expected: bool,
     /// Milliseconds since 1970.
     pub created_at_ms: u64,
+    /// Which earlier decision was given again, if one was.
+    pub reused: Option<Reused>,
+}
+
+/// An earlier decision given again.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Reused {
+    /// Its name.
+    pub of: DecisionId,
+    /// How old it was, in milliseconds.
+    pub age_ms: u64,
+    /// How much longer it would have been good, in milliseconds.
+    pub expires_in_ms: u64,
+    /// Why.
+    pub because: ReusedBecause,
+}
+
+/// Why an earlier decision was given again.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum ReusedBecause {
+    /// The route asks memory first.
+    First,
+    /// No provider decided in time.
+    NoVerdict,
+}
+
+impl Decision {
+    /// True if it is not what was wanted of a provider just now.
+    pub fn is_degraded(&self) -> bool {
+        let stood_in = self.reused.as_ref().is_some_and(|reused| reused.because == ReusedBecause::NoVerdict);
+        stood_in || matches!(self.source, DecisionSource::Fallback(_))
+    }
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! Floor 0: values and rules. No I/O, no async, no serde on rules.
 
 pub mod aftermath;
+pub mod agreement;
 pub mod clock;
 pub mod currency;
 pub mod deadline;
@@ -11,6 +12,7 @@ pub mod operation;
 pub mod outcome;
 pub mod period;
 pub mod policy;
+pub mod reuse;
 pub mod secret;
 pub mod usage;
 pub mod worker;

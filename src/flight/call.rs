@@ -16,6 +16,7 @@ use crate::flight::facts::LlmFacts;
 use crate::flight::quota::Quota;
 use crate::flight::trail::Trail;
 use crate::flight::upload::Upload;
+use crate::flight::velocity::Readings;
 use crate::wire::risk::Assessment;
 
 /// What a caller asked for. Cloning is cheap: an attempt gets its own.
@@ -94,6 +95,8 @@ pub struct RiskFacts {
     pub ruling: Arc<Ruling>,
     /// Features the caller asked for that a merchant's budget left out.
     pub features_dropped: Vec<String>,
+    /// What was counted about it and its like, itself included.
+    pub velocity: Readings,
 }
 
 impl Call {

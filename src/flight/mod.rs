@@ -16,3 +16,4 @@ pub mod reply;
 pub mod shared_reply;
 pub mod trail;
 pub mod upload;
+pub mod velocity;

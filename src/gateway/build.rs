@@ -31,13 +31,23 @@ pub fn build(table: RoutingTable, previous: Option<&Snapshot>, shared: &Shared) 
     });
     let risk = table.risk_route().map(|route| {
         let names = names(&route.id, &shared.metrics);
-        let kept = Kept { merchants: merchants(route, previous, shared), ..Kept::default() };
         let revise = Notifier::wanted(table.webhooks(), &shared.dial, &shared.notices, &shared.metrics);
+        shared.velocity.adopt(&route.velocity, &shared.metrics);
+        let velocity = (!route.velocity.is_empty()).then(|| Arc::clone(&shared.velocity));
+        let kept = Kept { merchants: merchants(route, previous, shared), velocity, ..Kept::default() };
         ReadyRoute { names, service: stack::risk(route, &kept, revise, &fleet, shared), kept }
     });
     let (llm, callers) = (llm.collect(), callers(&table, previous, shared));
     Snapshot::assemble(
-        Parts { table, callers, fleet, llm, risk, clerk: shared.clerk.clone() },
+        Parts {
+            table,
+            callers,
+            fleet,
+            llm,
+            risk,
+            clerk: shared.clerk.clone(),
+            decisions: Arc::clone(&shared.decisions),
+        },
         shared.metrics.snapshots_alive.hold(),
     )
 }
@@ -50,6 +60,7 @@ fn kept(route: &LlmRoute, previous: Option<&Snapshot>) -> Kept {
         tempo: route.asking.hedge.map(|_| before.tempo.unwrap_or_default()),
         copies: route.shadow.as_ref().map(|_| before.copies.unwrap_or_default()),
         merchants: None,
+        velocity: None,
     }
 }
 

@@ -62,12 +62,37 @@ pub(super) async fn note(arrival: Whole) -> Result<Reply, CallError> {
         Ok(Ok(Recorded::NoSuchDecision)) => Err(CallError::UnknownDecision),
         Ok(Ok(_)) => {
             clerk.metrics().audit.outcome(report.label);
+            if report.label.is_fraud() == Some(true) {
+                forget(&arrival, &clerk, caller.caller.tenant.as_str(), &id).await;
+            }
             let mut reply = Reply::json(encode_noted(&id, &report, at_ms));
             reply.status = StatusCode::CREATED;
             reply.body.on_end(move |_| drop(in_flight));
             Ok(reply)
         }
         Ok(Err(_)) | Err(_) => Err(CallError::RecordUnavailable),
+    }
+}
+
+/// After a fraud nothing that was decided for its payer is given again; nor for its merchant, if nobody knows the payer.
+async fn forget(arrival: &Whole, clerk: &Clerk, tenant: &str, id: &str) {
+    let decisions = arrival.pinned.decisions();
+    if arrival.pinned.table().risk_route().is_none_or(|route| route.reuse.is_none()) {
+        return;
+    }
+    let Some(reader) = clerk.records().reader().cloned() else { return };
+    let (of, id) = (tenant.to_owned(), id.to_owned());
+    let found = apart(move || reader.decision(&of, &id)).await;
+    match found {
+        Some(Ok(Some(stored))) => {
+            let user = stored.personal.as_ref().map(|personal| personal.user_id.as_str());
+            decisions.bump(tenant, &stored.body.merchant_id, user);
+        }
+        Some(Ok(None)) => {}
+        None | Some(Err(_)) => {
+            tracing::error!("the record cannot be read, so all decisions that could be given again are forgotten");
+            decisions.bump_all();
+        }
     }
 }
 

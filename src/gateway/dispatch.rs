@@ -22,6 +22,7 @@ use crate::flight::error::CallError;
 use crate::flight::facts::LlmFacts;
 use crate::flight::reply::Reply;
 use crate::flight::upload::{Fault, Received, Upload};
+use crate::flight::velocity::{Counted, Readings};
 use crate::gateway::casebook;
 use crate::gateway::decode::{Decoded, carry, conversation, decode, decode_form, forwarded};
 use crate::gateway::snapshot::{ReadyRoute, Snapshot};
@@ -217,20 +218,25 @@ fn assess(arrival: &Whole, caller: &LiveCaller) -> Result<Flying, CallError> {
         NoRoute::NotAllowed => CallError::NotAllowed("risk".to_owned()),
     })?;
     let ready = snapshot.risk().ok_or(CallError::Internal)?;
-    let ruling = ruling(route, &assessment, caller);
-    let facts = Arc::new(RiskFacts { assessment, route: Arc::clone(route), ruling, features_dropped: Vec::new() });
+    let counted = Counted { tenant: caller.caller.tenant.as_str(), assessment: &assessment, body: &arrival.body.bytes };
+    let velocity = ready.kept.velocity.as_ref().map(|velocity| velocity.count(&counted, &route.velocity));
+    let velocity = velocity.unwrap_or_default();
+    let ruling = ruling(route, &assessment, (caller, &velocity));
     let limits = (route.hard_limit, Asked::default());
+    let route = Arc::clone(route);
+    let facts = Arc::new(RiskFacts { assessment, route, ruling, features_dropped: Vec::new(), velocity });
     let call = call(arrival, caller, Operation::RiskAssess, Facts::Risk(Arc::clone(&facts)), limits);
     Ok(fly(ready, call, Some(facts)))
 }
 
 /// What decides the attempt. Routes without policies and lists read no clock for it.
-fn ruling(route: &RiskRoute, assessment: &Assessment, caller: &LiveCaller) -> Arc<Ruling> {
+fn ruling(route: &RiskRoute, assessment: &Assessment, (caller, velocity): (&LiveCaller, &Readings)) -> Arc<Ruling> {
     if route.rules.is_empty() {
         return Arc::clone(&route.ruling);
     }
     let (caller, now_ms) = (&caller.caller, clock::unix_ms());
-    policy::ruling_for(route, &policy::Input { assessment, caller, now_ms, counters: &policy::no_counters })
+    let counters = |name: &str| velocity.number(name);
+    policy::ruling_for(route, &policy::Input { assessment, caller, now_ms, counters: &counters })
 }
 
 fn fly(route: &ReadyRoute, call: Call, assessed: Option<Arc<RiskFacts>>) -> Flying {

@@ -20,10 +20,12 @@ use crate::flight::merchants::Merchants;
 use crate::flight::quota::Calendar;
 use crate::flight::reply::Reply;
 use crate::flight::trail::RouteNames;
+use crate::flight::velocity::Velocity;
 use crate::gateway::notify::Notices;
 use crate::layer::admission::Gate;
 use crate::layer::audit::Clerk;
 use crate::layer::cache::Store;
+use crate::layer::decision_cache::DecisionCache;
 use crate::layer::failover::tempo::Tempo;
 use crate::layer::idempotency::Ledger;
 use crate::layer::idempotency_key::Answers;
@@ -56,6 +58,10 @@ pub struct Shared {
     pub answers: Answers,
     /// Decisions made and in the making.
     pub ledger: Ledger,
+    /// What was counted about payment attempts.
+    pub velocity: Arc<Velocity>,
+    /// Decisions that may be given again for other payments.
+    pub decisions: Arc<DecisionCache>,
     /// Who records decisions; `None` where there is no record.
     pub clerk: Option<Clerk>,
     /// Nonces of signed requests.
@@ -89,6 +95,8 @@ pub struct Kept {
     pub copies: Option<Arc<Copies>>,
     /// What merchants have spent, where they have budgets.
     pub merchants: Option<Arc<Merchants>>,
+    /// What it counts about payment attempts, where it does.
+    pub velocity: Option<Arc<Velocity>>,
 }
 
 /// What a snapshot is made of.
@@ -99,6 +107,7 @@ pub(super) struct Parts {
     pub(super) llm: BTreeMap<RouteId, ReadyRoute>,
     pub(super) risk: Option<ReadyRoute>,
     pub(super) clerk: Option<Clerk>,
+    pub(super) decisions: Arc<DecisionCache>,
 }
 
 /// One configuration version, runnable.
@@ -111,13 +120,14 @@ pub struct Snapshot {
     llm: BTreeMap<RouteId, ReadyRoute>,
     risk: Option<ReadyRoute>,
     clerk: Option<Clerk>,
+    decisions: Arc<DecisionCache>,
     _alive: Held,
 }
 
 impl Snapshot {
     /// Puts the parts together; only `build` makes them.
     pub(super) fn assemble(parts: Parts, alive: Held) -> Self {
-        let Parts { table, callers, fleet, llm, risk, clerk } = parts;
+        let Parts { table, callers, fleet, llm, risk, clerk, decisions } = parts;
         Self {
             version: HeaderValue::from_str(&table.version().to_string()).unwrap_or(HeaderValue::from_static("unknown")),
             loaded_at: clock::unix_seconds(),
@@ -125,6 +135,7 @@ impl Snapshot {
             llm,
             risk,
             clerk,
+            decisions,
             fleet,
             table: Arc::new(table),
             _alive: alive,
@@ -194,6 +205,11 @@ impl Snapshot {
     /// Who records decisions.
     pub fn clerk(&self) -> Option<&Clerk> {
         self.clerk.as_ref()
+    }
+
+    /// Decisions that may be given again.
+    pub fn decisions(&self) -> &DecisionCache {
+        &self.decisions
     }
 }
 

@@ -26,6 +26,7 @@ use crate::layer::bulkhead::{self, BulkheadLayer};
 use crate::layer::cache::{self, CacheLayer};
 use crate::layer::catch_panic::CatchPanicLayer;
 use crate::layer::deadline::DeadlineLayer;
+use crate::layer::decision_cache::{self, DecisionCacheLayer};
 use crate::layer::drain::{self, DrainLayer};
 use crate::layer::failover::race::Hedge;
 use crate::layer::failover::{self, AttemptService, Failover, Lane};
@@ -44,11 +45,13 @@ use crate::layer::shadow::{self, ShadowLayer};
 use crate::layer::soft_deadline::{self, Revise, SoftDeadlineLayer};
 use crate::layer::spend::{self, SpendLayer};
 use crate::layer::stamp::StampLayer;
+use crate::layer::stand_in::{self, StandInLayer};
 use crate::layer::strict::StrictLayer;
 use crate::layer::tally::TallyLayer;
 use crate::layer::throttle::ThrottleLayer;
 use crate::layer::timeout::TimeoutLayer;
 use crate::layer::trip::{self, TripLayer};
+use crate::layer::velocity::VelocityLayer;
 use crate::layer::verify_signature::{self, VerifySignatureLayer};
 use crate::telemetry::metrics::Metrics;
 use crate::upstream::live::{Fleet, LiveProvider, LiveUpstream};
@@ -108,6 +111,8 @@ pub fn risk(
     shared: &Shared,
 ) -> RouteService {
     let metrics = &shared.metrics;
+    let decisions = decision_cache::Params { memory: Arc::clone(&shared.decisions), metrics: Arc::clone(metrics) };
+    let stand_in = stand_in::Params { decisions: decisions.clone(), ledger: shared.ledger.clone() };
     let in_time = audit::for_verdict(route.deadline, shared.clerk.as_ref());
     let (money, merchants) = (Arc::clone(route), kept.merchants.clone());
     let stack = ServiceBuilder::new()
@@ -119,6 +124,8 @@ pub fn risk(
         }))
         // Outside the timer, so that time-up is one more reason to fall back.
         .layer(FallbackLayer(fallback::Params { metrics: Arc::clone(metrics) }))
+        // Outside the timer: an earlier decision stands in for one that did not come in time, before the failure mode does.
+        .layer(StandInLayer(stand_in))
         // Answers when the time is up; the call below goes on to its hard limit.
         .layer(SoftDeadlineLayer(soft_deadline::Params {
             deadline: in_time,
@@ -132,6 +139,10 @@ pub fn risk(
             clerk: shared.clerk.clone(),
             metrics: Arc::clone(metrics),
         }))
+        // Inside Idempotency, so that what is given again is this attempt's decision; outside Velocity: counted first.
+        .layer(DecisionCacheLayer(decisions))
+        // A counter over its limit makes a verdict more severe; inside Idempotency, so that it is kept that way.
+        .layer(VelocityLayer)
         // Inside Idempotency, so that a decision is paid once; it counts and never refuses a payment.
         .layer(TallyLayer)
         // The merchant's money: features are given up before the score is; inside Idempotency too, for the same reason.

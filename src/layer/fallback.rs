@@ -101,17 +101,18 @@ fn fall_back(error: CallError, facts: &RiskFacts) -> Result<Reply, CallError> {
     let action = action.ok_or(CallError::NoDecision(reason))?;
     // Only a call that still goes on can bring one; an attempt that ended in a timeout cannot.
     let late_verdict_expected = matches!(error, CallError::DeadlinePassed);
-    let mut reasons = vec![Reason { code: reason.code().to_owned(), text: reason.text().to_owned() }];
-    reasons.extend(facts.ruling.reasons());
+    let (action, counted) = facts.velocity.raise(action);
+    let unheard = Reason { code: reason.code().to_owned(), text: reason.text().to_owned() };
     let decision = Decision {
         id: DecisionId::fresh(),
         action,
         source: DecisionSource::Fallback(reason),
         verdict: None,
-        reasons,
+        reasons: std::iter::once(unheard).chain(facts.ruling.reasons()).chain(counted).collect(),
         applied: facts.ruling.applied.clone(),
         late_verdict_expected,
         created_at_ms: clock::unix_ms(),
+        reused: None,
     };
     Ok(Reply {
         status: StatusCode::OK,
@@ -123,7 +124,8 @@ fn fall_back(error: CallError, facts: &RiskFacts) -> Result<Reply, CallError> {
     })
 }
 
-fn reason(error: &CallError) -> Option<FallbackReason> {
+/// Why there is no verdict; `None` for the caller's own mistakes.
+pub(super) fn reason(error: &CallError) -> Option<FallbackReason> {
     match error {
         CallError::DeadlinePassed => Some(FallbackReason::Deadline),
         CallError::Exhausted { last, .. } => Some(match last.root() {

@@ -21,7 +21,7 @@ use tower::{Layer, Service};
 
 use crate::domain::clock;
 use crate::domain::decision::{Decision, DecisionSource};
-use crate::flight::call::Call;
+use crate::flight::call::{Call, RiskFacts};
 use crate::flight::error::CallError;
 use crate::flight::reply::{Reply, ReplyBody, UsageSlot};
 use crate::layer::audit::{Clerk, Paper, for_verdict};
@@ -80,15 +80,40 @@ enum Found {
 impl Ledger {
     fn look(&self, key: Key, body: Digest32) -> Found {
         let mut flights = self.flights();
-        if let Some(flying) = flights.get(&key) {
-            return if flying.body == body { Found::Flying(flying.landed.clone()) } else { Found::OtherBody };
-        }
+        // First: an attempt may have been settled while its call goes on.
         if let Some(decided) = self.decided.get(&key) {
             return if decided.body == body { Found::Decided(decided) } else { Found::OtherBody };
+        }
+        if let Some(flying) = flights.get(&key) {
+            return if flying.body == body { Found::Flying(flying.landed.clone()) } else { Found::OtherBody };
         }
         let (tell, landed) = watch::channel(None);
         flights.insert(key, Flying { body, landed });
         Found::Nothing(Lead { ledger: self.clone(), key, body, tell })
+    }
+
+    /// The attempt's decision if it has one, or else the one that `decide` makes. `whose` is the tenant, and the body it
+    /// came in. `decide` is called under the ledger's lock: what it takes is never taken for nothing.
+    pub(super) fn settle(
+        &self,
+        facts: &RiskFacts,
+        whose: (&str, &Bytes),
+        flight: Flight,
+        decide: impl FnOnce() -> Option<Arc<Decision>>,
+    ) -> Option<Settled> {
+        let (tenant, body) = whose;
+        let (key, body) = (key(tenant, &facts.assessment.out_trade_no), Sha256::digest(body).into());
+        let flights = self.flights();
+        if let Some(decided) = self.decided.get(&key) {
+            return (decided.body == body).then(|| Settled::Before(replay(&decided)));
+        }
+        // Another call for it, begun since: its answer will be the decision.
+        if flights.get(&key).is_some_and(|flying| flying.body != body || flight == Flight::Over) {
+            return None;
+        }
+        let decision = decide()?;
+        self.decided.insert(key, Arc::new(Decided { body, decision: Arc::clone(&decision), late: false }));
+        Some(Settled::Now(decision))
     }
 
     /// Knows the decisions of earlier processes again that are still remembered. Whoever was forgotten left no digest of
@@ -104,8 +129,10 @@ impl Ledger {
             // A fallback is no verdict, before a restart and after it.
             let verdict = stored.decision().ok().filter(|decision| decision.verdict.is_some());
             let key = key(&stored.tenant, &stored.body.out_trade_no);
-            // The newest come first.
-            if let Some(decision) = verdict.filter(|_| !self.decided.contains_key(&key)) {
+            // The newest come first, and what stood in is the decision whatever came after it.
+            let counts =
+                |decision: &Decision| decision.source == DecisionSource::Cached || !self.decided.contains_key(&key);
+            if let Some(decision) = verdict.filter(counts) {
                 let body = stored.personal.as_ref().and_then(Personal::digest).unwrap_or_default();
                 let late = decision.source == DecisionSource::Late;
                 self.decided.insert(key, Arc::new(Decided { body, decision: Arc::new(decision), late }));
@@ -118,6 +145,23 @@ impl Ledger {
     }
 }
 
+/// What has become of the call for an attempt that is settled without it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Flight {
+    /// It may still be on its way.
+    GoesOn,
+    /// It failed.
+    Over,
+}
+
+/// An attempt's decision that no call of its own made.
+pub(super) enum Settled {
+    /// Made just now.
+    Now(Arc<Decision>),
+    /// Made before.
+    Before(Reply),
+}
+
 /// The one call that asks the provider. Dropped without a word, it makes room for another.
 struct Lead {
     ledger: Ledger,
@@ -127,20 +171,29 @@ struct Lead {
 }
 
 impl Lead {
-    /// A verdict came: it is handed to the record before anybody can be told.
-    fn learn(self, decision: &Arc<Decision>, late: bool, clerk: Option<&(Clerk, Paper)>) {
+    /// A verdict came: it is handed to the record before anybody can be told. What the attempt was settled with meanwhile is
+    /// returned.
+    fn learn(self, decision: &Arc<Decision>, late: bool, clerk: Option<&(Clerk, Paper)>) -> Option<Arc<Decided>> {
         if let Some((clerk, paper)) = clerk {
             let source = if late { DecisionSource::Late } else { decision.source };
             clerk.note(paper, &labelled(decision, source));
         }
-        self.land(decision, late);
+        self.land(decision, late)
     }
 
-    fn land(self, decision: &Arc<Decision>, late: bool) {
-        let decided = Arc::new(Decided { body: self.body, decision: Arc::clone(decision), late });
-        // Stored before the flight goes, so that nobody in between finds neither.
-        self.ledger.decided.insert(self.key, Arc::clone(&decided));
+    /// Keeps the decision, unless the attempt was settled meanwhile: then that is what all who wait get, and is returned.
+    fn land(self, decision: &Arc<Decision>, late: bool) -> Option<Arc<Decided>> {
+        let flights = self.ledger.flights();
+        let settled = self.ledger.decided.get(&self.key);
+        let decided = settled.clone().unwrap_or_else(|| {
+            let decided = Arc::new(Decided { body: self.body, decision: Arc::clone(decision), late });
+            // Stored before the flight goes, so that nobody in between finds neither.
+            self.ledger.decided.insert(self.key, Arc::clone(&decided));
+            decided
+        });
+        drop(flights);
         self.tell.send_replace(Some(Ok(decided)));
+        settled
     }
 
     fn fail(self, error: &CallError) {
@@ -221,7 +274,11 @@ where
                     let result = answer.await;
                     match &result {
                         Ok(Reply { decision: Some(decision), .. }) => {
-                            lead.learn(decision, Instant::now() >= due, clerk.as_ref());
+                            let late = Instant::now() >= due;
+                            // A late one is for the metrics alone; its caller was answered.
+                            if let Some(settled) = lead.learn(decision, late, clerk.as_ref()).filter(|_| !late) {
+                                return Ok(replay(&settled));
+                            }
                         }
                         Ok(_) => {}
                         Err(error) => lead.fail(error),

@@ -22,6 +22,7 @@ pub mod bulkhead;
 pub mod cache;
 pub mod catch_panic;
 pub mod deadline;
+pub mod decision_cache;
 pub mod drain;
 pub mod failover;
 pub mod fallback;
@@ -40,6 +41,7 @@ pub mod shadow;
 pub mod soft_deadline;
 pub mod spend;
 pub mod stamp;
+pub mod stand_in;
 pub mod strict;
 pub mod tally;
 #[cfg(test)]
@@ -47,6 +49,7 @@ pub(crate) mod testing;
 pub mod throttle;
 pub mod timeout;
 pub mod trip;
+pub mod velocity;
 pub mod verify_signature;
 
 /// The future of a layer that acts on its reply.

@@ -12,7 +12,8 @@ use zeroize::Zeroizing;
 use super::chain::{hex, unhex};
 use crate::domain::currency::Currency;
 use crate::domain::decision::{
-    Action, Decision, DecisionSource, FallbackReason, Priced, ProviderReference, Reason, Score, Verdict,
+    Action, Decision, DecisionSource, FallbackReason, Priced, ProviderReference, Reason, Reused, ReusedBecause, Score,
+    Verdict,
 };
 use crate::domain::id::{DecisionId, ProviderId};
 use crate::domain::money::Cost;
@@ -133,6 +134,18 @@ pub struct Body {
     /// When it was decided, milliseconds since 1970.
     pub created_at_ms: u64,
     instead_of: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    reused: Option<Again>,
+}
+
+/// Which earlier decision was given again.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+struct Again {
+    of: String,
+    age_ms: u64,
+    expires_in_ms: u64,
+    /// For want of a verdict, and not before one was asked for.
+    stood_in: bool,
 }
 
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -211,6 +224,7 @@ impl Body {
         let verdict = decision.verdict.as_ref();
         let provider = verdict.map(|verdict| &verdict.provider);
         let source = match decision.source {
+            DecisionSource::Replayed if decision.reused.is_some() => DecisionSource::Cached,
             DecisionSource::Replayed => DecisionSource::Live,
             source => source,
         };
@@ -252,6 +266,12 @@ impl Body {
             late_verdict_expected: decision.late_verdict_expected,
             created_at_ms: decision.created_at_ms,
             instead_of: told.instead_of.map(str::to_owned),
+            reused: decision.reused.as_ref().map(|reused| Again {
+                of: reused.of.to_string(),
+                age_ms: reused.age_ms,
+                expires_in_ms: reused.expires_in_ms,
+                stood_in: reused.because == ReusedBecause::NoVerdict,
+            }),
         }
     }
 
@@ -288,6 +308,12 @@ impl Body {
             },
             late_verdict_expected: self.late_verdict_expected,
             created_at_ms: self.created_at_ms,
+            reused: self.reused.as_ref().map(|again| Reused {
+                of: DecisionId::new(again.of.as_str()),
+                age_ms: again.age_ms,
+                expires_in_ms: again.expires_in_ms,
+                because: if again.stood_in { ReusedBecause::NoVerdict } else { ReusedBecause::First },
+            }),
         })
     }
 
@@ -318,6 +344,7 @@ impl Body {
         match self.source.as_str() {
             "live" => Some(DecisionSource::Live),
             "late" => Some(DecisionSource::Late),
+            "cached" => Some(DecisionSource::Cached),
             "fallback" => fallback.map(DecisionSource::Fallback),
             _ => None,
         }

@@ -61,6 +61,7 @@ pub(super) fn decision(number: usize) -> Decision {
         applied: Applied::sample(),
         late_verdict_expected: false,
         created_at_ms: 1_796_083_140_000 + number as u64,
+        reused: None,
     }
 }
 

@@ -235,6 +235,18 @@ catalog! {
         "Risk decisions, by what was answered and where it came from.";
     RISK_SCORE: Histogram(&SCORES), Ratio, "weighbridge_risk_score" ["model_version"]
         "Scores that providers reported.";
+    VELOCITY_EVENTS: Counter, Count, "weighbridge_velocity_events_total" ["counter", "event"]
+        "Payment attempts as velocity counters saw them: counted, over the limit, unknown for want of room.";
+    VELOCITY_KEYS: Gauge, Count, "weighbridge_velocity_keys" ["counter"]
+        "Users, devices and the like that a velocity counter keeps.";
+    REUSE_REFUSED: Counter, Count, "weighbridge_reuse_refused_total" ["guard"]
+        "Earlier decisions that were not given again, by the first guard that forbade it.";
+    REUSE_COMPARED: Counter, Count, "weighbridge_reuse_compared_total" ["provider"]
+        "Live verdicts where an earlier decision would have passed, by whether the provider passed too.";
+    REUSE_BOUND: Gauge, Count, "weighbridge_reuse_disagreement_bound_ppm" []
+        "The largest upper 95 % bound of disagreement of a merchant with enough comparisons, in millionths.";
+    REUSE_OFF: Gauge, Count, "weighbridge_reuse_merchants_off" []
+        "Merchants whose earlier decisions are not given again because too many disagreed.";
     AUDIT_COMMIT: Histogram(&COMMIT_SECONDS), Seconds, "weighbridge_audit_commit_seconds" []
         "How long the record took to make a group of entries durable.";
     AUDIT_BACKLOG: Gauge, Count, "weighbridge_audit_backlog" []

@@ -11,12 +11,14 @@ use super::cells::{Counter, Gauge, Histogram, Level};
 use super::families::Families;
 use super::labels::{
     AttemptOutcome, ConnectionEnd, ConnectionRefusal, HedgeOutcome, OddAnswer, QuotaReason, RequestOutcome, ShadowDrop,
-    StreamEnd, Unrecorded,
+    StreamEnd, Unrecorded, VelocityEvent,
 };
 use crate::domain::aftermath::Aftermath;
+use crate::domain::agreement::Agreed;
 use crate::domain::currency::Currency;
 use crate::domain::money::Cost;
 use crate::domain::outcome::FailureClass;
+use crate::domain::reuse::Guard;
 use crate::domain::usage::Usage;
 
 /// Client connections.
@@ -113,6 +115,13 @@ pub struct ShadowMetrics {
     dropped: Vec<Counter>,
 }
 
+/// What one velocity counter tells.
+pub struct VelocityMetrics {
+    /// Users, devices and the like it keeps.
+    pub keys: Level,
+    events: Vec<Counter>,
+}
+
 /// OpenTelemetry's names for what [`UpstreamMetrics`] counts anyway.
 struct GenAi {
     duration: Histogram,
@@ -128,6 +137,57 @@ struct Costs {
     model: Box<str>,
     /// Locked once a call, for a search through one or two entries.
     by_currency: Mutex<Vec<(Currency, Counter)>>,
+}
+
+/// What is told about decisions given again.
+pub struct ReuseMetrics {
+    refused: Vec<Counter>,
+    agreed: Counter,
+    disagreed: Counter,
+    bound: Level,
+    off: Level,
+}
+
+impl ReuseMetrics {
+    pub(super) fn new(f: &Families) -> Self {
+        let guards: Vec<&str> = Guard::ALL.iter().map(|guard| guard.label()).collect();
+        Self {
+            refused: set(f, &catalog::REUSE_REFUSED, &[], &guards),
+            agreed: f.counter(&catalog::REUSE_COMPARED, &["agreed"]),
+            disagreed: f.counter(&catalog::REUSE_COMPARED, &["disagreed"]),
+            bound: f.level(&catalog::REUSE_BOUND, &[]),
+            off: f.level(&catalog::REUSE_OFF, &[]),
+        }
+    }
+
+    /// Counts a decision that was not given again.
+    pub fn refused(&self, guard: Guard) {
+        self.refused.get(guard as usize).inspect(|counter| counter.inc());
+    }
+
+    /// Counts a comparison; the bound in millionths and how many merchants are off, with it.
+    pub fn compared(&self, agreed: Agreed, bound: u32, off: usize) {
+        match agreed {
+            Agreed::Yes => self.agreed.inc(),
+            Agreed::No => self.disagreed.inc(),
+        }
+        self.bound.set(bound.into());
+        self.off.set(i64::try_from(off).unwrap_or(i64::MAX));
+    }
+}
+
+impl VelocityMetrics {
+    pub(super) fn new(f: &Families, counter: &str) -> Self {
+        Self {
+            keys: f.level(&catalog::VELOCITY_KEYS, &[counter]),
+            events: set(f, &catalog::VELOCITY_EVENTS, &[counter], &VelocityEvent::labels()),
+        }
+    }
+
+    /// Counts what it did.
+    pub fn event(&self, event: VelocityEvent) {
+        self.events.get(event as usize).inspect(|counter| counter.inc());
+    }
 }
 
 impl ConnectionMetrics {

@@ -153,6 +153,8 @@ closed_set! {
         Idempotency = "idempotency",
         /// Access tokens of providers.
         Token = "token",
+        /// Decisions given again for another payment.
+        Decision = "decision",
     }
 }
 
@@ -171,6 +173,18 @@ closed_set! {
         Evicted = "evicted",
         /// Not stored or not used because a rule forbade it.
         RefusedByGuard = "refused_by_guard",
+    }
+}
+
+closed_set! {
+    /// What a velocity counter did with an attempt it had not seen before.
+    VelocityEvent {
+        /// Counted it, or tried to.
+        Counted = "counted",
+        /// It is over the counter's limit.
+        Over = "over",
+        /// There is or was no room, so nobody knows the number.
+        Unknown = "unknown",
     }
 }
 

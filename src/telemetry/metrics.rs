@@ -15,8 +15,8 @@ use super::catalog;
 use super::cells::{Counter, Gauge, Histogram, Level};
 use super::families::Families;
 use super::handles::{
-    AuditMetrics, BudgetLevels, CallerMetrics, ConnectionMetrics, HedgeMetrics, ProviderMetrics, RiskProviderMetrics,
-    RouteMetrics, ShadowMetrics, UpstreamMetrics, pairs, set,
+    AuditMetrics, BudgetLevels, CallerMetrics, ConnectionMetrics, HedgeMetrics, ProviderMetrics, ReuseMetrics,
+    RiskProviderMetrics, RouteMetrics, ShadowMetrics, UpstreamMetrics, VelocityMetrics, pairs, set,
 };
 use super::labels::{BudgetOutcome, Cache, CacheEvent, ExtraCost, Notice, ReloadResult, ShedReason, SignatureRefusal};
 use crate::domain::currency::Currency;
@@ -40,10 +40,11 @@ const OTHER: &str = "other";
 
 const CLASSES: [TrafficClass; 2] = [TrafficClass::Risk, TrafficClass::Llm];
 const ACTIONS: [Action; 4] = [Action::Pass, Action::Challenge, Action::Review, Action::Reject];
-const SOURCES: [DecisionSource; 4] = [
+const SOURCES: [DecisionSource; 5] = [
     DecisionSource::Live,
     DecisionSource::Replayed,
     DecisionSource::Late,
+    DecisionSource::Cached,
     DecisionSource::Fallback(FallbackReason::Deadline),
 ];
 
@@ -61,6 +62,7 @@ pub struct Metrics {
     features_dropped: Bounded<Box<str>, Counter>,
     hedges: Bounded<RouteId, HedgeMetrics>,
     shadows: Bounded<(ProviderId, Box<str>), ShadowMetrics>,
+    velocity: Bounded<Arc<str>, VelocityMetrics>,
     extra_costs: Bounded<(ProviderId, Box<str>, Currency, ExtraCost), Counter>,
     failovers: Bounded<(UpstreamId, UpstreamId, FailureClass), Counter>,
     risk_scores: Bounded<Box<str>, Histogram>,
@@ -85,6 +87,8 @@ pub struct Metrics {
     pub audit: AuditMetrics,
     /// Client connections.
     pub connections: ConnectionMetrics,
+    /// Decisions given again.
+    pub reuse: ReuseMetrics,
 }
 
 impl Metrics {
@@ -112,6 +116,7 @@ impl Metrics {
             log_dropped: f.counter(&catalog::LOG_DROPPED, &[]),
             audit: AuditMetrics::new(f),
             connections: ConnectionMetrics::new(f),
+            reuse: ReuseMetrics::new(f),
             routes: Bounded::new(MOST_NAMES),
             upstreams: Bounded::new(MOST_NAMES),
             providers: Bounded::new(MOST_NAMES),
@@ -123,6 +128,7 @@ impl Metrics {
             features_dropped: Bounded::new(MOST_NAMES),
             hedges: Bounded::new(MOST_NAMES),
             shadows: Bounded::new(MOST_NAMES),
+            velocity: Bounded::new(MOST_NAMES),
             extra_costs: Bounded::new(MOST_NAMES),
             failovers: Bounded::new(MOST_PAIRS),
             risk_scores: Bounded::new(MOST_VERSIONS),
@@ -214,6 +220,13 @@ impl Metrics {
         self.shadows.get((provider.clone(), model.into()), |overflow| {
             let (provider, model) = if overflow { (OTHER, OTHER) } else { (provider.as_str(), model) };
             ShadowMetrics::new(&self.families, provider, model)
+        })
+    }
+
+    /// The handles of a velocity counter; the same ones each time.
+    pub fn velocity(&self, counter: &Arc<str>) -> Arc<VelocityMetrics> {
+        self.velocity.get(Arc::clone(counter), |overflow| {
+            VelocityMetrics::new(&self.families, if overflow { OTHER } else { counter })
         })
     }
 

@@ -25,6 +25,7 @@ use crate::flight::call::{CacheWish, Call, CallContext, Facts, RiskFacts};
 use crate::flight::facts::LlmFacts;
 use crate::flight::reply::{Reply, ReplyBody, UsageSlot};
 use crate::flight::trail::Trail;
+use crate::flight::velocity::Readings;
 use crate::sandbox::{SandboxBody, serve_connection};
 use crate::telemetry::metrics::Metrics;
 use crate::upstream::attempt::Attempt;
@@ -253,7 +254,13 @@ pub(crate) fn risk_call_of(caller: usize, out_trade_no: &str, amount: &str) -> C
     Call {
         operation: Operation::RiskAssess,
         deadline: Deadline::after(context.arrived, route.hard_limit),
-        facts: Facts::Risk(Arc::new(RiskFacts { assessment, route, ruling, features_dropped: Vec::new() })),
+        facts: Facts::Risk(Arc::new(RiskFacts {
+            assessment,
+            route,
+            ruling,
+            features_dropped: Vec::new(),
+            velocity: Readings::default(),
+        })),
         upload: None,
         carried: None,
         context: Arc::new(context),

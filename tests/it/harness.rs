@@ -19,12 +19,14 @@ use weighbridge::config::{CompileOptions, SecretPolicy, Secrets, SourceFile, Sou
 use weighbridge::domain::id::ProviderId;
 use weighbridge::domain::secret::{Secret, SecretSource};
 use weighbridge::flight::quota::Calendar;
+use weighbridge::flight::velocity::Velocity;
 use weighbridge::gateway::build::build;
 use weighbridge::gateway::snapshot::{Live, Shared};
 use weighbridge::gateway::stack;
 use weighbridge::layer::admission::Gate;
 use weighbridge::layer::audit::Clerk;
 use weighbridge::layer::cache::Store;
+use weighbridge::layer::decision_cache::DecisionCache;
 use weighbridge::layer::idempotency::Ledger;
 use weighbridge::layer::idempotency_key::Answers;
 use weighbridge::layer::verify_signature::Nonces;
@@ -323,6 +325,8 @@ impl World {
         let shared = Shared {
             store: Store::new(64 << 20, [7; 32], &metrics),
             answers: Answers::new(64 << 20),
+            velocity: Arc::new(Velocity::new([7; 32])),
+            decisions: Arc::new(DecisionCache::new([7; 32])),
             ledger,
             clerk,
             nonces: plan.nonces.clone().unwrap_or_else(Nonces::in_memory),

@@ -167,7 +167,7 @@ fn percent(value: &Value<'_>) -> Option<Field<u32>> {
 }
 
 /// A plain decimal number times 10^`decimals`, nothing rounded.
-fn millionths(text: &str, decimals: usize) -> Option<u32> {
+pub(super) fn millionths(text: &str, decimals: usize) -> Option<u32> {
     let (whole, fraction) = text.split_once('.').unwrap_or((text, ""));
     let plain = |part: &str| part.bytes().all(|b| b.is_ascii_digit());
     if whole.is_empty() || fraction.len() > decimals || !plain(whole) || !plain(fraction) {

@@ -11,7 +11,9 @@ use crate::domain::policy::{FailureModes, VendorAction};
 use super::budgets::RawSpending;
 use super::lists::RawList;
 use super::policy::{RawPolicy, on_exhausted};
+use super::reuse::RawReuse;
 use super::routes::place;
+use super::velocity::RawVelocity;
 
 const MOST_CANDIDATES: usize = 32;
 
@@ -25,6 +27,8 @@ pub(in crate::config) struct RawRisk {
     pub(in crate::config) max_attempts: Option<Field<u32>>,
     pub(in crate::config) bands: Option<RawBands>,
     pub(in crate::config) vendor_action: Option<Field<VendorAction>>,
+    pub(in crate::config) velocity: Vec<RawVelocity>,
+    pub(in crate::config) reuse: Option<RawReuse>,
     pub(in crate::config) audit: Option<Field<OnUnrecorded>>,
     pub(in crate::config) spending: RawSpending,
     pub(in crate::config) on_exhausted: Option<Field<FailureModes>>,
@@ -40,7 +44,7 @@ pub(in crate::config) struct RawBands {
 }
 
 pub(super) fn risk(value: &Value<'_>) -> Option<RawRisk> {
-    const RISK_KEYS: [&str; 13] = [
+    const RISK_KEYS: [&str; 15] = [
         "candidates",
         "deadline",
         "hard_limit",
@@ -49,6 +53,8 @@ pub(super) fn risk(value: &Value<'_>) -> Option<RawRisk> {
         "bands",
         "vendor_action",
         "on_exhausted",
+        "velocity",
+        "reuse",
         "audit",
         "budget",
         "ladder",
@@ -56,7 +62,7 @@ pub(super) fn risk(value: &Value<'_>) -> Option<RawRisk> {
         "list",
     ];
     const AUDIT: [(&str, OnUnrecorded); 2] = [("refuse", OnUnrecorded::Refuse), ("continue", OnUnrecorded::Continue)];
-    let table = value.table()?.only(&RISK_KEYS, &["reuse"]);
+    let table = value.table()?.only(&RISK_KEYS, &[]);
     let time = |name: &str| table.get(name).and_then(|value| value.duration(ANY_LIMIT));
     Some(RawRisk {
         at: place(&table),
@@ -68,6 +74,8 @@ pub(super) fn risk(value: &Value<'_>) -> Option<RawRisk> {
         bands: table.required("bands").and_then(|value| bands(&value)),
         vendor_action: table.get("vendor_action").and_then(|value| vendor_action(&value)),
         on_exhausted: table.get("on_exhausted").and_then(|value| on_exhausted(&value)),
+        velocity: table.get("velocity").map(|value| RawVelocity::read_all(&value)).unwrap_or_default(),
+        reuse: table.get("reuse").and_then(|value| RawReuse::read(&value)),
         audit: table.get("audit").and_then(|value| value.word(&AUDIT)),
         spending: RawSpending::read(&table),
         policies: table

@@ -17,6 +17,7 @@ fn decided() -> Reply {
         reasons: Vec::new(),
         applied: Applied::sample(),
         late_verdict_expected: false,
+        reused: None,
         created_at_ms: 7,
     };
     Reply { decision: Some(Arc::new(decision)), ..Reply::json(bytes::Bytes::new()) }

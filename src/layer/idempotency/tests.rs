@@ -22,6 +22,7 @@ fn decision() -> Reply {
         reasons: Vec::new(),
         applied: crate::domain::policy::Applied::sample(),
         late_verdict_expected: false,
+        reused: None,
         created_at_ms: 7,
     };
     replay(&Decided { body: [0; 32], decision: Arc::new(decision), late: false })

@@ -24,6 +24,7 @@ fn decided() -> Reply {
         reasons: Vec::new(),
         applied: crate::domain::policy::Applied::sample(),
         late_verdict_expected: false,
+        reused: None,
         created_at_ms: 0,
     };
     Reply {

@@ -25,6 +25,7 @@ fn everything() -> Arc<Metrics> {
     metrics.risk_score(Some("v1"), Score::ONE);
     metrics.config_in_use("abcdef012345", 1_700_000_000);
     metrics.caller(&CallerId::new("c"));
+    metrics.velocity(&"cards".into());
     metrics.budget(&CallerId::new("c"), Period::Day, Currency::parse("CNY").unwrap());
     metrics.merchant_budget(["merchant", "m", ""], Period::Day, Currency::parse("CNY").unwrap());
     metrics.feature_dropped("fx");

@@ -296,6 +296,7 @@ fn decided(verdict: Verdict, facts: &RiskFacts) -> Result<Reply, AttemptError> {
         applied: ruling.applied.clone(),
         late_verdict_expected: false,
         created_at_ms: clock::unix_ms(),
+        reused: None,
     };
     Ok(Reply {
         status: StatusCode::OK,

@@ -8,7 +8,7 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 
 use crate::domain::clock;
-use crate::domain::decision::{Action, Decision, DecisionSource, Score};
+use crate::domain::decision::{Action, Decision, DecisionSource, Reused, Score};
 use crate::domain::policy::{Applied, Bands};
 
 /// A decision with what its answer says about it beyond the decision itself.
@@ -40,6 +40,8 @@ struct Answer<'a> {
     source: &'static str,
     degraded: bool,
     late_verdict_expected: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reuse: Option<Reuse<'a>>,
     reasons: Vec<Reason<'a>>,
     explanation: Option<Explanation<'a>>,
     step_up: Option<()>,
@@ -50,6 +52,13 @@ struct Answer<'a> {
     #[serde(skip_serializing_if = "<[String]>::is_empty")]
     features_dropped: &'a [String],
     created_at: String,
+}
+
+#[derive(Serialize)]
+struct Reuse<'a> {
+    of: &'a str,
+    age_ms: u64,
+    expires_in_ms: u64,
 }
 
 #[derive(Serialize)]
@@ -102,8 +111,9 @@ fn answer<'a>(view: &DecisionView<'a>) -> Answer<'a> {
         recommendation: verdict.and_then(|verdict| verdict.recommendation.as_deref()),
         risk_score: verdict.and_then(|verdict| verdict.score).and_then(number),
         source: decision.source.as_str(),
-        degraded: matches!(decision.source, DecisionSource::Fallback(_)),
+        degraded: decision.is_degraded(),
         late_verdict_expected: decision.late_verdict_expected,
+        reuse: decision.reused.as_ref().map(reuse),
         reasons: decision.reasons.iter().map(|reason| Reason { code: &reason.code, text: &reason.text }).collect(),
         explanation: staff_text(decision).map(|staff| Explanation { staff, customer: customer_text(decision.action) }),
         step_up: None,
@@ -115,6 +125,10 @@ fn answer<'a>(view: &DecisionView<'a>) -> Answer<'a> {
         features_dropped: verdict.map_or(&[], |verdict| &verdict.features_dropped),
         created_at: clock::rfc3339(decision.created_at_ms),
     }
+}
+
+fn reuse(reused: &Reused) -> Reuse<'_> {
+    Reuse { of: reused.of.as_str(), age_ms: reused.age_ms, expires_in_ms: reused.expires_in_ms }
 }
 
 fn provider(reference: &crate::domain::decision::ProviderReference) -> Provider<'_> {

@@ -268,6 +268,7 @@ fn decision() -> Decision {
         reasons: vec![Reason { code: "device_mismatch".to_owned(), text: "\"quoted\"".to_owned() }],
         applied: Applied::sample(),
         late_verdict_expected: false,
+        reused: None,
         created_at_ms: 1_795_341_600_123,
     }
 }
