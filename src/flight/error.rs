@@ -71,7 +71,7 @@ pub enum CallError {
     #[error("unknown caller key")]
     BadKey,
     /// The caller must sign, and this is not signed, or not with its key. Which of them is not told.
-    #[error("the signature of the request is missing or wrong")]
+    #[error("the signature of the request is missing or wrong; send di-signature over exactly what is sent")]
     BadSignature,
     /// The signature's time is too far from ours.
     #[error(

@@ -188,19 +188,8 @@ fn tell(error: &CallError) -> Told {
             let message = "the key is missing or not known; send authorization: Bearer <caller key>";
             invalid(StatusCode::UNAUTHORIZED, Some("invalid_api_key"), message.to_owned()).final_word()
         }
-        CallError::BadSignature => {
-            let message =
-                "the signature of the request is missing or wrong; send di-signature over exactly what is sent";
-            signed(StatusCode::UNAUTHORIZED, "invalid_signature", "signature-not-accepted", message.to_owned())
-        }
-        CallError::StaleTimestamp { .. } => {
-            signed(StatusCode::UNAUTHORIZED, "stale_timestamp", "stale-timestamp", error.to_string())
-        }
-        CallError::Replayed => signed(StatusCode::CONFLICT, "replay", "replay", error.to_string()),
-        CallError::NoNonceRoom => {
-            let status = StatusCode::SERVICE_UNAVAILABLE;
-            // An SDK would send the same signature again.
-            Told::new(status, API, Some("overloaded"), error.to_string()).retry(Some(jittered())).final_word()
+        CallError::BadSignature | CallError::StaleTimestamp { .. } | CallError::Replayed | CallError::NoNonceRoom => {
+            of_signature(error)
         }
         CallError::NotAllowed(_) => Told::new(StatusCode::FORBIDDEN, "permission_error", None, error.to_string()),
         CallError::Shed { .. } => {
@@ -265,8 +254,18 @@ fn tell(error: &CallError) -> Told {
 }
 
 /// About a signature. An SDK that repeats the request repeats the signature, which cannot do better.
-fn signed(status: StatusCode, code: &str, slug: &'static str, message: String) -> Told {
-    Told { slug: Some(slug), ..Told::new(status, INVALID, Some(code), message).final_word() }
+fn of_signature(error: &CallError) -> Told {
+    let (status, code, slug) = match error {
+        CallError::StaleTimestamp { .. } => (StatusCode::UNAUTHORIZED, "stale_timestamp", "stale-timestamp"),
+        CallError::Replayed => (StatusCode::CONFLICT, "replay", "replay"),
+        CallError::NoNonceRoom => {
+            let status = StatusCode::SERVICE_UNAVAILABLE;
+            let told = Told::new(status, API, Some("overloaded"), error.to_string());
+            return told.retry(Some(jittered())).final_word();
+        }
+        _ => (StatusCode::UNAUTHORIZED, "invalid_signature", "signature-not-accepted"),
+    };
+    Told { slug: Some(slug), ..Told::new(status, INVALID, Some(code), error.to_string()).final_word() }
 }
 
 fn unknown_model(model: &str) -> String {
