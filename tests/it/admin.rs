@@ -25,12 +25,16 @@ fn health_is_plain_text_that_is_never_stored() {
     assert_eq!(sandbox.admin_get("/").status, 404);
 }
 
-/// Rows whose series need a name that only traffic gives.
-const AFTER_TRAFFIC: [&str; 4] = [
+/// Rows whose series need a name that only traffic or a merchant's budget gives.
+const AFTER_TRAFFIC: [&str; 8] = [
     "weighbridge_failovers_total",
     "weighbridge_risk_score",
     "weighbridge_cost_micro_total",
     "weighbridge_extra_cost_micro_total",
+    "weighbridge_merchant_budget_limit_micro",
+    "weighbridge_merchant_budget_spent_micro",
+    "weighbridge_merchant_budget_reserved_micro",
+    "weighbridge_features_dropped_total",
 ];
 
 #[test]

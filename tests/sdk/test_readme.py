@@ -11,7 +11,7 @@ import sys
 
 import pytest
 
-from harness import BINARY, ROOT, Sandbox, exchange
+from harness import BINARY, ROOT, Sandbox, exchange, payment
 
 README = (ROOT / "README.md").read_text()
 ENOUGH_SECONDS = 60
@@ -26,10 +26,14 @@ def printed(block: str) -> list:
     return re.findall(r"(?:^|  )# (.*)$", block, re.MULTILINE)
 
 
+# Of a merchant that no example names.
+BUDGET = '\n[[risk.budget]]\nmerchant = "m-poor"\namount = "0.05 CNY"\nper = "month"\n'
+
+
 @pytest.fixture(scope="module")
 def reader(tmp_path_factory):
     """A sandbox of README's own: its examples make a provider fail, and the other suites share theirs."""
-    running = Sandbox(tmp_path_factory.mktemp("readme"))
+    running = Sandbox(tmp_path_factory.mktemp("readme"), budgets=BUDGET)
     yield running
     running.stop()
 
@@ -106,6 +110,8 @@ def test_every_metric_is_in_readme_as_it_is_in_the_catalog():
 
 
 def test_every_metric_of_readme_is_exported(reader):
+    poor = payment(features=["fx", "receipt_ocr"], merchant={"id": "m-poor"})
+    assert reader.assess(poor).json()["features_dropped"] == ["receipt_ocr"]
     named = set(metric_rows()) | set(re.findall(r"\bweighbridge_\w+", README))
     text = exchange(reader.admin, "GET", "/metrics").body.decode()
     exported = set(re.findall(r"^# TYPE (\w+) ", text, re.MULTILINE))
