@@ -50,7 +50,7 @@ pub(super) fn plan_rules(
     raw: &RawRisk,
     files: &ListFiles<'_>,
     counted: &[Arc<VelocityRule>],
-    inherited: Option<Inherited>,
+    inherited: Option<&Inherited>,
     report: &Report<'_>,
 ) -> PlannedRules {
     checks::unique(raw.lists.iter().filter_map(|list| list.name.as_ref()), "the list's name", report);
@@ -65,7 +65,12 @@ pub(super) fn plan_rules(
     PlannedRules { policies: policies.collect(), lists: lists.clone() }
 }
 
-fn plan(raw: &RawPolicy, known: Known<'_>, inherited: Option<Inherited>, report: &Report<'_>) -> Option<PlannedPolicy> {
+fn plan(
+    raw: &RawPolicy,
+    known: Known<'_>,
+    inherited: Option<&Inherited>,
+    report: &Report<'_>,
+) -> Option<PlannedPolicy> {
     if let Some(name) = raw.name.as_ref().filter(|name| name.value == DEFAULT_RULE) {
         let mistake = name.mistake(Code::Conflict, "this is the name of the rule that decides where no policy matches");
         report.add(mistake.hint("choose another name"));

@@ -66,7 +66,7 @@ pub(super) fn plan_risk(
     let review = FailureModes::all(OnExhausted::Review);
     let on_exhausted = raw.on_exhausted.as_ref().map_or(review, |field| field.value);
     let inherited = bands.map(|bands| Inherited { bands, vendor_action, on_exhausted });
-    let rules = plan_rules(raw, lists, &velocity, inherited, report);
+    let rules = plan_rules(raw, lists, &velocity, inherited.as_ref(), report);
     let reuse = raw.reuse.as_ref().and_then(|reuse| reusing::policy(reuse, bands, report));
     Some(PlannedRisk {
         picks,

@@ -29,6 +29,8 @@ fn health_is_plain_text_that_is_never_stored() {
 const AFTER_TRAFFIC: [&str; 8] = [
     "weighbridge_failovers_total",
     "weighbridge_risk_score",
+    "weighbridge_velocity_events_total",
+    "weighbridge_velocity_keys",
     "weighbridge_cost_micro_total",
     "weighbridge_extra_cost_micro_total",
     "weighbridge_merchant_budget_limit_micro",

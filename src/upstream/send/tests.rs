@@ -177,7 +177,7 @@ async fn a_token_that_was_withdrawn_is_replaced_once() {
 async fn f13_without_a_token_nothing_of_the_payment_is_sent() {
     let judge = Judge::new();
     for fault in ["status:500", "status:401", "garbage", "refuse", "empty"] {
-        judge.faults.set(TOKEN_FAULTS, vec![Fault::parse(fault).unwrap()]);
+        judge.faults.always(TOKEN_FAULTS, Fault::parse(fault).unwrap());
         let error = judge.assess("T-1", "1.00").await.err().unwrap();
         assert_eq!(error.sent, Sent::No, "{fault}");
         judge.faults.clear(TOKEN_FAULTS);
