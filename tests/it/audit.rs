@@ -312,3 +312,59 @@ async fn c21_recording_has_its_own_part_of_the_deadline() {
     }
     assert_eq!(decisions(site.folder.path()).len(), 3);
 }
+
+/// Payments of a known payer, whose decisions may be given again.
+fn reusing() -> Plan {
+    let reuse =
+        "reuse = { mode = \"first\", max_amount = \"200.00 CNY\", max_sum = \"400.00 CNY\", self_audit = 0.01 }";
+    Plan::replacing("on_exhausted = \"review\"", &format!("on_exhausted = \"review\"\n{reuse}"))
+}
+
+fn of_a_known_payer(number: &str) -> Value {
+    let mut body = payment(number, "10.00");
+    body["instrument"] = json!({ "type": "card", "fingerprint": "f1", "bin": "621234", "last4": "1234" });
+    body["device"] = json!({ "id": "d1", "ip": "203.0.113.7", "known_since": "2025-06-01T00:00:00Z" });
+    body
+}
+
+#[tokio::test]
+async fn a_decision_that_was_given_again_is_a_record_of_its_own_and_survives_a_restart() {
+    let site = Site::with(reusing(), tempfile::tempdir().unwrap());
+    let live = site.world.assess(&of_a_known_payer("T1")).await;
+    let cached = site.world.assess(&of_a_known_payer("T2")).await;
+    assert_eq!(cached.json()["source"], "cached", "{}", cached.text());
+    let read = site.world.call(get(&format!("/v1/risk/assessments/{}", id(&cached)), SHOP)).await;
+    assert_eq!(read.json(), cached.json());
+    let again = Site::with(reusing(), site.stop());
+    let replayed = again.world.assess(&of_a_known_payer("T2")).await;
+    let (mut was, mut is) = (cached.json(), replayed.json());
+    assert_eq!((was["source"].take(), is["source"].take()), (json!("cached"), json!("replayed")));
+    assert_eq!(was, is);
+    assert_eq!(again.world.scorings(), 0);
+    let folder = again.stop();
+    let stored = decisions(folder.path());
+    assert_eq!((stored.len(), &stored[1].id), (2, &id(&cached)));
+    assert_eq!(
+        body(folder.path(), &id(&cached))["reused"]["of"],
+        live.json()["id"],
+        "{}",
+        body(folder.path(), &id(&cached))
+    );
+    sound(folder.path());
+}
+
+#[tokio::test]
+async fn a_fraud_ends_what_could_be_given_again_to_its_payer_and_a_good_outcome_does_not() {
+    let site = Site::with(reusing(), tempfile::tempdir().unwrap());
+    let live = id(&site.world.assess(&of_a_known_payer("T1")).await);
+    let report = async |label: &str| {
+        let body = json!({ "label": label, "by": "anna" }).to_string();
+        site.world.call(post(&format!("/v1/risk/assessments/{live}/outcome"), SHOP, body)).await.status
+    };
+    let source = async |number: &str| site.world.assess(&of_a_known_payer(number)).await.json()["source"].clone();
+    assert_eq!(report("legitimate").await, 201);
+    assert_eq!(source("T2").await, "cached");
+    assert_eq!(report("chargeback").await, 201);
+    assert_eq!(source("T3").await, "live");
+    assert_eq!(site.world.scorings(), 2);
+}

@@ -154,3 +154,35 @@ async fn what_the_request_does_not_say_is_not_counted() {
         assert_eq!(action(&world.assess(&payment(&format!("T{number}"), "1.00")).await), "PASS");
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_policy_reads_a_counter_and_one_that_nobody_knows_is_for_a_person() {
+    let rules = r#"
+[[risk.velocity]]
+name = "spent"
+by = "device"
+measure = "sum"
+currency = "CNY"
+window = "1d"
+most = 100
+
+[[risk.policy]]
+name = "big spenders"
+when = 'velocity.spent > 250'
+action = "REVIEW"
+"#;
+    let world = World::with(&plan(rules));
+    let rule = |answer: &Answer| answer.json()["policy"]["rule"].as_str().unwrap().to_owned();
+    for (number, expected) in [(1, ("PASS", "default")), (2, ("PASS", "default")), (3, ("REVIEW", "big spenders"))] {
+        let answer = world.assess(&from(number, "d0", "c")).await;
+        assert_eq!((action(&answer).as_str(), rule(&answer).as_str()), expected, "{number}");
+    }
+    // Who does not say a device has spent nothing with it.
+    assert_eq!(action(&world.assess(&payment("T4", "100.00")).await), "PASS");
+    for number in 5..104 {
+        assert_eq!(action(&world.assess(&from(number, &format!("d{number}"), "c")).await), "PASS");
+    }
+    let stranger = world.assess(&from(104, "stranger", "c")).await;
+    assert_eq!((action(&stranger).as_str(), rule(&stranger).as_str()), ("REVIEW", "default"), "{}", stranger.text());
+    assert_eq!(world.metric("weighbridge_policy_unclear_total", &[]), 1.0);
+}
