@@ -302,7 +302,7 @@ async fn without_a_record_nothing_can_be_read_again_and_that_is_said() {
 }
 
 #[tokio::test]
-async fn c21_recording_has_its_own_part_of_the_deadline() {
+async fn recording_has_its_own_part_of_the_deadline() {
     let site = Site::new();
     site.world.fault("alipay", "stall");
     for number in 0..3 {

@@ -64,7 +64,7 @@ def test_a_hundred_thousand_calls_cost_between_two_and_five_thousand_yuan(tmp_pa
     expected = sum(price(book, ASKED[number % 100]) for number in range(CALLS))
     assert 2_000_000_000 * CALLS <= expected * 100_000 <= 5_000_000_000 * CALLS
 
-    sandbox = Sandbox(tmp_path, budgets=BUDGETS)
+    sandbox = Sandbox(tmp_path, more_risk=BUDGETS)
     try:
         with ThreadPoolExecutor(CONNECTIONS) as threads:
             sums = list(threads.map(lambda first: ask(sandbox, first), range(CONNECTIONS)))

@@ -26,14 +26,25 @@ def printed(block: str) -> list:
     return re.findall(r"(?:^|  )# (.*)$", block, re.MULTILINE)
 
 
-# Of a merchant that no example names.
-BUDGET = '\n[[risk.budget]]\nmerchant = "m-poor"\namount = "0.05 CNY"\nper = "month"\n'
+# Of a merchant that no example names, and a counter that stops nobody: both have metrics of their own.
+MORE_RISK = """
+[[risk.budget]]
+merchant = "m-poor"
+amount = "0.05 CNY"
+per = "month"
+
+[[risk.velocity]]
+name = "seen"
+by = "user"
+measure = "count"
+window = "1h"
+"""
 
 
 @pytest.fixture(scope="module")
 def reader(tmp_path_factory):
     """A sandbox of README's own: its examples make a provider fail, and the other suites share theirs."""
-    running = Sandbox(tmp_path_factory.mktemp("readme"), budgets=BUDGET)
+    running = Sandbox(tmp_path_factory.mktemp("readme"), more_risk=MORE_RISK)
     yield running
     running.stop()
 
@@ -124,7 +135,7 @@ def flags(command: str) -> set:
     return set(re.findall(r"^ +(?:-\w, )?(--[a-z-]+)", told, re.MULTILINE)) - {"--help"}
 
 
-@pytest.mark.parametrize("command", ["serve", "sandbox", "check", "digest"])
+@pytest.mark.parametrize("command", ["serve", "sandbox", "check", "digest", "simulate"])
 def test_every_flag_is_in_readme(command):
     known = flags(command)
     assert known
@@ -133,7 +144,9 @@ def test_every_flag_is_in_readme(command):
 
 def test_every_flag_of_the_table_exists():
     listed = set(re.findall(r"^\| `(--[a-z-]+)", README, re.MULTILINE))
-    assert listed == flags("serve") | flags("check")
+    common, simulate = flags("serve") | flags("check"), flags("simulate")
+    assert listed - simulate == common
+    assert listed <= common | simulate
 
 
 def rust_tests() -> dict:
