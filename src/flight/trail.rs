@@ -197,8 +197,8 @@ pub struct Story {
     pub cost: CostNote,
     /// A risk call's outcome.
     pub decision: Option<(Action, DecisionSource)>,
-    /// The answer that was given instead of a verdict, for the record of one that comes late.
-    pub fallback: Option<DecisionId>,
+    /// The decision that was answered in a verdict's stead: a failure mode's, or an earlier one given again.
+    pub stood_in: Option<DecisionId>,
     /// Bytes of the request body.
     pub bytes_in: u64,
     /// How often the caller's SDK had tried before.

@@ -215,7 +215,12 @@ fn event(revision: &Revision) -> Option<Event> {
         "type": "decision.revised",
         "created_at": clock::rfc3339(clock::unix_ms()),
         "tenant": revision.context.caller.tenant.as_str(),
-        "served": { "action": revision.served.as_str(), "source": "fallback", "request_id": revision.context.id.as_str() },
+        "served": {
+            "id": revision.served.id.as_str(),
+            "action": revision.served.action.as_str(),
+            "source": revision.served.source.as_str(),
+            "request_id": revision.context.id.as_str(),
+        },
         "decision": RawValue::from_string(told).ok()?,
     });
     let provider = decision.verdict.map(|verdict| verdict.provider);

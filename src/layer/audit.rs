@@ -110,7 +110,7 @@ impl Paper {
 
     fn entry(&self, decision: &Decision) -> Entry {
         let story = self.context.trail.lock();
-        let (attempts, fallback) = (attempts(&story), story.fallback.clone());
+        let (attempts, first) = (attempts(&story), story.stood_in.clone());
         drop(story);
         let took_ms = u64::try_from(self.context.arrived.elapsed().as_millis()).unwrap_or(u64::MAX);
         Entry::decision(&Told {
@@ -122,7 +122,7 @@ impl Paper {
             decision,
             attempts,
             took_ms,
-            instead_of: fallback.as_ref().filter(|first| **first != decision.id).map(DecisionId::as_str),
+            instead_of: first.as_ref().filter(|first| **first != decision.id).map(DecisionId::as_str),
         })
     }
 }

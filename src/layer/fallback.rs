@@ -76,7 +76,8 @@ where
             if let Some(decision) = &reply.decision {
                 let mut story = trail.lock();
                 story.decision = Some((decision.action, decision.source));
-                story.fallback = matches!(decision.source, DecisionSource::Fallback(_)).then(|| decision.id.clone());
+                let stands_in = matches!(decision.source, DecisionSource::Fallback(_) | DecisionSource::Cached);
+                story.stood_in = stands_in.then(|| decision.id.clone());
                 drop(story);
                 count(&params.metrics, facts.assessment.merchant.category.as_deref(), decision);
             }

@@ -11,7 +11,8 @@ use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout_at};
 use tower::{Layer, Service};
 
-use crate::domain::decision::{Action, Decision, DecisionSource, FallbackReason};
+use crate::domain::decision::{Action, Decision, DecisionSource};
+use crate::domain::id::DecisionId;
 use crate::flight::call::{Call, CallContext, RiskFacts};
 use crate::flight::error::CallError;
 use crate::flight::reply::Reply;
@@ -45,9 +46,19 @@ pub struct Revision {
     /// Who asked.
     pub context: Arc<CallContext>,
     /// What was served.
-    pub served: Action,
+    pub served: Served,
     /// What it should have been.
     pub decision: Arc<Decision>,
+}
+
+/// The answer in a verdict's stead.
+pub struct Served {
+    /// The decision.
+    pub id: DecisionId,
+    /// What it said.
+    pub action: Action,
+    /// Where it came from.
+    pub source: DecisionSource,
 }
 
 /// What writing the answer may take after the timer fired.
@@ -154,11 +165,14 @@ impl Told {
     }
 
     /// Only the call that was made tells: those that waited for it are given the same decision. Where the route answers
-    /// with an error the caller decided, and there is nothing to revise.
+    /// with an error the caller decided, and whoever had left was given nothing: there is nothing to revise.
     fn revised(self, decision: Arc<Decision>) -> Option<BoxFuture<()>> {
         let Self { revise, facts, context } = self;
-        let served = facts.ruling.without_verdict(FallbackReason::Deadline, facts.assessment.amount)?;
-        let worse = decision.source == DecisionSource::Live && decision.action > served;
+        let story = context.trail.lock();
+        let ((action, source), id) = story.decision.zip(story.stood_in.clone())?;
+        drop(story);
+        let served = Served { id, action, source };
+        let worse = decision.source == DecisionSource::Live && decision.action > served.action;
         worse.then(|| revise.revised(Revision { facts, context, served, decision }))
     }
 }

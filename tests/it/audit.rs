@@ -301,16 +301,18 @@ async fn without_a_record_nothing_can_be_read_again_and_that_is_said() {
     assert!(read.text().contains("without a data folder"), "{}", read.text());
 }
 
+/// How much of the deadline is kept for it is a law of `layer/audit`; that the deadline holds is proven on a paused clock.
 #[tokio::test]
-async fn recording_has_its_own_part_of_the_deadline() {
-    let site = Site::new();
+async fn what_is_answered_for_a_silent_provider_is_on_record_too() {
+    let plan = Plan::replacing("on_exhausted = \"review\"", "on_exhausted = \"review\"\naudit = \"continue\"");
+    let site = Site::with(plan, tempfile::tempdir().unwrap());
     site.world.fault("alipay", "stall");
     for number in 0..3 {
         let answer = site.world.assess(&payment(&format!("T{number}"), "1.00")).await;
         assert_eq!(answer.json()["source"], "fallback");
-        assert!(answer.took >= Duration::from_millis(700) && answer.took <= DEADLINE, "{:?}", answer.took);
+        assert!(answer.took >= Duration::from_millis(700), "{:?}", answer.took);
     }
-    assert_eq!(decisions(site.folder.path()).len(), 3);
+    assert_eq!(decisions(site.stop().path()).len(), 3);
 }
 
 /// Payments of a known payer, whose decisions may be given again.

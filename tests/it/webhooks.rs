@@ -16,6 +16,10 @@ use crate::harness::*;
 const HOOK: &str = "10.9.9.9";
 
 fn world() -> World {
+    World::with(&Plan { routes: routes(), ..Plan::default() })
+}
+
+fn routes() -> String {
     let webhook = format!(
         r#"[[webhook]]
 tenant = "shop-eu"
@@ -25,7 +29,7 @@ auth = {{ kind = "di-hmac", key_id = "hook-1", secret_env = "ALIPAY_KEY", secret
 
 [risk]"#
     );
-    World::with(&Plan::replacing("[risk]", &webhook))
+    ROUTES.replace("[risk]", &webhook)
 }
 
 /// What the receiver read, and when.
@@ -87,6 +91,7 @@ async fn a_late_verdict_that_is_worse_is_told_once_and_signed() {
     let event = body(request);
     assert_eq!((&event["type"], &event["tenant"]), (&json!("decision.revised"), &json!("shop-eu")));
     assert_eq!((&event["served"]["action"], &event["served"]["source"]), (&json!("REVIEW"), &json!("fallback")));
+    assert_eq!(event["served"]["id"], served["id"]);
     let decision = &event["decision"];
     assert_eq!((&decision["action"], &decision["source"]), (&json!("REJECT"), &json!("late")));
     assert_eq!((&decision["out_trade_no"], &decision["risk_score"]), (&json!("T1"), &json!(0.91)));
@@ -166,4 +171,29 @@ async fn a_hundred_askers_of_one_payment_are_one_notice() {
     join_all((0..100).map(|_| world.assess(&body))).await;
     sleep(Duration::from_secs(60)).await;
     assert_eq!((read.lock().unwrap().len(), world.scorings()), (1, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_verdict_that_is_worse_than_the_earlier_decision_that_stood_in_for_it_is_told() {
+    let reuse = "reuse = { mode = \"when-late\", max_amount = \"200.00 CNY\", self_audit = 0.01 }";
+    let plan = Plan { routes: routes().replace("on_exhausted", &format!("{reuse}\non_exhausted")), ..Plan::default() };
+    let world = World::with(&plan);
+    let read = receiver(&world, &["204 No Content"]);
+    let of_a_known_payer = |number: &str, amount: &str| {
+        let mut body = payment(number, amount);
+        body["instrument"] = json!({ "type": "card", "fingerprint": "f1", "bin": "621234", "last4": "1234" });
+        body["device"] = json!({ "id": "d1", "ip": "203.0.113.7", "known_since": "2025-06-01T00:00:00Z" });
+        body
+    };
+    assert_eq!(world.assess(&of_a_known_payer("T1", "2.00")).await.json()["action"], "PASS");
+    world.faults("alipay", &["delay:2s"]);
+    // A REVIEW would be no news after the route's failure mode; after a PASS it is.
+    let served = world.assess(&of_a_known_payer("T2", "1.13")).await.json();
+    assert_eq!((&served["action"], &served["source"]), (&json!("PASS"), &json!("cached")));
+    sleep(Duration::from_secs(60)).await;
+    let read = read.lock().unwrap().clone();
+    assert_eq!(read.len(), 1);
+    let event = body(&read[0].1);
+    assert_eq!((&event["served"]["action"], &event["served"]["source"]), (&json!("PASS"), &json!("cached")));
+    assert_eq!((&event["served"]["id"], &event["decision"]["action"]), (&served["id"], &json!("REVIEW")));
 }

@@ -7,6 +7,7 @@ use http::{HeaderMap, StatusCode};
 use tower::{ServiceBuilder, ServiceExt, service_fn};
 
 use super::*;
+use crate::domain::decision::FallbackReason;
 use crate::flight::reply::{ReplyBody, UsageSlot};
 use crate::layer::fallback::{self, FallbackLayer};
 use crate::layer::idempotency::{self, IdempotencyLayer, Ledger};
