@@ -100,7 +100,7 @@ pub fn run(pinned: &Pinned) {
 }
 
 /// A provider with something wrong, as long as it lives.
-struct Provider {
+pub struct Provider {
     address: SocketAddr,
     tls: bool,
     /// What keeps a port as it is.
@@ -110,6 +110,11 @@ struct Provider {
 }
 
 impl Provider {
+    /// One with nothing wrong.
+    pub fn sound() -> Self {
+        Self::start(Wrong::Nothing)
+    }
+
     fn start(wrong: Wrong) -> Self {
         match wrong {
             Wrong::Refuses => Self::at(TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()),
@@ -136,7 +141,8 @@ impl Provider {
         self
     }
 
-    fn file(&self) -> String {
+    /// Its file in the providers folder.
+    pub fn file(&self) -> String {
         let scheme = if self.tls { "https" } else { "http" };
         format!(
             r#"id = "alipay"
@@ -224,7 +230,7 @@ async fn drip(mut io: TcpStream, simulator: SocketAddr) {
 }
 
 /// A request or an answer with a declared length.
-async fn whole_message(io: &mut TcpStream) -> Option<Vec<u8>> {
+pub async fn whole_message(io: &mut TcpStream) -> Option<Vec<u8>> {
     let mut bytes = Vec::new();
     loop {
         if let Some(end) = find(&bytes, b"\r\n\r\n") {

@@ -10,7 +10,8 @@
 //! Options after `--`: `--seconds N` a phase, `--rounds N`, `--connections N`, `--rate N` for the latency phase,
 //! `--only bare,weighbridge`, `--smoke` (a short run that fails on any error), `--callgrind [--budget N]` (user
 //! instructions a request, see benches/callgrind.sh), `--deadline` (the risk route under each fault of its provider: its
-//! slowest answer must leave by the deadline and 20 ms). Every run ends by itself.
+//! slowest answer must leave by the deadline and 20 ms), `--decisions` (the risk route with its record: decisions a second,
+//! and latencies at 2,000 a second, asked of the provider and given again). Every run ends by itself.
 //!
 //! It does not measure the network, TLS or real providers.
 
@@ -28,6 +29,7 @@
 
 mod callgrind;
 mod deadline;
+mod decisions;
 mod load;
 mod process;
 mod servers;
@@ -50,6 +52,7 @@ pub struct Options {
     smoke: bool,
     callgrind: bool,
     deadline: bool,
+    decisions: bool,
     budget: Option<f64>,
 }
 
@@ -78,6 +81,7 @@ fn options(arguments: &[String]) -> Options {
         smoke,
         callgrind: arguments.iter().any(|argument| argument == "--callgrind"),
         deadline: arguments.iter().any(|argument| argument == "--deadline"),
+        decisions: arguments.iter().any(|argument| argument == "--decisions"),
         budget: value("--budget").map(|text| text.parse().expect("--budget")),
     }
 }
@@ -87,6 +91,10 @@ fn measure(options: &Options) {
     pinned.pin_self();
     if options.deadline {
         deadline::run(&pinned);
+        return;
+    }
+    if options.decisions {
+        decisions::run(&pinned, options.seconds);
         return;
     }
     let upstream = Upstream::start(&pinned);
