@@ -22,13 +22,15 @@ use crate::flight::reply::Reply;
 use crate::flight::trail::Story;
 use crate::layer::{BoxFuture, always_ready};
 use crate::store::record::{Attempt, Entry, Told};
-use crate::store::writer::{Records, Watch};
+use crate::store::writer::{Pending, Records, Watch};
 use crate::telemetry::handles::AuditMetrics;
 use crate::telemetry::labels;
 use crate::telemetry::metrics::Metrics;
 
 /// Decisions known to be on record, so that giving one again asks nobody.
 const MOST_KNOWN: u64 = 100_000;
+/// Decisions on their way to the record; of more than these each one who waits hands over its own.
+const MOST_NOTED: u64 = 10_000;
 /// What recording may take of a deadline of 480 ms or more; of a shorter one an eighth.
 const ROOM: Duration = Duration::from_millis(60);
 /// How long the record of a late verdict is waited for.
@@ -53,13 +55,16 @@ pub struct Clerk(Arc<Desk>);
 struct Desk {
     records: Records,
     known: Moka<DecisionId, ()>,
+    /// On their way to the record.
+    noted: Moka<DecisionId, Pending>,
     metrics: Arc<Metrics>,
 }
 
 impl Clerk {
     /// One for all workers and configurations.
     pub fn new(records: Records, metrics: Arc<Metrics>) -> Self {
-        Self(Arc::new(Desk { records, known: Moka::new(MOST_KNOWN), metrics }))
+        let noted = Moka::builder().max_capacity(MOST_NOTED).time_to_live(PATIENCE).build();
+        Self(Arc::new(Desk { records, known: Moka::new(MOST_KNOWN), noted, metrics }))
     }
 
     /// The record.
@@ -74,7 +79,7 @@ impl Clerk {
 
     /// Hands a verdict over and waits for nothing: whoever gives the decision waits.
     pub fn note(&self, paper: &Paper, decision: &Decision) {
-        drop(self.0.records.add(paper.entry(decision)));
+        self.0.noted.insert(decision.id.clone(), self.0.records.hand_over(paper.entry(decision)));
     }
 
     /// Sees to it that a verdict is on record that nobody waits for any more.
@@ -220,9 +225,20 @@ where
 
 /// True once it is durable; false if that failed or took too long.
 async fn on_record(clerk: &Clerk, paper: &Paper, decision: &Decision, by: Instant) -> bool {
-    let durable = matches!(timeout_at(by, clerk.0.records.add(paper.entry(decision))).await, Ok(Ok(_)));
+    let Desk { records, known, noted, .. } = &*clerk.0;
+    let recorded = async {
+        // What was handed over where it was learnt is waited for; if that failed, it is tried once more.
+        if let Some(pending) = noted.get(&decision.id)
+            && pending.outcome().await.is_ok()
+        {
+            return true;
+        }
+        records.add(paper.entry(decision)).await.is_ok()
+    };
+    let durable = timeout_at(by, recorded).await.unwrap_or(false);
     if durable {
-        clerk.0.known.insert(decision.id.clone(), ());
+        known.insert(decision.id.clone(), ());
+        noted.invalidate(&decision.id);
     }
     durable
 }

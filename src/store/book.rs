@@ -196,7 +196,7 @@ pub(super) fn chain_of(db: &Connection) -> Result<Option<(ChainId, [u8; 32])>, S
 
 fn head(db: &Connection, chain: &ChainId) -> Result<Head, StoreError> {
     let last = db
-        .prepare("SELECT seq, hash FROM records ORDER BY seq DESC LIMIT 1")?
+        .prepare_cached("SELECT seq, hash FROM records ORDER BY seq DESC LIMIT 1")?
         .query_row([], |row| Ok(Head { seq: row.get(0)?, hash: row.get(1)? }));
     Ok(last.optional()?.unwrap_or(Head { seq: 0, hash: root(chain) }))
 }
@@ -249,7 +249,7 @@ impl<'b> Page<'b> {
     fn decision(&mut self, new: &NewDecision) -> Result<Recorded, StoreError> {
         let id = new.id.as_str();
         let known = "SELECT 1 FROM records WHERE kind = 'decision' AND id = ?1";
-        if self.tx.prepare(known)?.exists([id])? {
+        if self.tx.prepare_cached(known)?.exists([id])? {
             return Ok(Recorded::Before);
         }
         let (subject, key) = self.subject(&new.tenant, &new.user)?;
@@ -262,7 +262,7 @@ impl<'b> Page<'b> {
 
     fn outcome(&mut self, new: &NewOutcome) -> Result<Recorded, StoreError> {
         let about = "SELECT subject FROM records WHERE kind = 'decision' AND id = ?1 AND tenant = ?2";
-        let about = self.tx.prepare(about)?.query_row([&new.id, &new.tenant], |row| row.get(0)).optional()?;
+        let about = self.tx.prepare_cached(about)?.query_row([&new.id, &new.tenant], |row| row.get(0)).optional()?;
         let Some(subject): Option<SubjectId> = about else { return Ok(Recorded::NoSuchDecision) };
         // What a case handler writes is about the person too; who is forgotten stays forgotten.
         let sealed = match (&new.note, self.key_of(&subject)?) {
@@ -294,14 +294,15 @@ impl<'b> Page<'b> {
             return Ok((*id, Arc::clone(key)));
         }
         let known = "SELECT id, wrapped FROM subjects WHERE lookup = ?1";
-        let known = self.tx.prepare(known)?.query_row([lookup], |row| Ok((row.get(0)?, row.get(1)?))).optional()?;
+        let known =
+            self.tx.prepare_cached(known)?.query_row([lookup], |row| Ok((row.get(0)?, row.get(1)?))).optional()?;
         let known: Option<(SubjectId, Vec<u8>)> = known;
         let (id, key) = if let Some((id, wrapped)) = known {
             (id, self.keys.subject(&id, &wrapped).ok_or(StoreError::OtherKey)?)
         } else {
             let (id, key, wrapped) = self.keys.fresh_subject()?;
             let add = "INSERT INTO subjects (id, lookup, wrapped) VALUES (?1, ?2, ?3)";
-            self.tx.prepare(add)?.execute(params![id, lookup, wrapped])?;
+            self.tx.prepare_cached(add)?.execute(params![id, lookup, wrapped])?;
             (id, key)
         };
         let key = Arc::new(key);
@@ -315,7 +316,7 @@ impl<'b> Page<'b> {
         let Content { kind, id, at, tenant, body, subject, sealed } = content;
         let add = "INSERT INTO records (seq, kind, id, at, tenant, body, subject, sealed, prev, hash) \
                    VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)";
-        self.tx.prepare(add)?.execute(params![
+        self.tx.prepare_cached(add)?.execute(params![
             seq,
             kind,
             id,

@@ -14,7 +14,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use tokio::sync::oneshot;
+use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::book::{self, Book, Gap, Recorded};
@@ -106,8 +106,29 @@ pub struct Records {
     thread: Arc<Mutex<Option<JoinHandle<()>>>>,
 }
 
+type Outcome = Result<Recorded, Unrecorded>;
+type Tell = watch::Sender<Option<Outcome>>;
+
+/// What becomes of an entry that was handed over. Cloning shares it: several may wait for one entry.
+#[derive(Clone)]
+pub struct Pending(watch::Receiver<Option<Outcome>>);
+
+impl Pending {
+    /// Waits until it is durable or has failed.
+    ///
+    /// # Errors
+    /// [`Unrecorded`].
+    ///
+    /// # Cancel safety
+    /// Whoever does not wait still has it recorded.
+    pub async fn outcome(mut self) -> Result<Recorded, Unrecorded> {
+        let told = self.0.wait_for(Option::is_some).await.map(|told| *told);
+        told.ok().flatten().unwrap_or(Err(Unrecorded::Closed))
+    }
+}
+
 enum Job {
-    Add(Entry, oneshot::Sender<Result<Recorded, Unrecorded>>),
+    Add(Entry, Tell),
     Stop,
 }
 
@@ -150,31 +171,27 @@ impl Records {
         Self { jobs: mpsc::sync_channel(1).0, watch, reader: None, thread: Arc::default() }
     }
 
-    /// Hands an entry over, at once; entries are recorded in the order in which they are handed over.
-    ///
-    /// # Errors
-    /// What is waited for tells [`Unrecorded`].
-    ///
-    /// # Cancel safety
-    /// Whoever does not wait still has it recorded.
-    pub fn add(&self, entry: Entry) -> impl Future<Output = Result<Recorded, Unrecorded>> + Send + use<> {
-        let (tell, told) = oneshot::channel();
+    /// Hands an entry over, at once; entries are recorded in the order in which they are handed over. One that cannot be
+    /// taken has failed by the time this returns.
+    pub fn hand_over(&self, entry: Entry) -> Pending {
+        let (tell, told) = watch::channel(None);
         // Before it can be answered.
         self.watch.waiting(1);
         let refused = match self.jobs.try_send(Job::Add(entry, tell)) {
-            Ok(()) => None,
-            Err(TrySendError::Full(_)) => Some(Unrecorded::Full),
-            Err(TrySendError::Disconnected(_)) => Some(Unrecorded::Closed),
+            Ok(()) => return Pending(told),
+            Err(TrySendError::Full(_)) => Unrecorded::Full,
+            Err(TrySendError::Disconnected(_)) => Unrecorded::Closed,
         };
-        if refused.is_some() {
-            self.watch.waiting(-1);
-        }
-        async move {
-            match refused {
-                Some(refused) => Err(refused),
-                None => told.await.unwrap_or(Err(Unrecorded::Closed)),
-            }
-        }
+        self.watch.waiting(-1);
+        Pending(watch::channel(Some(Err(refused))).1)
+    }
+
+    /// As [`Self::hand_over`], for one who waits.
+    ///
+    /// # Errors
+    /// What is waited for tells [`Unrecorded`].
+    pub fn add(&self, entry: Entry) -> impl Future<Output = Result<Recorded, Unrecorded>> + Send + use<> {
+        self.hand_over(entry).outcome()
     }
 
     /// Who reads it; `None` if it cannot be had.
@@ -194,7 +211,7 @@ impl Records {
 }
 
 type Reopen = Box<dyn Fn() -> Result<Book, StoreError> + Send>;
-type Waiting = (Entry, oneshot::Sender<Result<Recorded, Unrecorded>>);
+type Waiting = (Entry, Tell);
 
 struct Writer {
     waiting: Receiver<Job>,
@@ -259,14 +276,14 @@ impl Writer {
                 self.unmarked += recorded.iter().filter(|recorded| matches!(recorded, Recorded::As(_))).count();
                 for (tell, recorded) in tells.into_iter().zip(recorded) {
                     // Whoever went away has it recorded all the same.
-                    let _ = tell.send(Ok(recorded));
+                    tell.send_replace(Some(Ok(recorded)));
                 }
             }
             Err(error) => {
                 self.book = None;
                 self.note_failure(&error, tells.len());
                 for tell in tells {
-                    let _ = tell.send(Err(Unrecorded::Failed));
+                    tell.send_replace(Some(Err(Unrecorded::Failed)));
                 }
             }
         }
