@@ -56,7 +56,8 @@ const ROWS: [(&str, Wrong); 9] = [
     ("answers in 2 s", Wrong::Shows("delay:2s")),
 ];
 
-const ROUTES: &str = r#"version = 1
+/// One caller, one provider, nothing else.
+pub const ROUTES: &str = r#"version = 1
 
 [[caller]]
 id = "bench"

@@ -14,26 +14,12 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::task::{LocalSet, spawn_local};
 
-use crate::deadline::{Provider, whole_message};
+use crate::deadline::{Provider, ROUTES, whole_message};
 use crate::load::{find, percentile};
 use crate::process::{Pinned, Proxy};
 
 const CONNECTIONS: u64 = 64;
 const RATE: u32 = 2_000;
-
-const ROUTES: &str = r#"version = 1
-
-[[caller]]
-id = "bench"
-tenant = "bench"
-key_digest = "sha256:KEY_DIGEST"
-allow = ["risk"]
-
-[risk]
-candidates = ["alipay"]
-bands = { pass_below = 0.3, review_from = 0.7 }
-on_exhausted = "review"
-"#;
 
 const REUSE: &str = r#"reuse = { mode = "first", ttl = "1h", max_amount = "1000000.00 CNY", max_sum = "1000000.00 CNY", max_uses = 1000, self_audit = 0.01 }
 "#;

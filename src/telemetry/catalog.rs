@@ -241,7 +241,7 @@ catalog! {
         "Users, devices and the like that a velocity counter keeps.";
     REUSE_REFUSED: Counter, Count, "weighbridge_reuse_refused_total" ["guard"]
         "Earlier decisions that were not given again, by the first guard that forbade it.";
-    REUSE_COMPARED: Counter, Count, "weighbridge_reuse_compared_total" ["provider"]
+    REUSE_COMPARED: Counter, Count, "weighbridge_reuse_compared_total" ["result"]
         "Live verdicts where an earlier decision would have passed, by whether the provider passed too.";
     REUSE_BOUND: Gauge, Count, "weighbridge_reuse_disagreement_bound_ppm" []
         "The largest upper 95 % bound of disagreement of a merchant with enough comparisons, in millionths.";

@@ -325,7 +325,7 @@ async fn audited_calls_go_live_and_a_merchant_that_disagrees_is_switched_off() {
         is(&world.assess(&from(number, "100.00")).await, "PASS", "live");
     }
     assert_eq!(world.scorings(), 4, "all of them are audited");
-    let compared = |how: &str| world.metric("weighbridge_reuse_compared_total", &[&format!("provider=\"{how}\"")]);
+    let compared = |how: &str| world.metric("weighbridge_reuse_compared_total", &[&format!("result=\"{how}\"")]);
     assert_eq!((compared("agreed"), compared("disagreed")), (3.0, 0.0));
     is(&world.assess(&from(5, "100.13")).await, "REVIEW", "live");
     is(&world.assess(&from(6, "100.00")).await, "PASS", "live");

@@ -541,8 +541,8 @@ async fn a_merchant_whose_decisions_disagree_is_switched_off_alone() {
     let text = metrics.render();
     for sample in [
         "weighbridge_reuse_merchants_off 1",
-        r#"weighbridge_reuse_compared_total{provider="disagreed"} 2"#,
-        r#"weighbridge_reuse_compared_total{provider="agreed"} 2"#,
+        r#"weighbridge_reuse_compared_total{result="disagreed"} 2"#,
+        r#"weighbridge_reuse_compared_total{result="agreed"} 2"#,
     ] {
         assert!(text.contains(sample), "{sample}");
     }
