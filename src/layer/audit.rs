@@ -203,7 +203,10 @@ where
             else {
                 return Ok(reply);
             };
-            if on_record(&clerk, &paper, decision, by).await {
+            let since = Instant::now();
+            let durable = on_record(&clerk, &paper, decision, by).await;
+            paper.context.trail.lock().recording = Some(since.elapsed());
+            if durable {
                 return Ok(reply);
             }
             let metrics = &clerk.0.metrics.audit;

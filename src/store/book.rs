@@ -161,6 +161,14 @@ impl Book {
         Ok(Checkpoint::sign(&self.chain, (head.seq, &head.hash), now(), self.keys.signer()))
     }
 
+    /// Moves what is left of the log into the file, so that the next commit begins a new one.
+    ///
+    /// # Errors
+    /// [`StoreError`] if the disk does not take it.
+    pub fn finish_log(&self) -> Result<(), StoreError> {
+        db::move_log(&self.db).map(drop)
+    }
+
     /// From here on the file may not grow: what a full disk is, for tests.
     pub(super) fn stop_growing(&self) -> Result<(), StoreError> {
         let pages: i64 = self.db.pragma_query_value(None, "page_count", |row| row.get(0))?;

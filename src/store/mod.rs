@@ -11,6 +11,7 @@ pub mod db;
 pub mod keys;
 pub mod query;
 pub mod record;
+mod sweep;
 pub mod writer;
 
 #[cfg(test)]

@@ -21,6 +21,7 @@ use super::book::{self, Book, Gap, Recorded};
 use super::db::{self, StoreError};
 use super::query::Reader;
 use super::record::Entry;
+use super::sweep::Sweeper;
 use crate::domain::clock;
 
 /// Entries that may wait; one more is refused at once.
@@ -28,7 +29,7 @@ pub const MOST_WAITING: usize = 8_192;
 /// Entries in one commit.
 const MOST_TOGETHER: usize = 256;
 /// A checkpoint is due after so many records,
-const CHECKPOINT_RECORDS: usize = 256;
+const CHECKPOINT_RECORDS: usize = 1_024;
 /// or after this long, if there is a record since.
 const CHECKPOINT_EVERY: Duration = Duration::from_secs(10);
 /// The name of the file of checkpoints in the data folder.
@@ -156,6 +157,7 @@ impl Records {
             checkpoints,
             watch: Arc::clone(&watch),
             faults,
+            sweeper: Sweeper::start(&folder)?,
             gap: None,
             unmarked: 0,
             marked_at: Instant::now(),
@@ -221,6 +223,7 @@ struct Writer {
     checkpoints: PathBuf,
     watch: Arc<dyn Watch>,
     faults: Faults,
+    sweeper: Sweeper,
     gap: Option<Gap>,
     /// Records since the last checkpoint.
     unmarked: usize,
@@ -247,7 +250,9 @@ impl Writer {
                 }
             }
             if !batch.is_empty() {
+                let wrote = batch.len();
                 self.commit(batch);
+                self.sweep(wrote);
             }
             let due = self.marked_at.elapsed() >= CHECKPOINT_EVERY || self.unmarked >= CHECKPOINT_RECORDS;
             if self.unmarked > 0 && (due || !goes_on) {
@@ -307,6 +312,16 @@ impl Writer {
         }
         self.book = Some(book);
         Ok(recorded)
+    }
+
+    /// Nobody waits while this is done: all who were in the batch have their answer.
+    fn sweep(&mut self, wrote: usize) {
+        if self.sweeper.wrote(wrote)
+            && let Some(book) = &self.book
+            && let Err(error) = book.finish_log()
+        {
+            tracing::warn!(%error, "the record's log cannot be moved into its file");
+        }
     }
 
     /// Told once, when it begins: what follows is counted.

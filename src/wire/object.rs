@@ -186,7 +186,8 @@ mod tests {
 
     #[test]
     fn a_text_is_what_a_reader_of_json_makes_of_it() {
-        let read = |spelled: &str| Object::read(format!(r#"{{"a":{spelled}}}"#).as_bytes()).unwrap().get("a").and_then(text);
+        let read =
+            |spelled: &str| Object::read(format!(r#"{{"a":{spelled}}}"#).as_bytes()).unwrap().get("a").and_then(text);
         assert_eq!(read(r#""x é \u00e9 \" ""#).as_deref(), Some("x é é \" "));
         assert_eq!(read(r#""""#).as_deref(), Some(""));
         assert_eq!(read(r#""plain""#).as_deref(), Some("plain"));
