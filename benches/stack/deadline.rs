@@ -197,7 +197,7 @@ fn simulated(fault: Option<&str>, drips: bool, takes: Option<(u64, u64)>) -> Pro
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async move {
             let anywhere = "127.0.0.1:0".parse().unwrap();
-            let calls = std::sync::atomic::AtomicU64::new(0);
+            let calls = std::sync::Arc::new(std::sync::atomic::AtomicU64::new(0));
             let listening = listen(anywhere, move |request| {
                 let alipay = alipay.clone();
                 let number = calls.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
