@@ -317,7 +317,7 @@ fn rewrite(db: &Connection, from: i64, to: i64) {
 }
 
 #[tokio::test]
-async fn a_thousand_ways_to_tamper_are_all_found_and_placed() {
+async fn row_28_a_thousand_ways_to_tamper_are_all_found_and_placed() {
     let original = tempfile::tempdir().unwrap();
     filled(original.path(), 60).await;
     assert_eq!(sound(original.path()), 60);

@@ -72,7 +72,12 @@ pub enum Fault {
     Write,
     /// The disk says that it could not keep what it kept.
     Sync,
+    /// The disk takes [`SLOW`] for each commit.
+    Slow,
 }
+
+/// What a slow disk takes.
+pub const SLOW: Duration = Duration::from_millis(500);
 
 impl Faults {
     /// From now on this goes wrong.
@@ -81,7 +86,7 @@ impl Faults {
     }
 
     fn get(&self) -> Fault {
-        let faults = [Fault::DiskFull, Fault::Write, Fault::Sync];
+        let faults = [Fault::DiskFull, Fault::Write, Fault::Sync, Fault::Slow];
         faults.into_iter().find(|fault| *fault as u8 == self.0.load(Ordering::SeqCst)).unwrap_or(Fault::None)
     }
 }
@@ -303,6 +308,7 @@ impl Writer {
         match fault {
             Fault::Write => return Err(StoreError::Asked),
             Fault::DiskFull => book.stop_growing()?,
+            Fault::Slow => thread::sleep(SLOW),
             Fault::None | Fault::Sync => {}
         }
         let entries: Vec<&Entry> = entries.iter().collect();

@@ -53,4 +53,5 @@ mod surface;
 mod tidy;
 mod velocity;
 mod vendor;
+mod wall_clock;
 mod webhooks;
