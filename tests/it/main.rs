@@ -38,6 +38,7 @@ mod llm;
 mod money;
 mod order;
 mod policy;
+mod power_loss;
 mod process;
 mod relay;
 mod reload;
