@@ -42,7 +42,7 @@ impl Pinned {
     pub fn release_self(&self) {
         if self.0 {
             let pid = std::process::id().to_string();
-            let free = Command::new("taskset").args(["-acp", "0,1", &pid]).stdout(Stdio::null()).status();
+            let free = Command::new("taskset").args(["-cp", "0,1", &pid]).stdout(Stdio::null()).status();
             assert!(free.is_ok_and(|status| status.success()), "taskset works");
         }
     }
