@@ -14,6 +14,7 @@ pub mod compile;
 pub mod diff;
 pub mod error;
 pub mod expr;
+pub mod jurisdictions;
 pub mod lists;
 pub mod load;
 pub mod options;
