@@ -1,27 +1,22 @@
 //! `[jurisdiction.XX]`: what the countries of payer and merchant say about what is kept.
 //!
 //! Each of the two countries counts with its own section, or with `[jurisdiction.default]` where it has none, and the
-//! strictest of both wins. A country that nobody named says nothing; where both are unknown, `default` does. What a section
-//! leaves out, `default` says.
+//! strictest of both wins. A country that nobody named says nothing; where both are unknown, `default` does.
 
 use std::collections::BTreeMap;
 
-use super::error::Code;
-use super::raw::jurisdiction::RawJurisdiction;
-use super::report::{Field, Report};
 use crate::domain::retention::Keeping;
-use crate::wire::risk::is_country;
 
 /// Everybody else.
-const DEFAULT: &str = "default";
+pub(super) const DEFAULT: &str = "default";
 
 /// What is kept where.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Jurisdictions {
     /// What holds where no section does.
-    default: Keeping,
+    pub(super) default: Keeping,
     /// By ISO 3166-1 alpha-2.
-    countries: BTreeMap<String, Keeping>,
+    pub(super) countries: BTreeMap<String, Keeping>,
 }
 
 impl Jurisdictions {
@@ -40,53 +35,6 @@ impl Jurisdictions {
         let default = (self.default != Keeping::default()).then_some((DEFAULT, self.default));
         self.countries.iter().map(|(country, keeping)| (country.as_str(), *keeping)).chain(default)
     }
-}
-
-/// All sections of all files as one. `recorded` is false where no decision is ever made.
-pub(super) fn plan(raw: &[RawJurisdiction], recorded: Recorded, report: &Report<'_>) -> Jurisdictions {
-    super::checks::unique(raw.iter().map(|section| &section.name), "the jurisdiction", report);
-    for section in raw {
-        check_name(&section.name, report);
-    }
-    if let (Some(first), Recorded::Nothing) = (raw.first(), recorded) {
-        let mistake = first.name.mistake(Code::Conflict, "there is no [risk] section, so nothing is recorded");
-        report.add(mistake.hint("add one, or remove [jurisdiction]"));
-    }
-    let default = raw.iter().find(|section| section.name.value == DEFAULT);
-    let default = default.map(|section| over(section, Keeping::default())).unwrap_or_default();
-    let countries = raw.iter().filter(|section| section.name.value != DEFAULT);
-    Jurisdictions {
-        default,
-        countries: countries.map(|section| (section.name.value.clone(), over(section, default))).collect(),
-    }
-}
-
-/// Whether there is something to keep.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Recorded {
-    /// Decisions.
-    Decisions,
-    /// There is no risk route.
-    Nothing,
-}
-
-fn over(section: &RawJurisdiction, default: Keeping) -> Keeping {
-    Keeping { days: section.retention.or(default.days), redact: section.redact.unwrap_or(default.redact) }
-}
-
-fn check_name(name: &Field<String>, report: &Report<'_>) {
-    if name.value == DEFAULT || is_country(&name.value) {
-        return;
-    }
-    let upper = name.value.to_ascii_uppercase();
-    let hint = if is_country(&upper) {
-        format!("write [jurisdiction.{upper}]")
-    } else if upper == "UK" {
-        "write [jurisdiction.GB]".to_owned()
-    } else {
-        "write two capital letters, as in [jurisdiction.TH], or [jurisdiction.default] for everybody else".to_owned()
-    };
-    report.add(name.mistake(Code::UnknownName, "not a country of ISO 3166-1").hint(hint));
 }
 
 #[cfg(test)]

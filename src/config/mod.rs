@@ -35,6 +35,7 @@ mod checks;
 mod counters;
 mod descriptor;
 mod keys;
+mod laws;
 mod lists_plan;
 mod llm;
 mod mask;

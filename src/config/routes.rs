@@ -12,8 +12,9 @@ use super::callers;
 use super::catalog::{Catalog, Pick, picks};
 use super::checks;
 use super::error::Code;
-use super::jurisdictions::{self, Jurisdictions, Recorded};
+use super::jurisdictions::Jurisdictions;
 use super::keys::Resolving;
+use super::laws::{self, Recorded};
 use super::lists_plan::ListFiles;
 use super::llm::{self, Beside, PlannedShadow};
 use super::raw::cache::RawCache;
@@ -82,7 +83,7 @@ impl Plan {
         }
         let risk = merged.risk.as_ref().and_then(|risk| plan_risk(risk, catalog, lists, report));
         let recorded = if merged.risk.is_some() { Recorded::Decisions } else { Recorded::Nothing };
-        let jurisdictions = jurisdictions::plan(&merged.jurisdictions, recorded, report);
+        let jurisdictions = laws::plan(&merged.jurisdictions, recorded, report);
         let limits = plan_limits(merged.limits.as_ref(), report);
         Self { limits, callers, llm, risk, webhooks: merged.webhooks, jurisdictions }
     }

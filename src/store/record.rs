@@ -193,7 +193,7 @@ impl Entry {
     /// A decision's record. A verdict given again is recorded as what it was when it came: it is the same decision.
     pub fn decision(told: &Told<'_>) -> Self {
         let until = told.keeping.last_day(told.decision.created_at_ms);
-        let body = Body { kept_until: until.map(Day::text), ..Body::of(told) };
+        let body = Body::of(told);
         let personal = Personal::of(told.assessment, told.digest, told.keeping).and_words(told.decision);
         Self::Decision(Box::new(NewDecision {
             id: told.decision.id.clone(),
@@ -296,7 +296,7 @@ impl Body {
                 expires_in_ms: reused.expires_in_ms,
                 stood_in: reused.because == ReusedBecause::NoVerdict,
             }),
-            kept_until: None,
+            kept_until: told.keeping.last_day(decision.created_at_ms).map(Day::text),
         }
     }
 

@@ -15,7 +15,7 @@ use super::retention::{Erased, Expired};
 use crate::domain::retention::Day;
 
 /// Keys kept at hand.
-const MOST_KEYS: usize = 10_000;
+const MOST_KEYS: usize = 100_000;
 
 /// What a record says of how long its personal part can be read.
 #[derive(Deserialize)]

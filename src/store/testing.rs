@@ -19,7 +19,6 @@ pub(super) struct Deaf;
 impl Watch for Deaf {
     fn waiting(&self, _: i64) {}
     fn committed(&self, _: Duration) {}
-    fn expired(&self, _: u64) {}
 }
 
 pub(super) fn open(folder: &Path) -> (Records, Faults) {

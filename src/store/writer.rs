@@ -58,7 +58,9 @@ pub trait Watch: Send + Sync + 'static {
     /// A commit that added something, or failed to, took so long, waiting for its turn excluded.
     fn committed(&self, took: Duration);
     /// So many keys were destroyed because their time was over.
-    fn expired(&self, keys: u64);
+    fn expired(&self, keys: u64) {
+        let _ = keys;
+    }
 }
 
 /// What a test makes go wrong with the next commits, and how far ahead of the clock it is. Cloning shares it.
