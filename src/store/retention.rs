@@ -21,6 +21,8 @@ use crate::domain::retention::Day;
 const MOST_TOGETHER: usize = 256;
 /// How long the schedule leaves a log alone that somebody reads, or a file that cannot be written.
 const PAUSE: Duration = Duration::from_secs(60);
+/// In this time most of the log is moved into the file by another thread, so that cutting it takes the writer's only briefly.
+const MOVING: Duration = Duration::from_secs(1);
 
 /// What the record of an erasure says: which keys. In a record of an earlier version it is empty, and the record's name is
 /// the one key.
@@ -116,10 +118,12 @@ impl Schedule {
         Self { done: None, log: false, keys: 0, again: None }
     }
 
-    /// True if there is something to do, or to look at.
-    pub(super) fn is_due(&self, today: Day) -> bool {
-        let open = self.done != Some(today) || self.log;
-        open && self.again.is_none_or(|again| Instant::now() >= again)
+    /// How long until there is something to do; zero for now.
+    pub(super) fn pause(&self, today: Day) -> Duration {
+        if self.done == Some(today) && !self.log {
+            return Duration::MAX;
+        }
+        self.again.map_or(Duration::ZERO, |again| again.saturating_duration_since(Instant::now()))
     }
 
     /// One bounded step; how many keys it destroyed.
@@ -138,6 +142,7 @@ impl Schedule {
         self.again = None;
         if keys < MOST_TOGETHER {
             self.finish(today, up_to);
+            self.again = self.log.then(|| Instant::now() + MOVING);
         }
         Ok(keys)
     }

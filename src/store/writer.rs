@@ -259,8 +259,8 @@ impl Writer {
         loop {
             let mut goes_on = true;
             let mut batch = Vec::new();
-            let pause = if self.forget() { Duration::ZERO } else { CHECKPOINT_EVERY };
-            match self.waiting.recv_timeout(pause) {
+            let pause = self.forget();
+            match self.waiting.recv_timeout(pause.min(CHECKPOINT_EVERY)) {
                 Ok(Job::Add(entry, tell)) => batch.push((entry, tell)),
                 Ok(Job::Stop) | Err(RecvTimeoutError::Disconnected) => goes_on = false,
                 Err(RecvTimeoutError::Timeout) => {}
@@ -348,11 +348,12 @@ impl Writer {
         }
     }
 
-    /// One step of what is destroyed on schedule; true if another is due.
-    fn forget(&mut self) -> bool {
+    /// One step of what is destroyed on schedule, if one is due; how long until the next.
+    fn forget(&mut self) -> Duration {
         let today = self.faults.today();
-        if !self.schedule.is_due(today) {
-            return false;
+        let pause = self.schedule.pause(today);
+        if !pause.is_zero() {
+            return pause;
         }
         let book = self.book.take().map_or_else(&self.reopen, Ok);
         let step = book.and_then(|mut book| {
@@ -364,6 +365,7 @@ impl Writer {
             Ok(0) => {}
             Ok(keys) => {
                 self.unmarked += 1;
+                self.sweeper.ask();
                 self.watch.expired(u64::try_from(keys).unwrap_or(u64::MAX));
             }
             Err(error) => {
@@ -372,7 +374,7 @@ impl Writer {
                 tracing::error!(%error, cause, "keys whose time is over cannot be destroyed, it is tried again");
             }
         }
-        self.schedule.is_due(today)
+        self.schedule.pause(today)
     }
 
     /// Told once, when it begins: what follows is counted.
