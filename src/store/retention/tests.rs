@@ -272,7 +272,7 @@ async fn a_log_that_somebody_reads_is_left_alone_and_emptied_later() {
     let keys = book::keys(folder.path()).unwrap();
     let mut book = Book::open(folder.path(), keys).unwrap();
     book.add(&[&told("u-1", 2)], None).unwrap();
-    let begun = std::time::Instant::now();
+    let begun = Instant::now();
     assert!(!book.try_empty_log().unwrap());
     assert!(begun.elapsed() < Duration::from_secs(1), "nobody is waited for");
     reading.execute_batch("ROLLBACK").unwrap();
