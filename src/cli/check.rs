@@ -119,7 +119,7 @@ fn rules(rules: &Rules) -> Vec<String> {
 /// How long a person can be read of, by country, and what is not kept at all.
 fn jurisdictions(jurisdictions: &Jurisdictions) -> impl Iterator<Item = String> {
     jurisdictions.all().map(|(name, keeping)| {
-        let days = keeping.days.map_or("until erased".to_owned(), |days| format!("{days} days"));
+        let days = keeping.days.map_or("until erased".to_owned(), |days| format!("for {days}d"));
         let without = keeping.redact.words().collect::<Vec<_>>().join(", ");
         let without = if without.is_empty() { without } else { format!(", without {without}") };
         format!("    jurisdiction {name:<22} personal data {days}{without}")
