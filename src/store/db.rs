@@ -17,10 +17,10 @@ use super::keys::{KEY_FILE, KeyError};
 /// The name of the file.
 pub const FILE: &str = "decisions.db";
 /// How long another process that writes is waited for.
-const BUSY: Duration = Duration::from_secs(2);
+pub(super) const BUSY: Duration = Duration::from_secs(2);
 
 /// Each one brings the file from the version before it to its own.
-const SCHEMA: [&str; 1] = [include_str!("schema/1.sql")];
+const SCHEMA: [&str; 2] = [include_str!("schema/1.sql"), include_str!("schema/2.sql")];
 
 /// Why there is no record to be had.
 #[derive(Debug, thiserror::Error)]

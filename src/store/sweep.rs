@@ -51,11 +51,16 @@ impl Sweeper {
             return false;
         }
         self.records = 0;
+        self.ask();
+        self.pages.swap(0, Ordering::Relaxed) > LONG
+    }
+
+    /// Has the log moved now.
+    pub(super) fn ask(&self) {
         if let Some(ask) = &self.ask {
             // One that is under way, or asked for already, will do.
             let _ = ask.try_send(());
         }
-        self.pages.swap(0, Ordering::Relaxed) > LONG
     }
 }
 

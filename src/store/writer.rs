@@ -8,7 +8,7 @@ use std::fs::OpenOptions;
 use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, SyncSender, TrySendError};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
@@ -21,8 +21,10 @@ use super::book::{self, Book, Gap, Recorded};
 use super::db::{self, StoreError};
 use super::query::Reader;
 use super::record::Entry;
+use super::retention::Schedule;
 use super::sweep::Sweeper;
 use crate::domain::clock;
+use crate::domain::retention::Day;
 
 /// Entries that may wait; one more is refused at once.
 pub const MOST_WAITING: usize = 8_192;
@@ -55,11 +57,15 @@ pub trait Watch: Send + Sync + 'static {
     fn waiting(&self, more: i64);
     /// A commit that added something, or failed to, took so long, waiting for its turn excluded.
     fn committed(&self, took: Duration);
+    /// So many keys were destroyed because their time was over.
+    fn expired(&self, keys: u64) {
+        let _ = keys;
+    }
 }
 
-/// What a test makes go wrong with the next commits. Cloning shares it.
+/// What a test makes go wrong with the next commits, and how far ahead of the clock it is. Cloning shares it.
 #[derive(Clone, Default)]
-pub struct Faults(Arc<AtomicU8>);
+pub struct Faults(Arc<AtomicU8>, Arc<AtomicU32>);
 
 /// A thing that goes wrong.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -83,6 +89,15 @@ impl Faults {
     /// From now on this goes wrong.
     pub fn set(&self, fault: Fault) {
         self.0.store(fault as u8, Ordering::SeqCst);
+    }
+
+    /// From now on it is so many days later, for what is destroyed on schedule.
+    pub fn days_later(&self, days: u32) {
+        self.1.store(days, Ordering::SeqCst);
+    }
+
+    fn today(&self) -> Day {
+        Day::of(clock::unix_ms()).plus(self.1.load(Ordering::SeqCst))
     }
 
     fn get(&self) -> Fault {
@@ -164,6 +179,7 @@ impl Records {
             faults,
             sweeper: Sweeper::start(&folder)?,
             gap: None,
+            schedule: Schedule::new(),
             unmarked: 0,
             marked_at: Instant::now(),
             mark_failed: false,
@@ -230,6 +246,7 @@ struct Writer {
     faults: Faults,
     sweeper: Sweeper,
     gap: Option<Gap>,
+    schedule: Schedule,
     /// Records since the last checkpoint.
     unmarked: usize,
     marked_at: Instant,
@@ -242,7 +259,8 @@ impl Writer {
         loop {
             let mut goes_on = true;
             let mut batch = Vec::new();
-            match self.waiting.recv_timeout(CHECKPOINT_EVERY) {
+            let pause = self.forget();
+            match self.waiting.recv_timeout(pause.min(CHECKPOINT_EVERY)) {
                 Ok(Job::Add(entry, tell)) => batch.push((entry, tell)),
                 Ok(Job::Stop) | Err(RecvTimeoutError::Disconnected) => goes_on = false,
                 Err(RecvTimeoutError::Timeout) => {}
@@ -328,6 +346,35 @@ impl Writer {
         {
             tracing::warn!(%error, "the record's log cannot be moved into its file");
         }
+    }
+
+    /// One step of what is destroyed on schedule, if one is due; how long until the next.
+    fn forget(&mut self) -> Duration {
+        let today = self.faults.today();
+        let pause = self.schedule.pause(today);
+        if !pause.is_zero() {
+            return pause;
+        }
+        let book = self.book.take().map_or_else(&self.reopen, Ok);
+        let step = book.and_then(|mut book| {
+            let keys = self.schedule.step(&mut book, today)?;
+            self.book = Some(book);
+            Ok(keys)
+        });
+        match step {
+            Ok(0) => {}
+            Ok(keys) => {
+                self.unmarked += 1;
+                self.sweeper.ask();
+                self.watch.expired(u64::try_from(keys).unwrap_or(u64::MAX));
+            }
+            Err(error) => {
+                self.schedule.rest();
+                let cause = std::error::Error::source(&error).map(ToString::to_string);
+                tracing::error!(%error, cause, "keys whose time is over cannot be destroyed, it is tried again");
+            }
+        }
+        self.schedule.pause(today)
     }
 
     /// Told once, when it begins: what follows is counted.

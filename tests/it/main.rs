@@ -42,6 +42,7 @@ mod power_loss;
 mod process;
 mod relay;
 mod reload;
+mod retention;
 mod reuse;
 mod risk;
 mod shape;
