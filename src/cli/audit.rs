@@ -1,6 +1,7 @@
 //! `weighbridge audit`: the record of decisions without the proxy, or beside it while it serves.
 //!
-//! `verify` says whether all is as it was written, `export` hands it to analysts, `erase` forgets a person. Exit code 1 says
+//! `verify` says whether all is as it was written, `export` hands it to analysts, `erase` forgets a person, `notices` shows
+//! the outbox. Exit code 1 says
 //! that the record is not sound, or that what was asked for could not be done.
 
 use std::fs;
@@ -13,6 +14,7 @@ use serde::Serialize;
 use time::format_description::well_known::Rfc3339;
 use time::{Date, OffsetDateTime};
 
+use super::notices::{self, NoticesArgs};
 use super::serve::DATA;
 use super::{chain, complain, say};
 use crate::domain::clock;
@@ -39,14 +41,16 @@ enum AuditCommand {
     Export(ExportArgs),
     /// Destroy a person's key, so that nobody can read any more what the record says of them
     Erase(EraseArgs),
+    /// Show the notices that no webhook took yet, send dead letters again, or drop them
+    Notices(NoticesArgs),
 }
 
 /// Where the record is.
 #[derive(Args)]
-struct Place {
+pub(super) struct Place {
     /// The data folder of the proxy
     #[arg(long, env = "WEIGHBRIDGE_DATA_DIR", default_value = DATA, value_name = "DIR")]
-    data_dir: PathBuf,
+    pub(super) data_dir: PathBuf,
 }
 
 #[derive(Args)]
@@ -106,6 +110,7 @@ pub fn run(args: &AuditArgs) -> ExitCode {
         AuditCommand::Verify(args) => run_verify(args),
         AuditCommand::Export(args) => run_export(args),
         AuditCommand::Erase(args) => run_erase(args),
+        AuditCommand::Notices(args) => notices::run(args),
     };
     match done {
         Ok(text) => {
@@ -121,7 +126,7 @@ pub fn run(args: &AuditArgs) -> ExitCode {
     }
 }
 
-type Done = Result<Option<String>, String>;
+pub(super) type Done = Result<Option<String>, String>;
 
 /// A moment in milliseconds since 1970; a date is its first moment in UTC.
 fn moment(text: &str) -> Result<i64, String> {

@@ -13,6 +13,7 @@ use serde::Serialize;
 use super::chain::{ChainId, Checkpoint, Content, Hash, hash, hex, root};
 use super::db::{self, StoreError};
 use super::keys::{KEY_FILE, Keys, SubjectId, SubjectKey};
+use super::outbox;
 use super::record::{Entry, NewDecision, NewOutcome, spelled};
 use crate::domain::clock;
 
@@ -28,6 +29,12 @@ pub enum Recorded {
     Before,
     /// It is about a decision that this tenant does not have.
     NoSuchDecision,
+    /// It is in the outbox now, beside the chain.
+    Beside,
+    /// The outbox is full.
+    NoRoom,
+    /// It is about a notice that was settled or dropped.
+    Gone,
 }
 
 /// The end of a chain.
@@ -251,6 +258,8 @@ impl<'b> Page<'b> {
         match entry {
             Entry::Decision(decision) => self.decision(decision),
             Entry::Outcome(outcome) => self.outcome(outcome),
+            Entry::Notice(notice) => outbox::post(&self.tx, notice, now()),
+            Entry::Tried(tried) => outbox::tried(&self.tx, tried, now()),
         }
     }
 
@@ -265,7 +274,12 @@ impl<'b> Page<'b> {
         let (subject, sealed) = (Some(subject.as_slice()), Some(sealed.as_slice()));
         let content =
             Content { kind: "decision", id, at: now(), tenant: &new.tenant, body: &new.body, subject, sealed };
-        Ok(Recorded::As(self.write(content)?))
+        let seq = self.write(content)?;
+        if let Some(notice) = &new.notice {
+            // Whoever is to send it posts it again, and hears if there was no room.
+            outbox::post(&self.tx, notice, now())?;
+        }
+        Ok(Recorded::As(seq))
     }
 
     fn outcome(&mut self, new: &NewOutcome) -> Result<Recorded, StoreError> {

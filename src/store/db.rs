@@ -20,7 +20,11 @@ pub const FILE: &str = "decisions.db";
 const BUSY: Duration = Duration::from_secs(2);
 
 /// Each one brings the file from the version before it to its own.
-const SCHEMA: [&str; 1] = [include_str!("schema/1.sql")];
+const SCHEMA: &[&str] = &[
+    include_str!("schema/1.sql"),
+    // Notices that outlive the process.
+    include_str!("schema/3.sql"),
+];
 
 /// Why there is no record to be had.
 #[derive(Debug, thiserror::Error)]

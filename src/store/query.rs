@@ -92,7 +92,7 @@ impl Reader {
         Ok(Self::new(folder, Arc::new(Keys::read(folder)?)))
     }
 
-    fn ask<T>(&self, question: impl FnOnce(&Connection) -> Result<T, StoreError>) -> Result<T, StoreError> {
+    pub(super) fn ask<T>(&self, question: impl FnOnce(&Connection) -> Result<T, StoreError>) -> Result<T, StoreError> {
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         let db = match kept.take() {
             Some(db) => db,

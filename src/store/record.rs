@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
 use super::chain::{hex, unhex};
+use super::outbox::{Notice, Tried};
 use crate::domain::currency::Currency;
 use crate::domain::decision::{
     Action, Decision, DecisionSource, FallbackReason, Priced, ProviderReference, Reason, Reused, ReusedBecause, Score,
@@ -30,6 +31,10 @@ pub enum Entry {
     Decision(Box<NewDecision>),
     /// What became of one.
     Outcome(Box<NewOutcome>),
+    /// A notice for the outbox, no record.
+    Notice(Box<Notice>),
+    /// What became of one, no record either.
+    Tried(Box<Tried>),
 }
 
 /// A decision to be recorded.
@@ -40,6 +45,7 @@ pub struct NewDecision {
     pub(super) user: String,
     pub(super) body: Vec<u8>,
     pub(super) personal: Zeroizing<Vec<u8>>,
+    pub(super) notice: Option<Box<Notice>>,
 }
 
 /// An outcome to be recorded.
@@ -71,6 +77,8 @@ pub struct Told<'a> {
     pub took_ms: u64,
     /// The answer given before this one, for a verdict that came late.
     pub instead_of: Option<&'a str>,
+    /// Posted in the same transaction.
+    pub notice: Option<Notice>,
 }
 
 /// One attempt at a provider.
@@ -188,7 +196,13 @@ impl Entry {
             user: told.assessment.user.id.clone(),
             body: spelled(&body),
             personal: Zeroizing::new(spelled(&Personal::of(told))),
+            notice: told.notice.clone().map(Box::new),
         }))
+    }
+
+    /// Whether it is to be a link of the chain.
+    pub fn is_record(&self) -> bool {
+        matches!(self, Self::Decision(_) | Self::Outcome(_))
     }
 
     /// An outcome's record. `at` is when it happened, milliseconds since 1970.

@@ -91,5 +91,6 @@ pub(super) fn entry(assessment: &Assessment, decision: &Decision) -> Entry {
         attempts: Vec::new(),
         took_ms: 50,
         instead_of: None,
+        notice: None,
     })
 }

@@ -291,7 +291,7 @@ impl Writer {
             }
             Err(error) => {
                 self.book = None;
-                self.note_failure(&error, tells.len());
+                self.note_failure(&error, entries.iter().filter(|entry| entry.is_record()).count());
                 for tell in tells {
                     tell.send_replace(Some(Err(Unrecorded::Failed)));
                 }
@@ -338,6 +338,9 @@ impl Writer {
             return;
         }
         let cause = std::error::Error::source(error).map(ToString::to_string);
+        if entries == 0 {
+            return tracing::error!(%error, cause, "the outbox cannot be written, what became of a notice is tried again");
+        }
         tracing::error!(%error, cause, "decisions cannot be recorded, each further one is tried again");
         self.gap = Some(Gap { since_ms: clock::unix_ms(), entries });
     }
