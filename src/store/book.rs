@@ -51,7 +51,7 @@ pub struct Head {
 pub struct Gap {
     /// When writing first failed, milliseconds since 1970.
     pub since_ms: u64,
-    /// Entries whose writing failed; each was told so.
+    /// Decisions and reports that were not recorded by then; whoever waited for one was told so.
     pub entries: u64,
 }
 

@@ -200,6 +200,11 @@ impl Entry {
         }))
     }
 
+    /// The decision it records.
+    pub(super) fn decision_id(&self) -> Option<&DecisionId> {
+        if let Self::Decision(new) = self { Some(&new.id) } else { None }
+    }
+
     /// Whether it is to be a link of the chain.
     pub fn is_record(&self) -> bool {
         matches!(self, Self::Decision(_) | Self::Outcome(_))
