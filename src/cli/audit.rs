@@ -15,7 +15,7 @@ use time::format_description::well_known::Rfc3339;
 use time::{Date, OffsetDateTime};
 
 use super::notices::{self, NoticesArgs};
-use super::serve::DATA;
+use super::place::{Done, Place};
 use super::{chain, complain, say};
 use crate::domain::clock;
 use crate::store::book::{self, Book};
@@ -43,14 +43,6 @@ enum AuditCommand {
     Erase(EraseArgs),
     /// Show the notices that no webhook took yet, send dead letters again, or drop them
     Notices(NoticesArgs),
-}
-
-/// Where the record is.
-#[derive(Args)]
-pub(super) struct Place {
-    /// The data folder of the proxy
-    #[arg(long, env = "WEIGHBRIDGE_DATA_DIR", default_value = DATA, value_name = "DIR")]
-    pub(super) data_dir: PathBuf,
 }
 
 #[derive(Args)]
@@ -125,8 +117,6 @@ pub fn run(args: &AuditArgs) -> ExitCode {
         }
     }
 }
-
-pub(super) type Done = Result<Option<String>, String>;
 
 /// A moment in milliseconds since 1970; a date is its first moment in UTC.
 fn moment(text: &str) -> Result<i64, String> {

@@ -4,6 +4,7 @@ mod audit;
 mod check;
 mod digest;
 mod notices;
+mod place;
 mod sandbox;
 mod secrets;
 mod serve;

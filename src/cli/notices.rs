@@ -8,8 +8,8 @@ use std::io::{self, BufWriter, Write};
 use clap::{Args, ValueEnum};
 use serde::Serialize;
 
-use super::audit::{Done, Place};
 use super::chain;
+use super::place::{Done, Place};
 use crate::domain::clock;
 use crate::store::outbox::{self, Kept, MOST_PENDING, State, Which};
 use crate::store::query::Reader;

@@ -26,7 +26,7 @@ use crate::domain::id::TenantId;
 use crate::layer::BoxFuture;
 use crate::layer::soft_deadline::{Revise, Revision};
 use crate::store::book::Recorded;
-use crate::store::outbox::{Kept, Notice as Letter, Overtaken, State, Tried};
+use crate::store::outbox::{Kept, Notice as Letter, Overtaken, Posted, State, Tried};
 use crate::store::record::Entry;
 use crate::store::writer::Records;
 use crate::telemetry::labels::Notice;
@@ -221,8 +221,8 @@ impl Post {
     async fn keep(&self, letter: &Letter) -> bool {
         let Some(records) = &self.records else { return false };
         let why = match timeout(PATIENCE, records.add(Entry::Notice(Box::new(letter.clone())))).await {
-            Ok(Ok(Recorded::Beside | Recorded::Before)) => return true,
-            Ok(Ok(Recorded::NoRoom)) => "the outbox is full",
+            Ok(Ok(Recorded::Beside(Posted::Now | Posted::Before))) => return true,
+            Ok(Ok(Recorded::Beside(Posted::NoRoom))) => "the outbox is full",
             Ok(Ok(_)) => "its decision is not on record",
             Ok(Err(_)) | Err(_) => "the outbox cannot be written",
         };
@@ -248,7 +248,7 @@ impl Post {
             }
             self.metrics.notice(Notice::Failed);
             if let Some(seconds) = pause {
-                if self.told(parcel, State::Pending, tries, failure).await == Ok(Recorded::Gone) {
+                if self.told(parcel, State::Pending, tries, failure).await == Ok(Recorded::Beside(Posted::Gone)) {
                     return tracing::info!(event = parcel.letter.id(), "a notice was dropped by an operator");
                 }
                 // 80 % to 120 %, so that a receiver that comes back is not met by all at once.
@@ -282,7 +282,9 @@ impl Post {
     }
 
     async fn told(&self, parcel: &Parcel, state: State, tries: usize, failure: &str) -> Result<Recorded, ()> {
-        let Some(records) = self.records.as_ref().filter(|_| parcel.kept) else { return Ok(Recorded::Beside) };
+        let Some(records) = self.records.as_ref().filter(|_| parcel.kept) else {
+            return Ok(Recorded::Beside(Posted::Now));
+        };
         let tried = Tried { id: parcel.letter.id().to_owned(), state, tries, failure: failure.to_owned() };
         let told = timeout(PATIENCE, records.add(Entry::Tried(Box::new(tried)))).await;
         told.map_err(|_| ())?.map_err(|_| ())

@@ -13,7 +13,7 @@ use serde::Serialize;
 use super::chain::{ChainId, Checkpoint, Content, Hash, hash, hex, root};
 use super::db::{self, StoreError};
 use super::keys::{KEY_FILE, Keys, SubjectId, SubjectKey};
-use super::outbox;
+use super::outbox::{self, Posted};
 use super::record::{Entry, NewDecision, NewOutcome, spelled};
 use crate::domain::clock;
 
@@ -29,12 +29,8 @@ pub enum Recorded {
     Before,
     /// It is about a decision that this tenant does not have.
     NoSuchDecision,
-    /// It is in the outbox now, beside the chain.
-    Beside,
-    /// The outbox is full.
-    NoRoom,
-    /// It is about a notice that was settled or dropped.
-    Gone,
+    /// It is for the outbox, beside the chain.
+    Beside(Posted),
 }
 
 /// The end of a chain.
@@ -258,8 +254,8 @@ impl<'b> Page<'b> {
         match entry {
             Entry::Decision(decision) => self.decision(decision),
             Entry::Outcome(outcome) => self.outcome(outcome),
-            Entry::Notice(notice) => outbox::post(&self.tx, notice, now()),
-            Entry::Tried(tried) => outbox::tried(&self.tx, tried, now()),
+            Entry::Notice(notice) => Ok(Recorded::Beside(outbox::post(&self.tx, notice, now())?)),
+            Entry::Tried(tried) => Ok(Recorded::Beside(outbox::tried(&self.tx, tried, now())?)),
         }
     }
 

@@ -12,9 +12,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use rusqlite::{Connection, OptionalExtension, params};
 use sha2::{Digest, Sha256};
 
-use super::book::Recorded;
 use super::db::{self, StoreError};
-use super::query::Reader;
 
 /// Notices that may wait to be delivered; one more is not kept.
 pub const MOST_PENDING: usize = 10_000;
@@ -135,28 +133,43 @@ pub struct Kept {
     pub changed_ms: u64,
 }
 
+/// What became of an entry of the outbox.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Posted {
+    /// It is there now.
+    Now,
+    /// It was there already.
+    Before,
+    /// Its decision is not on record.
+    NoSuchDecision,
+    /// Too many wait.
+    NoRoom,
+    /// It is about a notice that was settled or dropped.
+    Gone,
+}
+
 /// Posts a notice, inside whatever transaction is open.
-pub(super) fn post(db: &Connection, notice: &Notice, now: i64) -> Result<Recorded, StoreError> {
+pub(super) fn post(db: &Connection, notice: &Notice, now: i64) -> Result<Posted, StoreError> {
     if db.prepare_cached("SELECT 1 FROM notices WHERE id = ?1")?.exists([notice.id()])? {
-        return Ok(Recorded::Before);
+        return Ok(Posted::Before);
     }
     let known = "SELECT 1 FROM records WHERE kind = 'decision' AND id = ?1 AND tenant = ?2";
     if !db.prepare_cached(known)?.exists([notice.decision(), notice.tenant()])? {
-        return Ok(Recorded::NoSuchDecision);
+        return Ok(Posted::NoSuchDecision);
     }
     if waiting(db)? >= MOST_PENDING {
-        return Ok(Recorded::NoRoom);
+        return Ok(Posted::NoRoom);
     }
     let Overtaken { id, action, source, request_id } = notice.served();
     let add = "INSERT INTO notices (id, tenant, decision, served_id, served_action, served_source, request_id, state, \
                tries, failure, created, changed) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, 'pending', 0, '', ?8, ?8)";
     let (own, tenant, decision) = (notice.id(), notice.tenant(), notice.decision());
     db.prepare_cached(add)?.execute(params![own, tenant, decision, id, action, source, request_id, now])?;
-    Ok(Recorded::Beside)
+    Ok(Posted::Now)
 }
 
 /// Takes note of a try, unless the notice was settled or dropped meanwhile.
-pub(super) fn tried(db: &Connection, tried: &Tried, now: i64) -> Result<Recorded, StoreError> {
+pub(super) fn tried(db: &Connection, tried: &Tried, now: i64) -> Result<Posted, StoreError> {
     let change = "UPDATE notices SET state = ?2, tries = ?3, failure = ?4, changed = ?5 \
                   WHERE id = ?1 AND state = 'pending'";
     let failure: String = tried.failure.chars().take(LONGEST_FAILURE).collect();
@@ -165,7 +178,7 @@ pub(super) fn tried(db: &Connection, tried: &Tried, now: i64) -> Result<Recorded
     if tried.state != State::Pending {
         trim(db, tried.state)?;
     }
-    Ok(if changed == 0 { Recorded::Gone } else { Recorded::Beside })
+    Ok(if changed == 0 { Posted::Gone } else { Posted::Now })
 }
 
 /// Lets the oldest settled ones go.
@@ -188,36 +201,25 @@ fn is_there(db: &Connection) -> Result<bool, StoreError> {
     Ok(db.query_row(table, [], |_| Ok(())).optional()?.is_some())
 }
 
-impl Reader {
-    /// Notices of one kind: those that wait in the order in which they came, settled ones the newest first.
-    ///
-    /// # Errors
-    /// [`StoreError`].
-    pub fn notices(&self, state: State, most: usize) -> Result<Vec<Kept>, StoreError> {
-        let order = if state == State::Pending { "number" } else { "changed DESC, number DESC" };
-        let text = format!(
-            "SELECT id, tenant, decision, served_id, served_action, served_source, request_id, tries, failure, \
-             created, changed FROM notices WHERE state = ?1 ORDER BY {order} LIMIT ?2"
-        );
-        self.ask(|db| {
-            if !is_there(db)? {
-                return Ok(Vec::new());
-            }
-            let mut statement = db.prepare(&text)?;
-            let most = i64::try_from(most).unwrap_or(i64::MAX);
-            let rows = statement.query_map(params![state.as_str(), most], |row| kept(row, state))?;
-            Ok(rows.collect::<Result<_, _>>()?)
-        })
+/// Notices of one kind: those that wait in the order in which they came, settled ones the newest first.
+pub(super) fn list(db: &Connection, state: State, most: usize) -> Result<Vec<Kept>, StoreError> {
+    if !is_there(db)? {
+        return Ok(Vec::new());
     }
+    let order = if state == State::Pending { "number" } else { "changed DESC, number DESC" };
+    let text = format!(
+        "SELECT id, tenant, decision, served_id, served_action, served_source, request_id, tries, failure, created, \
+         changed FROM notices WHERE state = ?1 ORDER BY {order} LIMIT ?2"
+    );
+    let mut statement = db.prepare_cached(&text)?;
+    let most = i64::try_from(most).unwrap_or(i64::MAX);
+    let rows = statement.query_map(params![state.as_str(), most], |row| kept(row, state))?;
+    Ok(rows.collect::<Result<_, _>>()?)
+}
 
-    /// Whether this notice still waits to be delivered.
-    ///
-    /// # Errors
-    /// [`StoreError`].
-    pub fn is_pending(&self, id: &str) -> Result<bool, StoreError> {
-        let pending = "SELECT 1 FROM notices WHERE id = ?1 AND state = 'pending'";
-        self.ask(|db| Ok(db.prepare(pending)?.exists([id])?))
-    }
+/// Whether this notice still waits to be delivered.
+pub(super) fn is_pending(db: &Connection, id: &str) -> Result<bool, StoreError> {
+    Ok(db.prepare_cached("SELECT 1 FROM notices WHERE id = ?1 AND state = 'pending'")?.exists([id])?)
 }
 
 fn kept(row: &rusqlite::Row<'_>, state: State) -> rusqlite::Result<Kept> {

@@ -1,6 +1,8 @@
 use rusqlite::Connection;
 
+use super::super::book::Recorded;
 use super::super::keys::Keys;
+use super::super::query::Reader;
 use super::super::record::Entry;
 use super::super::testing::{assessment, decision, entry, open, told};
 use super::super::writer::Fault;
@@ -29,10 +31,14 @@ fn tried(number: usize, state: State, tries: usize) -> Entry {
 async fn a_notice_is_kept_once_however_often_it_is_posted_and_is_no_link_of_the_chain() {
     let folder = tempfile::tempdir().unwrap();
     let (records, _) = open(folder.path());
-    assert_eq!(records.add(notice(1)).await, Ok(Recorded::NoSuchDecision), "there is nothing to tell of");
+    assert_eq!(
+        records.add(notice(1)).await,
+        Ok(Recorded::Beside(Posted::NoSuchDecision)),
+        "there is nothing to tell of"
+    );
     records.add(told("u-1", 1)).await.unwrap();
-    assert_eq!(records.add(notice(1)).await, Ok(Recorded::Beside));
-    assert_eq!(records.add(notice(1)).await, Ok(Recorded::Before));
+    assert_eq!(records.add(notice(1)).await, Ok(Recorded::Beside(Posted::Now)));
+    assert_eq!(records.add(notice(1)).await, Ok(Recorded::Beside(Posted::Before)));
     let reader = records.reader().unwrap();
     let kept = reader.notices(State::Pending, 10).unwrap();
     assert_eq!((kept.len(), &kept[0].notice, kept[0].tries), (1, &letter(1), 0));
@@ -67,14 +73,14 @@ async fn what_became_of_a_notice_is_told_once_and_settled_for_good() {
         records.add(told("u-1", number)).await.unwrap();
         records.add(notice(number)).await.unwrap();
     }
-    assert_eq!(records.add(tried(1, State::Pending, 1)).await, Ok(Recorded::Beside));
+    assert_eq!(records.add(tried(1, State::Pending, 1)).await, Ok(Recorded::Beside(Posted::Now)));
     let reader = records.reader().unwrap();
     let kept = &reader.notices(State::Pending, 10).unwrap()[0];
     assert_eq!((kept.tries, kept.failure.as_str()), (1, "the receiver did not answer 2xx"));
-    assert_eq!(records.add(tried(1, State::Delivered, 2)).await, Ok(Recorded::Beside));
-    assert_eq!(records.add(tried(1, State::Dead, 3)).await, Ok(Recorded::Gone), "it was settled");
+    assert_eq!(records.add(tried(1, State::Delivered, 2)).await, Ok(Recorded::Beside(Posted::Now)));
+    assert_eq!(records.add(tried(1, State::Dead, 3)).await, Ok(Recorded::Beside(Posted::Gone)), "it was settled");
     assert!(!reader.is_pending(letter(1).id()).unwrap() && reader.is_pending(letter(2).id()).unwrap());
-    assert_eq!(records.add(tried(2, State::Dead, 7)).await, Ok(Recorded::Beside));
+    assert_eq!(records.add(tried(2, State::Dead, 7)).await, Ok(Recorded::Beside(Posted::Now)));
     let states = State::ALL.map(|state| reader.notices(state, 10).unwrap().len());
     assert_eq!(states, [0, 1, 1]);
 }
@@ -97,7 +103,7 @@ async fn dead_letters_are_revived_or_dropped_beside_a_process_that_writes() {
     assert_eq!(discard(folder.path(), &one(1)).unwrap(), 1, "one that is pending can be dropped by its name");
     assert_eq!(discard(folder.path(), &one(4)).unwrap(), 0);
     assert_eq!(discard(folder.path(), &Which::AllDead).unwrap(), 2);
-    assert_eq!(records.add(tried(1, State::Pending, 1)).await, Ok(Recorded::Gone));
+    assert_eq!(records.add(tried(1, State::Pending, 1)).await, Ok(Recorded::Beside(Posted::Gone)));
     assert_eq!(records.add(told("u-1", 5)).await, Ok(Recorded::As(5)));
 }
 
@@ -111,9 +117,9 @@ async fn the_outbox_is_bounded_on_both_sides() {
                 INSERT INTO notices SELECT NULL, ?2 || i, 'shop-eu', 'ra_x', '', '', '', '', ?2, 0, '', i, i FROM n";
     db.execute(fill, params![MOST_PENDING as i64, "pending"]).unwrap();
     db.execute(fill, params![MOST_SETTLED as i64 + 50, "dead"]).unwrap();
-    assert_eq!(records.add(notice(1)).await, Ok(Recorded::NoRoom));
+    assert_eq!(records.add(notice(1)).await, Ok(Recorded::Beside(Posted::NoRoom)));
     db.execute("DELETE FROM notices WHERE id = 'pending7'", []).unwrap();
-    assert_eq!(records.add(notice(1)).await, Ok(Recorded::Beside));
+    assert_eq!(records.add(notice(1)).await, Ok(Recorded::Beside(Posted::Now)));
     records.add(tried(1, State::Dead, 7)).await.unwrap();
     let dead = records.reader().unwrap().notices(State::Dead, MOST_PENDING).unwrap();
     assert_eq!((dead.len(), dead[0].notice.id()), (MOST_SETTLED, letter(1).id()), "the newest stay");
@@ -130,5 +136,5 @@ async fn a_file_of_the_release_before_gets_its_outbox_and_is_read_without_one() 
     assert!(Reader::open(folder.path()).unwrap().notices(State::Dead, 10).unwrap().is_empty());
     let (records, _) = open(folder.path());
     records.add(told("u-1", 1)).await.unwrap();
-    assert_eq!(records.add(notice(1)).await, Ok(Recorded::Beside));
+    assert_eq!(records.add(notice(1)).await, Ok(Recorded::Beside(Posted::Now)));
 }
