@@ -16,6 +16,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use rustls::ClientConfig;
 use rustls_platform_verifier::BuilderVerifierExt;
+use tokio::sync::oneshot;
 
 use crate::admin::guard::{Guard, Unguarded};
 use crate::admin::{Admin, AdminService};
@@ -26,6 +27,7 @@ use crate::domain::secret::Secret;
 use crate::flight::quota::Calendar;
 use crate::flight::velocity::Velocity;
 use crate::gateway::build::build;
+use crate::gateway::courier::Courier;
 use crate::gateway::reload::{LastReload, Origin, Reloader, Reloads, remark};
 use crate::gateway::snapshot::{Live, Shared};
 use crate::gateway::spending::Keeper;
@@ -114,6 +116,7 @@ pub struct App {
     reloads: Reloads,
     reloading: thread::JoinHandle<()>,
     spending: Option<Spending>,
+    courier: Option<Sending>,
     records: Option<Records>,
     draining: Arc<AtomicBool>,
 }
@@ -121,6 +124,12 @@ pub struct App {
 /// The thread that keeps what callers spent; it ends when its sender is gone.
 struct Spending {
     stop: SyncSender<()>,
+    thread: thread::JoinHandle<()>,
+}
+
+/// The thread that sends what the outbox holds; it ends when its sender is gone.
+struct Sending {
+    stop: oneshot::Sender<()>,
     thread: thread::JoinHandle<()>,
 }
 
@@ -152,6 +161,7 @@ impl App {
         // Before anybody can spend.
         let spending = config.data_dir.as_deref().map(|folder| keep_spending(folder, &live)).transpose();
         let spending = spending.map_err(StartError::System)?;
+        let courier = Courier::new(&live, &shared).map(send_notices).transpose().map_err(StartError::System)?;
 
         let last = Arc::new(LastReload::default());
         let reloader = Reloader {
@@ -174,7 +184,7 @@ impl App {
             guard,
         };
         let admin = start_admin(admin_listener, admin)?;
-        Ok(Self { data, admin, live, reloads, reloading, spending, records, draining })
+        Ok(Self { data, admin, live, reloads, reloading, spending, courier, records, draining })
     }
 
     /// Where applications connect.
@@ -208,6 +218,10 @@ impl App {
         drop(self.admin);
         // It is asleep or reading files; it ends within a poll.
         drop(self.reloading);
+        if let Some(Sending { stop, thread }) = self.courier {
+            drop(stop);
+            let _ = tokio::task::spawn_blocking(move || thread.join()).await;
+        }
         // After the last answer ended: whatever waits is recorded, and a last checkpoint signed.
         if let Some(records) = self.records {
             let _ = tokio::task::spawn_blocking(move || records.stop()).await;
@@ -251,6 +265,15 @@ fn keep_spending(folder: &Path, live: &Live) -> io::Result<Spending> {
     let (stop, stopped) = mpsc::sync_channel(1);
     let thread = thread::Builder::new().name("spending".to_owned()).spawn(move || keeper.run(&stopped))?;
     Ok(Spending { stop, thread })
+}
+
+fn send_notices(courier: Courier) -> io::Result<Sending> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let (stop, stopped) = oneshot::channel();
+    let thread = thread::Builder::new().name("notices".to_owned()).spawn(move || {
+        runtime.block_on(courier.run(stopped));
+    })?;
+    Ok(Sending { stop, thread })
 }
 
 fn shared(

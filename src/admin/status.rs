@@ -139,6 +139,8 @@ struct MerchantStatus {
 #[derive(Serialize)]
 struct WebhookStatus {
     pending: usize,
+    /// In the outbox and not under way.
+    waiting: usize,
     delivered: u64,
     /// The newest that were given up.
     dead: Vec<DeadLetterStatus>,
@@ -152,7 +154,9 @@ struct DeadLetterStatus {
     /// RFC 3339.
     at: String,
     tries: usize,
-    failure: &'static str,
+    failure: String,
+    /// In the outbox, where it can be sent again; the others are in memory alone.
+    kept: bool,
 }
 
 #[derive(Serialize)]
@@ -196,10 +200,12 @@ pub fn status(admin: &Admin) -> Status {
 
 fn webhooks(notices: &Notices) -> WebhookStatus {
     let dead = notices.dead().into_iter().map(|letter| {
-        let (at, DeadLetter { event, tenant, decision, tries, failure, .. }) = (clock::rfc3339(letter.at_ms), letter);
-        DeadLetterStatus { event, tenant, decision, at, tries, failure }
+        let DeadLetter { event, tenant, decision, at_ms, tries, failure, kept } = letter;
+        let (at, failure) = (clock::rfc3339(at_ms), failure.into_owned());
+        DeadLetterStatus { event, tenant, decision, at, tries, failure, kept }
     });
-    WebhookStatus { pending: notices.pending(), delivered: notices.delivered(), dead: dead.collect() }
+    let (pending, waiting, delivered) = (notices.pending(), notices.waiting(), notices.delivered());
+    WebhookStatus { pending, waiting, delivered, dead: dead.collect() }
 }
 
 fn route(snapshot: &Snapshot, ready: &ReadyRoute, candidates: &[Candidate]) -> RouteStatus {

@@ -3,6 +3,8 @@
 mod audit;
 mod check;
 mod digest;
+mod notices;
+mod place;
 mod sandbox;
 mod secrets;
 mod serve;
@@ -38,7 +40,7 @@ enum Command {
     Serve(ServeArgs),
     /// Compile routes.toml and the provider files, and print every mistake
     Check(check::CheckArgs),
-    /// Verify or export the record of decisions, or forget a person in it
+    /// Verify or export the record of decisions, forget a person in it, or see to notices nobody took
     Audit(audit::AuditArgs),
     /// Read a caller key on standard input and print its digest for routes.toml
     Digest(digest::DigestArgs),

@@ -13,9 +13,10 @@ use crate::flight::arrival::LiveCaller;
 use crate::flight::merchants::Merchants;
 use crate::flight::quota::Quota;
 use crate::flight::trail::RouteNames;
-use crate::gateway::notify::Notifier;
+use crate::gateway::notify::{Notifier, Post};
 use crate::gateway::snapshot::{Kept, Parts, ReadyRoute, Shared, Snapshot};
 use crate::gateway::stack;
+use crate::layer::audit::Clerk;
 use crate::telemetry::metrics::Metrics;
 use crate::upstream::live::Fleet;
 
@@ -31,7 +32,9 @@ pub fn build(table: RoutingTable, previous: Option<&Snapshot>, shared: &Shared) 
     });
     let risk = table.risk_route().map(|route| {
         let names = names(&route.id, &shared.metrics);
-        let revise = Notifier::wanted(table.webhooks(), &shared.dial, &shared.notices, &shared.metrics);
+        let records = shared.clerk.as_ref().map(Clerk::records);
+        let post = Post::new(&shared.dial, &shared.notices, &shared.metrics, records);
+        let revise = Notifier::wanted(table.webhooks(), post);
         shared.velocity.adopt(&route.velocity, &shared.metrics);
         let velocity = (!route.velocity.is_empty()).then(|| Arc::clone(&shared.velocity));
         let kept = Kept { merchants: merchants(route, previous, shared), velocity, ..Kept::default() };

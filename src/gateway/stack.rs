@@ -131,12 +131,13 @@ pub fn risk(
             deadline: in_time,
             clerk: shared.clerk.clone(),
             metrics: Arc::clone(metrics),
-            revise,
+            revise: revise.clone(),
         }))
         // Inside Fallback, so that a fallback is never kept as a verdict; below the timer, so that late ones are.
         .layer(IdempotencyLayer(idempotency::Params {
             ledger: shared.ledger.clone(),
             clerk: shared.clerk.clone(),
+            revise,
             metrics: Arc::clone(metrics),
         }))
         // Inside Idempotency, so that what is given again is this attempt's decision; outside Velocity: counted first.
