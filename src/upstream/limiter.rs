@@ -8,11 +8,15 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use crate::flight::shares::{Shares, Standing};
 use crate::upstream::concurrency::{Bounds, Concurrency, Ended};
 
-/// Requests in flight to one provider.
+/// Requests in flight to one provider, and whose they are.
 #[derive(Debug, Default)]
-pub struct Bulkhead(AtomicU32);
+pub struct Bulkhead {
+    taken: AtomicU32,
+    shares: Shares,
+}
 
 /// A bulkhead's limit that moves with what becomes of requests; shared by all upstreams of a provider.
 #[derive(Debug, Default)]
@@ -39,34 +43,43 @@ impl Adaptive {
 
 /// A place in a bulkhead; given back when dropped.
 #[derive(Debug)]
-pub struct Place(Arc<Bulkhead>);
+pub struct Place {
+    bulkhead: Arc<Bulkhead>,
+    seat: u8,
+}
 
 impl Bulkhead {
-    /// Takes a place, `None` if `limit` are taken.
-    pub fn enter(self: &Arc<Self>, limit: u32) -> Option<Place> {
-        if self.0.fetch_add(1, Ordering::AcqRel) >= limit {
-            self.0.fetch_sub(1, Ordering::AcqRel);
-            return None;
+    /// Takes a place. `None` if what the class may have of `limit` is taken, or if the rest is nearly taken and the caller
+    /// has its share of it: it is noted then that it wants more.
+    pub fn enter(self: &Arc<Self>, limit: u32, whose: Standing, now: Instant) -> Option<Place> {
+        let room = whose.class.share_of_provider(limit);
+        let taken = self.taken.fetch_add(1, Ordering::AcqRel);
+        let held = self.shares.add(whose.seat, 1);
+        let place = Place { bulkhead: Arc::clone(self), seat: whose.seat };
+        if taken < Shares::crowded(room) {
+            return Some(place);
         }
-        Some(Place(Arc::clone(self)))
+        let fair = !self.shares.has_its_part(whose.seat, held, room, now);
+        (taken < room && fair).then_some(place)
     }
 
     /// How many are taken.
     pub fn taken(&self) -> u32 {
-        self.0.load(Ordering::Acquire)
+        self.taken.load(Ordering::Acquire)
     }
 }
 
 impl Place {
     /// How many places of its bulkhead are taken, this one included.
     pub fn taken(&self) -> u32 {
-        self.0.taken()
+        self.bulkhead.taken()
     }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.0.0.fetch_sub(1, Ordering::AcqRel);
+        self.bulkhead.taken.fetch_sub(1, Ordering::AcqRel);
+        self.bulkhead.shares.sub(self.seat, 1);
     }
 }
 
@@ -105,8 +118,9 @@ mod tests {
     #[test]
     fn a_full_bulkhead_refuses_and_a_dropped_place_is_free_again() {
         let bulkhead = Arc::new(Bulkhead::default());
-        let place = bulkhead.enter(1);
-        assert!(place.is_some() && bulkhead.enter(1).is_none());
+        let enter = || bulkhead.enter(1, Standing::default(), Instant::now());
+        let place = enter();
+        assert!(place.is_some() && enter().is_none());
         drop(place);
         assert_eq!(bulkhead.taken(), 0);
     }
