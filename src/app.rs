@@ -258,7 +258,7 @@ fn open_record(
 fn watch_pressure(data: &Server, live: &Live, shared: &Arc<Shared>) -> io::Result<SyncSender<()>> {
     let (meter, idle) = (Meter::new(), data.idle());
     let measure = Box::new(move |memory| meter.read(memory));
-    let mut watch = PressureWatch::new(Arc::clone(live), Arc::clone(shared), measure, Box::new(move || idle.close()));
+    let mut watch = PressureWatch::new(Arc::clone(live), shared, measure, Box::new(move || idle.close()));
     watch.look();
     let (stop, stopped) = mpsc::sync_channel(1);
     thread::Builder::new().name("pressure".to_owned()).spawn(move || watch.run(&stopped))?;

@@ -98,7 +98,8 @@ impl Shares {
         let ms = |span: Duration| u64::try_from(span.as_millis()).unwrap_or(u64::MAX);
         let (now, span) = (ms(now.saturating_duration_since(self.start)), ms(SPAN));
         let turned = self.turned_ms.load(Relaxed);
-        if now < turned.saturating_add(span) || self.turned_ms.compare_exchange(turned, now, Relaxed, Relaxed).is_err() {
+        if now < turned.saturating_add(span) || self.turned_ms.compare_exchange(turned, now, Relaxed, Relaxed).is_err()
+        {
             return;
         }
         let last = self.wanting.swap(0, Relaxed);

@@ -2,7 +2,7 @@
 //!
 //! Once a second from a thread of its own: a look, a stage ([`Stage::after`]), and what the stage asks for that no request
 //! does itself: cached answers are dropped and idle connections closed. What calls are turned away, and what is not begun,
-//! is decided where it happens, by the stage that [`Gate`](crate::flight::gate::Gate) holds. How many bytes bodies may take
+//! is decided where it happens, by the stage that [`Gate`] holds. How many bytes bodies may take
 //! is told it too: no more than a quarter of the memory there is, since each is held about twice and is not all there is.
 
 use std::sync::Arc;
@@ -10,8 +10,10 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::Duration;
 
 use crate::domain::overload::Stage;
-use crate::flight::gate::Scarce;
+use crate::flight::gate::{Gate, Scarce};
 use crate::gateway::snapshot::{Live, Shared};
+use crate::layer::cache::Store;
+use crate::telemetry::metrics::Metrics;
 use crate::telemetry::process::{Reading, Used};
 
 /// Between two looks.
@@ -25,7 +27,9 @@ pub type Measure = Box<dyn FnMut(Option<u64>) -> Reading + Send>;
 /// Looks and tells.
 pub struct Watch {
     live: Live,
-    shared: Arc<Shared>,
+    gate: Arc<Gate>,
+    answers: Store,
+    metrics: Arc<Metrics>,
     measure: Measure,
     close_idle: Box<dyn Fn() + Send>,
     narrowed: bool,
@@ -33,8 +37,9 @@ pub struct Watch {
 
 impl Watch {
     /// Watches by `measure`; `close_idle` closes some idle connections each time it is called.
-    pub fn new(live: Live, shared: Arc<Shared>, measure: Measure, close_idle: Box<dyn Fn() + Send>) -> Self {
-        Self { live, shared, measure, close_idle, narrowed: false }
+    pub fn new(live: Live, shared: &Shared, measure: Measure, close_idle: Box<dyn Fn() + Send>) -> Self {
+        let (gate, answers) = (Arc::clone(&shared.gate), shared.store.clone());
+        Self { live, gate, answers, metrics: Arc::clone(&shared.metrics), measure, close_idle, narrowed: false }
     }
 
     /// Looks once a second until `stop` says so or is gone.
@@ -49,14 +54,19 @@ impl Watch {
         let snapshot = self.live.load();
         let limits = snapshot.table().limits();
         let reading = (self.measure)(limits.memory);
-        let gate = &self.shared.gate;
+        let gate = &self.gate;
         if let Some(memory) = reading.memory {
             let most = memory.limit / BODIES;
             gate.limit_bytes(most);
             let narrow = most < limits.in_flight_bytes as u64;
             if narrow && !self.narrowed {
                 let (asked, memory) = (limits.in_flight_bytes, memory.limit);
-                tracing::warn!(asked, used = gate.most_bytes(limits), memory, "in_flight_bytes is more than the memory there is allows, less is used");
+                tracing::warn!(
+                    asked,
+                    used = gate.most_bytes(limits),
+                    memory,
+                    "in_flight_bytes is more than the memory there is allows, less is used"
+                );
             }
             self.narrowed = narrow;
         }
@@ -70,12 +80,12 @@ impl Watch {
         }
         if stage >= Stage::Tight {
             if before < Stage::Tight {
-                self.shared.store.clear();
+                self.answers.clear();
             }
             (self.close_idle)();
         }
-        self.shared.metrics.pressure.measured(&reading, stage);
-        self.shared.metrics.pressure.in_flight(gate.held_bytes());
+        self.metrics.pressure.measured(&reading, stage);
+        self.metrics.pressure.in_flight(gate.held_bytes());
     }
 }
 
@@ -91,6 +101,3 @@ fn tell(from: Stage, to: Stage, scarce: Scarce, reading: &Reading) {
         tracing::info!(stage, from, memory_bytes, memory_limit, open, open_limit, "pressure falls");
     }
 }
-
-#[cfg(test)]
-mod tests;

@@ -114,6 +114,7 @@ impl Pause {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::overload::Class;
 
     #[test]
     fn a_full_bulkhead_refuses_and_a_dropped_place_is_free_again() {
@@ -123,6 +124,57 @@ mod tests {
         assert!(place.is_some() && enter().is_none());
         drop(place);
         assert_eq!(bulkhead.taken(), 0);
+    }
+
+    #[test]
+    fn row_35_a_class_leaves_some_of_a_provider_to_those_above_it() {
+        let bulkhead = Arc::new(Bulkhead::default());
+        let enter = |class| bulkhead.enter(20, Standing { class, seat: 1 }, Instant::now());
+        let mut held = Vec::new();
+        for (class, places) in [(Class::Batch, 14), (Class::Low, 16), (Class::Normal, 20)] {
+            while let Some(place) = enter(class) {
+                held.push(place);
+            }
+            assert_eq!(held.len(), places, "{class:?}");
+        }
+    }
+
+    /// Events of one simulated second at a provider of 20 places and 200 ms: one caller asks every millisecond, the other
+    /// every `gap` ms. How many of each were served, and how many the other asked for.
+    fn rivals(gap: u64) -> (u32, u32, u32) {
+        let (bulkhead, start) = (Arc::new(Bulkhead::default()), Instant::now());
+        let mut held = std::collections::VecDeque::new();
+        let (mut greedy, mut modest, mut wanted) = (0, 0, 0);
+        for ms in 0..6_000u64 {
+            let now = start + Duration::from_millis(ms);
+            while held.front().is_some_and(|(ends, _)| *ends <= ms) {
+                held.pop_front();
+            }
+            let measured = u32::from(ms >= 1_000);
+            let mut ask = |seat| bulkhead.enter(20, Standing { class: Class::Normal, seat }, now);
+            if let Some(place) = ask(1) {
+                greedy += measured;
+                held.push_back((ms + 200, place));
+            }
+            if ms % gap == 0 {
+                wanted += measured;
+                if let Some(place) = ask(2) {
+                    modest += measured;
+                    held.push_back((ms + 200, place));
+                }
+            }
+        }
+        (greedy, modest, wanted)
+    }
+
+    #[test]
+    fn row_36_one_that_asks_ten_times_as_often_does_not_starve_another() {
+        // 100 a second are possible: 500 in the five seconds that count. The other asks for 10, 20, 40 and 100 a second.
+        for (gap, least) in [(100, 1.0), (50, 0.95), (25, 0.9), (10, 0.45)] {
+            let (greedy, modest, wanted) = rivals(gap);
+            assert!(f64::from(modest) >= f64::from(wanted) * least, "every {gap} ms: {modest} of {wanted}");
+            assert!(greedy + modest >= 450, "every {gap} ms: {} of 500", greedy + modest);
+        }
     }
 
     #[test]

@@ -37,6 +37,7 @@ mod limits;
 mod llm;
 mod money;
 mod order;
+mod overload;
 mod policy;
 mod power_loss;
 mod process;

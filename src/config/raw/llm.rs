@@ -69,8 +69,18 @@ pub(in crate::config) struct RawTimeouts {
 
 /// Reads one section.
 pub(super) fn route((name, value): &(Field<String>, Value<'_>)) -> Option<RawRoute> {
-    const KEYS: [&str; 10] =
-        ["order", "candidates", "timeouts", "max_attempts", "cache", "sticky", "fallback_on", "hedge", "shadow", "class"];
+    const KEYS: [&str; 10] = [
+        "order",
+        "candidates",
+        "timeouts",
+        "max_attempts",
+        "cache",
+        "sticky",
+        "fallback_on",
+        "hedge",
+        "shadow",
+        "class",
+    ];
     const ORDERS: [(&str, Order); 4] = [
         ("as-listed", Order::AsListed),
         ("weighted", Order::Weighted),

@@ -52,7 +52,10 @@ impl<'p> Flight<'p> {
         let probing = !lane.upstream.health.is_unmarked();
         let lap = Lap { hedge, form: Form::of(self.call.llm().stream), started: Instant::now() };
         let first = self.begin(lane, 1)?;
-        let patience = hedge.tempo.patience(&hedge.policy, lap.form).filter(|_| !probing && !hedge.gate.is_lean() && self.may_hedge());
+        let patience = hedge
+            .tempo
+            .patience(&hedge.policy, lap.form)
+            .filter(|_| !probing && !hedge.gate.is_lean() && self.may_hedge());
         let Some(patience) = patience else { return Ok(lap.alone(lane, first).await) };
         Ok(match select(first, pin!(sleep(patience))).await {
             Either::Left((result, _)) => lap.noted(Asked { lane, result }),
