@@ -178,10 +178,10 @@ impl Gate {
         if class != Class::Risk {
             let (places, weight) = (self.places.add(wish.standing.seat, 1), self.weights.add(wish.standing.seat, kib));
             if taken >= Shares::crowded(room.places) {
-                self.fair(&self.places, wish, (places, room.places))?;
+                fair(&self.places, wish, (places, room.places))?;
             }
             if weighed + kib > Shares::crowded(room.kib) {
-                self.fair(&self.weights, wish, (weight, room.kib))?;
+                fair(&self.weights, wish, (weight, room.kib))?;
             }
         }
         Ok(admitted)
@@ -203,12 +203,6 @@ impl Gate {
 
     fn weather(&self, class: Class) -> Result<(), ShedReason> {
         if self.is_lean() && self.stage().sheds(class) { Err(self.scarce().reason()) } else { Ok(()) }
-    }
-
-    #[cold]
-    fn fair(&self, shares: &Shares, wish: &Wish, (held, room): (u32, u32)) -> Result<(), ShedReason> {
-        let over = shares.has_its_part(wish.standing.seat, held, room, wish.now);
-        if over { Err(ShedReason::CallerShare) } else { Ok(()) }
     }
 
     /// One body always fits, however small the class's share: else it would never be read.
@@ -273,6 +267,13 @@ impl Drop for Growth {
             self.gate.weights.sub(self.standing.seat, kib);
         }
     }
+}
+
+/// Whether a caller that held so much of a crowded room may have more.
+#[cold]
+fn fair(shares: &Shares, wish: &Wish, (held, room): (u32, u32)) -> Result<(), ShedReason> {
+    let over = shares.has_its_part(wish.standing.seat, held, room, wish.now);
+    if over { Err(ShedReason::CallerShare) } else { Ok(()) }
 }
 
 /// Adds to a counter unless it would come to more than `most`: no other ever sees a number beyond it. What it was before.

@@ -139,8 +139,8 @@ mod tests {
         }
     }
 
-    /// Events of one simulated second at a provider of 20 places and 200 ms: one caller asks every millisecond, the other
-    /// every `gap` ms. How many of each were served, and how many the other asked for.
+    /// Six simulated seconds at a provider of 20 places and 200 ms, of which the first does not count: one caller asks every
+    /// millisecond, the other every `gap` ms. How many of each were served, and how many the other asked for.
     fn rivals(gap: u64) -> (u32, u32, u32) {
         let (bulkhead, start) = (Arc::new(Bulkhead::default()), Instant::now());
         let mut held = std::collections::VecDeque::new();
@@ -151,7 +151,7 @@ mod tests {
                 held.pop_front();
             }
             let measured = u32::from(ms >= 1_000);
-            let mut ask = |seat| bulkhead.enter(20, Standing { class: Class::Normal, seat }, now);
+            let ask = |seat| bulkhead.enter(20, Standing { class: Class::Normal, seat }, now);
             if let Some(place) = ask(1) {
                 greedy += measured;
                 held.push_back((ms + 200, place));
