@@ -53,7 +53,10 @@ impl Watch {
     pub fn look(&mut self) {
         let snapshot = self.live.load();
         let limits = snapshot.table().limits();
-        let reading = (self.measure)(limits.memory);
+        let now = (self.measure)(limits.memory);
+        // Who is out of descriptors cannot read what memory there is: it is taken to be as it was.
+        let last = self.metrics.pressure.reading();
+        let reading = Reading { memory: now.memory.or(last.memory), descriptors: now.descriptors.or(last.descriptors) };
         let gate = &self.gate;
         if let Some(memory) = reading.memory {
             let most = memory.limit / BODIES;

@@ -133,12 +133,13 @@ fn kilobytes(text: &str, name: &str) -> Option<u64> {
     line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
 }
 
-/// Newer kernels tell how many there are without listing them.
+/// Newer kernels tell how many there are without listing them; listing takes one, so that if it fails there is none left.
 fn descriptors() -> Option<Used> {
     let folder = Path::new("/proc/self/fd");
     let told = fs::metadata(folder).ok()?.len();
-    let used = if told > 0 { told } else { fs::read_dir(folder).ok()?.count() as u64 };
-    getrlimit(Resource::Nofile).current.map(|limit| Used { used, limit })
+    let limit = getrlimit(Resource::Nofile).current?;
+    let used = if told > 0 { told } else { fs::read_dir(folder).map_or(limit, |files| files.count() as u64) };
+    Some(Used { used, limit })
 }
 
 /// Raises the limit of open files as far as the system allows without asking anybody; what it is then, `None` if there is

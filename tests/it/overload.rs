@@ -244,13 +244,19 @@ impl Pressed {
         let measure = move |_| {
             let (memory, descriptors) = *told.lock().unwrap();
             let of = |used, limit| Some(Used { used, limit });
-            Reading { memory: of(memory << 30, 1000 << 30), descriptors: of(descriptors, 1000) }
+            let memory = if memory == u64::MAX { None } else { of(memory << 30, 1000 << 30) };
+            Reading { memory, descriptors: of(descriptors, 1000) }
         };
         let close = Box::new(move || {
             count.fetch_add(1, Ordering::Relaxed);
         });
         let watch = Watch::new(Arc::clone(&world.live), &world.shared, Box::new(measure), close);
         Self { world, levels, closed, watch }
+    }
+
+    /// The next look cannot read what memory there is.
+    fn finds_no_memory(&mut self, descriptors: u64) {
+        self.finds(u64::MAX, descriptors);
     }
 
     /// The next look finds this.
@@ -307,6 +313,10 @@ async fn row_31_descriptors_have_the_same_stages_and_the_metric_says_which_it_wa
     assert_shed(&pressed.ask(SHOP, "duo").await);
     assert_eq!((shed(&pressed.world, "normal", "descriptors"), shed(&pressed.world, "normal", "memory")), (1.0, 0.0));
     assert_eq!(pressed.world.metric("weighbridge_pressure_stage", &[]), 3.0);
+    pressed.finds(960, 1000);
+    pressed.finds_no_memory(100);
+    assert_shed(&pressed.ask(SHOP, "duo").await);
+    assert_eq!(shed(&pressed.world, "normal", "memory"), 1.0, "what cannot be read is as it was");
     pressed.finds(100, 100);
     pressed.ask(SHOP, "duo").await.assert_served("alpha", 1);
     assert_eq!(pressed.world.counts(), [1, 0, 0]);
