@@ -205,12 +205,14 @@ impl Gate {
         if self.is_lean() && self.stage().sheds(class) { Err(self.scarce().reason()) } else { Ok(()) }
     }
 
-    /// One body always fits, however small the class's share: else it would never be read.
+    /// One body always fits, however small the class's share: else it would never be read. And beside the largest of them
+    /// payments do: room for them is kept even where a single body may be nearly all there is.
     fn room(&self, limits: &Limits, class: Class) -> Room {
         let small = |whole: usize| u32::try_from(whole).unwrap_or(u32::MAX);
         let (all, one) = (small(limits.in_flight_bytes / 1024), kib(limits.body_bytes as u64));
         let all = all.min(self.most_kib.load(Relaxed));
-        Room { places: class.share(small(limits.in_flight)), kib: class.share(all).max(one) }
+        let beside = if class == Class::Risk { one / 10 + kib(limits.risk_body_bytes as u64) } else { 0 };
+        Room { places: class.share(small(limits.in_flight)), kib: class.share(all).max(one.saturating_add(beside)) }
     }
 }
 

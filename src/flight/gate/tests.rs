@@ -71,10 +71,12 @@ fn row_32_bodies_get_less_room_than_asked_for_where_there_is_less_memory() {
     assert!(first.is_ok());
     assert_eq!(gate.enter(&body(Class::Normal), &limits).err(), Some(ShedReason::Bytes));
     assert!(gate.enter(&of(Class::Risk, 1), &limits).is_ok());
-    // However little there is, one body can be read.
+    // However little there is, one body can be read, and a payment beside it.
     drop(first);
     gate.limit_bytes(0);
-    assert!(gate.enter(&body(Class::Batch), &limits).is_ok());
+    let only = gate.enter(&body(Class::Batch), &limits);
+    assert!(only.is_ok() && gate.enter(&body(Class::Batch), &limits).is_err());
+    assert!(gate.enter(&Wish { bytes: Some(1 << 10), ..of(Class::Risk, 1) }, &limits).is_ok());
 }
 
 #[test]
@@ -195,7 +197,8 @@ proptest! {
                 Event::Stage(number) => gate.enter_stage(Stage::from_number(number), Scarce::Memory),
             }
             prop_assert!(gate.in_flight() as usize <= in_flight && gate.in_flight() as usize == held.len());
-            prop_assert!(gate.held_bytes() <= (budget.max(body) as u64) << 10);
+            // One body and a payment always fit.
+            prop_assert!(gate.held_bytes() <= (budget.max(body + body / 10 + 1) as u64) << 10);
         }
         held.clear();
         prop_assert_eq!((gate.in_flight(), gate.held_bytes()), (0, 0));
