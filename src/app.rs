@@ -21,13 +21,14 @@ use tokio::sync::oneshot;
 use crate::admin::guard::{Guard, Unguarded};
 use crate::admin::{Admin, AdminService};
 use crate::config::error::ConfigError;
-use crate::config::table::RoutingTable;
+use crate::config::table::{Limits, RoutingTable};
 use crate::domain::clock;
 use crate::domain::secret::Secret;
 use crate::flight::quota::Calendar;
 use crate::flight::velocity::Velocity;
 use crate::gateway::build::build;
 use crate::gateway::courier::Courier;
+use crate::gateway::pressure::Watch as PressureWatch;
 use crate::gateway::reload::{LastReload, Origin, Reloader, Reloads, remark};
 use crate::gateway::snapshot::{Live, Shared};
 use crate::gateway::spending::Keeper;
@@ -46,12 +47,16 @@ use crate::store::db::StoreError;
 use crate::store::writer::{Faults, Records, RecordsConfig, Watch};
 use crate::telemetry::access::AccessLog;
 use crate::telemetry::metrics::Metrics;
+use crate::telemetry::process::{self, Meter};
 use crate::upstream::dial::{Dial, TcpDial};
 
 /// Bytes of cached answers.
 const CACHE_BYTES: u64 = 64 * 1024 * 1024;
 /// Bytes of answers kept for repeated idempotency keys.
 const ANSWER_BYTES: u64 = 64 * 1024 * 1024;
+
+/// Descriptors for everything that is neither a client nor a provider: the record, listeners, runtimes, logs.
+const OTHER_FILES: usize = 128;
 
 /// What a start needs.
 pub struct AppConfig {
@@ -118,6 +123,8 @@ pub struct App {
     spending: Option<Spending>,
     courier: Option<Sending>,
     records: Option<Records>,
+    /// Its thread ends when this is gone.
+    _pressure: SyncSender<()>,
     draining: Arc<AtomicBool>,
 }
 
@@ -143,6 +150,7 @@ impl App {
         let seen = config.origin.hash();
         let table = config.origin.load().map_err(StartError::Config)?;
         remark(&table);
+        enough_descriptors(table.limits());
         let listen = |address, option| bind(address).map_err(|source| StartError::Listen { address, option, source });
         let data_listener = listen(config.listen, "--listen")?;
         let admin_listener = listen(config.admin_listen, "--admin-listen")?;
@@ -174,6 +182,7 @@ impl App {
         let (reloads, reloading) = reloader.start().map_err(StartError::System)?;
 
         let data = start_data(data_listener, config.workers, &live, &shared, data_shutdown)?;
+        let pressure = watch_pressure(&data, &live, &shared).map_err(StartError::System)?;
         let draining = Arc::new(AtomicBool::new(false));
         let admin = Admin {
             live: Arc::clone(&live),
@@ -184,7 +193,7 @@ impl App {
             guard,
         };
         let admin = start_admin(admin_listener, admin)?;
-        Ok(Self { data, admin, live, reloads, reloading, spending, courier, records, draining })
+        Ok(Self { data, admin, live, reloads, reloading, spending, courier, records, _pressure: pressure, draining })
     }
 
     /// Where applications connect.
@@ -256,6 +265,33 @@ fn open_record(
             Ok(Some(Records::unavailable(watch)))
         }
         Err(error) => Err(error.into()),
+    }
+}
+
+/// Looks once before anybody is served, and then once a second.
+fn watch_pressure(data: &Server, live: &Live, shared: &Arc<Shared>) -> io::Result<SyncSender<()>> {
+    let (meter, idle) = (Meter::new(), data.idle());
+    let measure = Box::new(move |memory| meter.read(memory));
+    let mut watch = PressureWatch::new(Arc::clone(live), shared, measure, Box::new(move || idle.close()));
+    watch.look();
+    let (stop, stopped) = mpsc::sync_channel(1);
+    thread::Builder::new().name("pressure".to_owned()).spawn(move || watch.run(&stopped))?;
+    Ok(stop)
+}
+
+/// Raises the limit of open files, and says so where it is too low all the same: a connection of a client and one to a
+/// provider each need one.
+fn enough_descriptors(limits: &Limits) {
+    let needed = limits.connections.saturating_add(limits.in_flight).saturating_add(OTHER_FILES);
+    if let Some(limit) = process::raise_descriptors().filter(|limit| *limit < needed as u64) {
+        let (connections, in_flight) = (limits.connections, limits.in_flight);
+        tracing::warn!(
+            limit,
+            needed,
+            connections,
+            in_flight,
+            "the limit of open files is too low for [limits] connections and in_flight, raise it (ulimit -n) or lower them"
+        );
     }
 }
 

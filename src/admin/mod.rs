@@ -81,6 +81,7 @@ impl Admin {
             "/metrics" => {
                 // A window may have turned since anybody called.
                 self.live.load().turn_budgets();
+                self.shared.metrics.pressure.in_flight(self.shared.gate.held_bytes());
                 typed(StatusCode::OK, "text/plain; version=0.0.4", self.shared.metrics.render())
             }
             "/status.json" => json(StatusCode::OK, &status::status(self)),

@@ -8,14 +8,16 @@ use tokio::time::Instant;
 use crate::admin::Admin;
 use crate::config::budgets::{MerchantBudget, Whose};
 use crate::config::error::ConfigError;
-use crate::config::table::{Budget, Candidate};
+use crate::config::table::{Budget, Candidate, Limits};
 use crate::domain::clock;
 use crate::domain::id::{ProviderId, UpstreamId};
 use crate::domain::money::Cost;
+use crate::domain::overload::Stage;
 use crate::flight::arrival::LiveCaller;
 use crate::flight::quota::Spending;
 use crate::gateway::notify::{DeadLetter, Notices};
-use crate::gateway::snapshot::{ReadyRoute, Snapshot};
+use crate::gateway::snapshot::{ReadyRoute, Shared, Snapshot};
+use crate::telemetry::process::Used;
 use crate::upstream::skew::Measured;
 
 /// The whole page.
@@ -25,7 +27,8 @@ pub struct Status {
     config_hash: String,
     config_age_seconds: u64,
     draining: bool,
-    in_flight: usize,
+    in_flight: u32,
+    overload: Overload,
     routes: Vec<RouteStatus>,
     providers: Vec<ProviderStatus>,
     callers: Vec<CallerStatus>,
@@ -97,6 +100,33 @@ struct TokenStatus {
     limit: u32,
     remaining: u32,
     reset_ms: u64,
+}
+
+/// What there is of what can run out, and what is given up for want of it.
+#[derive(Serialize)]
+struct Overload {
+    stage: &'static str,
+    /// What the stage is for; absent in the normal one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    scarce: Option<&'static str>,
+    in_flight: Amount,
+    in_flight_bytes: Amount,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    memory_bytes: Option<Amount>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    descriptors: Option<Amount>,
+}
+
+#[derive(Serialize)]
+struct Amount {
+    used: u64,
+    limit: u64,
+}
+
+impl From<Used> for Amount {
+    fn from(Used { used, limit }: Used) -> Self {
+        Self { used, limit }
+    }
 }
 
 /// Amounts are decimal strings in major units.
@@ -185,6 +215,7 @@ pub fn status(admin: &Admin) -> Status {
         config_age_seconds: clock::unix_seconds().saturating_sub(snapshot.loaded_at()),
         draining: admin.draining.load(Ordering::Acquire),
         in_flight: admin.shared.gate.in_flight(),
+        overload: overload(&admin.shared, table.limits()),
         routes: routes.collect(),
         providers: providers(&snapshot),
         callers: callers(&snapshot),
@@ -195,6 +226,19 @@ pub fn status(admin: &Admin) -> Status {
             rendered: told.errors.iter().map(|error| error.rendered(crate::config::error::Style::Plain)).collect(),
             errors: told.errors,
         },
+    }
+}
+
+fn overload(shared: &Shared, limits: &Limits) -> Overload {
+    let (gate, reading) = (&shared.gate, shared.metrics.pressure.reading());
+    let stage = gate.stage();
+    Overload {
+        stage: stage.label(),
+        scarce: (stage > Stage::Normal).then(|| gate.scarce().label()),
+        in_flight: Amount { used: gate.in_flight().into(), limit: limits.in_flight as u64 },
+        in_flight_bytes: Amount { used: gate.held_bytes(), limit: gate.most_bytes(limits) },
+        memory_bytes: reading.memory.map(Amount::from),
+        descriptors: reading.descriptors.map(Amount::from),
     }
 }
 

@@ -160,6 +160,7 @@ fn changed_limits(old: &Limits, new: &Limits) -> Vec<&'static str> {
         ("connections", old.connections == new.connections),
         ("in_flight", old.in_flight == new.in_flight),
         ("in_flight_bytes", old.in_flight_bytes == new.in_flight_bytes),
+        ("memory", old.memory == new.memory),
     ])
 }
 
@@ -174,6 +175,7 @@ fn changed_caller(old: &Caller, new: &Caller) -> Vec<&'static str> {
         ("budget", old.budgets == new.budgets),
         ("unpriced", old.unpriced == new.unpriced),
         ("signature", old.signature == new.signature),
+        ("class", old.class == new.class),
     ])
 }
 
@@ -235,6 +237,7 @@ fn changed_route(old: &LlmRoute, new: &LlmRoute) -> Vec<&'static str> {
         ("fallback_on", old.asking.fallback_on == new.asking.fallback_on),
         ("hedge", old.asking.hedge == new.asking.hedge),
         ("shadow", same_shadow(old.shadow.as_ref(), new.shadow.as_ref())),
+        ("class", old.class == new.class),
     ])
 }
 

@@ -7,6 +7,7 @@ mod decode;
 pub mod dispatch;
 pub mod notify;
 pub mod pin;
+pub mod pressure;
 pub mod reload;
 pub mod snapshot;
 pub mod spending;

@@ -73,6 +73,24 @@ pub struct Server {
     threads: mpsc::Receiver<Infallible>,
 }
 
+/// The share of connections that [`Idle::close`] closes at a time.
+const IDLE_PART: usize = 4;
+
+/// Idle connections of a listener.
+pub struct Idle(Vec<Arc<Desk>>);
+
+impl Idle {
+    /// Closes the connections that have been idle longest, up to a quarter of all: whoever owned them may come back.
+    pub fn close(&self) {
+        for desk in &self.0 {
+            let open = desk.load.connections.load(Relaxed);
+            if open > 0 {
+                desk.evict(open.div_ceil(IDLE_PART));
+            }
+        }
+    }
+}
+
 /// How a drain went.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct DrainReport {
@@ -166,6 +184,11 @@ impl Server {
     /// Open connections.
     pub fn connections(&self) -> usize {
         self.desks.iter().map(|desk| desk.load.connections.load(Relaxed)).sum()
+    }
+
+    /// Closes idle connections when it is called; outlives the listener.
+    pub fn idle(&self) -> Idle {
+        Idle(self.desks.clone())
     }
 
     /// Stops in good order: goes on for `delay` (the load balancer is noticing), stops accepting, closes idle

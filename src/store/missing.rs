@@ -31,7 +31,7 @@ impl Missing {
         for entry in entries {
             match entry {
                 Entry::Decision(new) | Entry::Refusal(new) if self.decisions.len() < MOST => {
-                    drop(self.decisions.insert(new.id.clone()))
+                    self.decisions.insert(new.id.clone());
                 }
                 Entry::Decision(new) | Entry::Refusal(new) if self.decisions.contains(&new.id) => {}
                 Entry::Decision(_) | Entry::Refusal(_) | Entry::Outcome(_) => {

@@ -197,6 +197,10 @@ closed_set! {
         Bytes = "bytes",
         /// The caller's share was used up while the process was busy.
         CallerShare = "caller_share",
+        /// Memory runs out.
+        Memory = "memory",
+        /// File descriptors run out.
+        Descriptors = "descriptors",
         /// The process is stopping.
         Draining = "draining",
     }

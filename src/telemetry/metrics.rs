@@ -19,12 +19,13 @@ use super::handles::{
     RiskProviderMetrics, RouteMetrics, ShadowMetrics, UpstreamMetrics, VelocityMetrics, pairs, set,
 };
 use super::labels::{BudgetOutcome, Cache, CacheEvent, ExtraCost, Notice, ReloadResult, ShedReason, SignatureRefusal};
+use super::pressure::PressureLevels;
 use crate::domain::currency::Currency;
 use crate::domain::decision::{Action, DecisionSource, FallbackReason, Score};
 use crate::domain::id::{CallerId, ProviderId, RouteId, UpstreamId};
 use crate::domain::money::Cost;
-use crate::domain::operation::TrafficClass;
 use crate::domain::outcome::FailureClass;
+use crate::domain::overload::Class;
 use crate::domain::period::Period;
 
 /// Most distinct routes, and most distinct upstreams, that get series of their own.
@@ -38,7 +39,6 @@ const MOST_CATEGORIES: usize = 64;
 /// The name that everything beyond a bound shares.
 const OTHER: &str = "other";
 
-const CLASSES: [TrafficClass; 2] = [TrafficClass::Risk, TrafficClass::Llm];
 const ACTIONS: [Action; 4] = [Action::Pass, Action::Challenge, Action::Review, Action::Reject];
 const SOURCES: [DecisionSource; 5] = [
     DecisionSource::Live,
@@ -89,6 +89,8 @@ pub struct Metrics {
     pub connections: ConnectionMetrics,
     /// Decisions given again.
     pub reuse: ReuseMetrics,
+    /// What the process uses of what it may.
+    pub pressure: PressureLevels,
 }
 
 impl Metrics {
@@ -103,7 +105,7 @@ impl Metrics {
         let f = &*families;
         Arc::new(Self {
             decisions: decisions(f, categories),
-            shed: pairs(f, &catalog::SHED, &CLASSES.map(TrafficClass::label), &ShedReason::labels()),
+            shed: pairs(f, &catalog::SHED, &Class::ALL.map(Class::label), &ShedReason::labels()),
             caches: pairs(f, &catalog::CACHE_EVENTS, &Cache::labels(), &CacheEvent::labels()),
             config_reloads: set(f, &catalog::CONFIG_RELOADS, &[], &ReloadResult::labels()),
             signatures_refused: set(f, &catalog::SIGNATURES_REFUSED, &[], &SignatureRefusal::labels()),
@@ -117,6 +119,7 @@ impl Metrics {
             audit: AuditMetrics::new(f),
             connections: ConnectionMetrics::new(f),
             reuse: ReuseMetrics::new(f),
+            pressure: PressureLevels::new(f),
             routes: Bounded::new(MOST_NAMES),
             upstreams: Bounded::new(MOST_NAMES),
             providers: Bounded::new(MOST_NAMES),
@@ -274,10 +277,8 @@ impl Metrics {
     }
 
     /// Counts a call refused because the process was full.
-    pub fn shed(&self, class: TrafficClass, reason: ShedReason) {
-        if let Some(class) = CLASSES.iter().position(|known| *known == class) {
-            self.shed.get(class * ShedReason::ALL.len() + reason as usize).inspect(|counter| counter.inc());
-        }
+    pub fn shed(&self, class: Class, reason: ShedReason) {
+        self.shed.get(class as usize * ShedReason::ALL.len() + reason as usize).inspect(|counter| counter.inc());
     }
 
     /// Counts what a cache did.

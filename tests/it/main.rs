@@ -39,6 +39,7 @@ mod llm;
 mod money;
 mod order;
 mod outbox;
+mod overload;
 mod policy;
 mod power_loss;
 mod process;

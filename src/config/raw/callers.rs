@@ -1,14 +1,16 @@
 //! `[[caller]]`, key by key.
 
+use super::overload;
 use super::signature::RawSignature;
 use crate::config::error::Code;
 use crate::config::read::{Table, Value};
 use crate::config::report::Field;
 use crate::config::table::Unpriced;
 use crate::domain::money::Cost;
+use crate::domain::overload::Class;
 use crate::domain::period::Period;
 
-const KEYS: [&str; 8] = ["id", "tenant", "key_digest", "allow", "limits", "budget", "unpriced", "signature"];
+const KEYS: [&str; 9] = ["id", "tenant", "key_digest", "allow", "limits", "budget", "unpriced", "signature", "class"];
 const LIMITS: [&str; 3] = ["requests_per_minute", "in_flight", "tokens_per_minute"];
 /// Below it, one ordinary answer would be more than a minute's worth.
 const LEAST_TOKENS: u32 = 1_000;
@@ -32,6 +34,7 @@ pub(in crate::config) struct RawCaller {
     pub(in crate::config) unpriced: Option<Field<Unpriced>>,
     /// `None` also if it could not be read: then it was reported, and there will be no table.
     pub(in crate::config) signature: Option<RawSignature>,
+    pub(in crate::config) class: Option<Field<Class>>,
 }
 
 #[derive(Debug)]
@@ -56,6 +59,7 @@ impl RawCaller {
             budgets: table.get("budget").map(|value| budgets(&value)),
             unpriced: table.get("unpriced").and_then(|value| unpriced(&value)),
             signature: table.get("signature").and_then(|value| RawSignature::read(&value)),
+            class: table.get("class").and_then(|value| overload::class(&value)),
         }
     }
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::callers::RawCaller;
 use super::jurisdiction::RawJurisdiction;
 use super::llm::{self, RawRoute};
+use super::overload;
 use super::risk::{self, RawRisk};
 use super::webhook::RawWebhook;
 use crate::config::error::Code;
@@ -42,6 +43,7 @@ pub(in crate::config) struct RawLimits {
     pub(in crate::config) connections: Option<Field<usize>>,
     pub(in crate::config) in_flight: Option<Field<usize>>,
     pub(in crate::config) in_flight_bytes: Option<Field<usize>>,
+    pub(in crate::config) memory: Option<Field<usize>>,
 }
 
 /// Whether a file has to say `version = 1`.
@@ -90,7 +92,7 @@ fn check_version(value: &Value<'_>) {
 }
 
 fn limits(value: &Value<'_>) -> Option<RawLimits> {
-    const LIMIT_KEYS: [&str; 12] = [
+    const LIMIT_KEYS: [&str; 13] = [
         "body",
         "risk_body",
         "json_depth",
@@ -103,6 +105,7 @@ fn limits(value: &Value<'_>) -> Option<RawLimits> {
         "connections",
         "in_flight",
         "in_flight_bytes",
+        "memory",
     ];
     let table = value.table()?.only(&LIMIT_KEYS, &["handshake"]);
     let size = |name: &str, bounds| table.get(name).and_then(|value| value.size(bounds));
@@ -122,6 +125,7 @@ fn limits(value: &Value<'_>) -> Option<RawLimits> {
         connections: count("connections", 1..=1_000_000),
         in_flight: count("in_flight", 1..=1_000_000),
         in_flight_bytes: size("in_flight_bytes", MIB..=1024 * GIB),
+        memory: table.get("memory").and_then(|value| overload::memory(&value)),
     })
 }
 

@@ -95,7 +95,7 @@ fn outcomes_count_under_their_own_label() {
     let route = metrics.route(&RouteId::new("chat"));
     route.request(RequestOutcome::Timeout);
     route.stream(End::ClientGone);
-    metrics.shed(TrafficClass::Llm, ShedReason::Bytes);
+    metrics.shed(Class::Normal, ShedReason::Bytes);
     metrics.cache(Cache::Token, CacheEvent::Coalesced);
     metrics.config_reload(ReloadResult::Failure);
     metrics.decision(Some("grocery"), Action::Review, DecisionSource::Fallback(FallbackReason::NoVerdict));
@@ -105,7 +105,7 @@ fn outcomes_count_under_their_own_label() {
     for line in [
         "weighbridge_requests_total{route=\"chat\",outcome=\"timeout\"} 1",
         "weighbridge_stream_outcomes_total{route=\"chat\",outcome=\"client_gone\"} 1",
-        "weighbridge_shed_total{class=\"llm\",reason=\"bytes\"} 1",
+        "weighbridge_shed_total{class=\"normal\",reason=\"bytes\"} 1",
         "weighbridge_cache_events_total{cache=\"token\",event=\"coalesced\"} 1",
         "weighbridge_config_reloads_total{result=\"failure\"} 1",
         "weighbridge_decisions_total{merchant_category=\"grocery\",action=\"REVIEW\",source=\"fallback\"} 1",
