@@ -2,6 +2,7 @@
 
 pub mod build;
 mod casebook;
+pub mod certificates;
 mod decode;
 pub mod dispatch;
 pub mod notify;

@@ -34,6 +34,7 @@ mod harness;
 mod hedge;
 mod idempotency_llm;
 mod limits;
+mod listener;
 mod llm;
 mod money;
 mod order;

@@ -22,6 +22,7 @@ fn caller(tokens_per_minute: Option<u32>, budgets: &[(Cost, Period)]) -> Caller 
     Caller {
         id: CallerId::new("shop"),
         tenant: TenantId::new("shop"),
+        client_certs: Vec::new(),
         key_digest: [1; 32],
         allow: Vec::new(),
         requests_per_minute: None,
