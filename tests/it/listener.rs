@@ -3,5 +3,6 @@
 //!
 //! Abuse that must be judged from outside, by memory and processor time, is in tests/sdk/test_listener.py.
 
+mod framing;
 mod h2;
 mod tls;
