@@ -37,6 +37,7 @@ const AFTER_TRAFFIC: [&str; 10] = [
     "weighbridge_merchant_budget_spent_micro",
     "weighbridge_merchant_budget_reserved_micro",
     "weighbridge_features_dropped_total",
+    "weighbridge_tls_certificate_expiry_timestamp_seconds",
 ];
 
 #[test]

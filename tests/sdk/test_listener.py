@@ -176,6 +176,8 @@ def test_a_renewed_certificate_is_in_use_without_a_restart(secure):
     metrics = secure.admin_get("/metrics")
     assert 'weighbridge_tls_reloads_total{result="mismatch"} 1' in metrics
     assert 'weighbridge_tls_reloads_total{result="success"} 1' in metrics
+    expires = re.search(r"^weighbridge_tls_certificate_expiry_timestamp_seconds (\d+)$", metrics, re.MULTILINE)
+    assert abs(int(expires[1]) - time.time() - now["expires_in_seconds"]) < 30
 
 
 def test_a_start_with_a_pair_that_does_not_fit_is_refused(secure):
