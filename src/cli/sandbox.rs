@@ -43,6 +43,9 @@ use crate::sign::hmac::sha256_hex;
 const TOKEN_LIFE: Duration = Duration::from_secs(3600);
 /// What makes the caller key that of the caller who must sign.
 const SIGNS: &str = "-signed";
+/// For curl, Python and Node, which trust no authority that was made on the spot.
+const TRUST: &str =
+    "\n  export CURL_CA_BUNDLE=ca.pem SSL_CERT_FILE=ca.pem NODE_EXTRA_CA_CERTS=ca.pem   # who signed the certificate";
 /// The provider whose models misbehave by name.
 const MAGIC: &str = "sandbox";
 /// The provider behind it, which does not: another account, so that a 429 of the first does not pause it.
@@ -362,7 +365,7 @@ routes, candidates in order (configuration {version})
 {routes}
 in another terminal, first: the commands below and those of README.md use it
   export WB_URL={data} WB_ADMIN={admin} WB_KEY={key}
-  export WB_SIGNING_SECRET={secret}   # of $WB_KEY{SIGNS}, which must sign, as {ALIPAY_KEY_ID}
+  export WB_SIGNING_SECRET={secret}   # of $WB_KEY{SIGNS}, which must sign, as {ALIPAY_KEY_ID}{trust}
 
 a risk decision
   curl -s $WB_URL/v1/risk/assessments -H \"authorization: Bearer $WB_KEY\" \\
@@ -386,6 +389,7 @@ watch a failover: the first candidate answers 503, wb-attempts says 2
             } else {
                 "edit routes.toml or a provider file"
             },
+            trust = if data.starts_with("https:") { TRUST } else { "" },
             secret = self.caller_secret,
             alipay = self.alipay,
             aggregator = self.aggregator,

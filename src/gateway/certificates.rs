@@ -203,7 +203,7 @@ impl Certificates {
     ///
     /// # Errors
     /// Why the content in use stays; it has been told already.
-    pub fn reload(&self) -> Result<(), ConfigError> {
+    pub fn reload(&self) -> Result<(), Box<ConfigError>> {
         let next = read::read(&self.files).and_then(|next| self.is_no_worse(next));
         let result = next.as_ref().err().map_or(CertificateReload::Success, CertificateError::result);
         self.metrics.tls_reload(result);
@@ -218,7 +218,7 @@ impl Certificates {
             }
             Err(error) => {
                 tracing::error!(%error, "certificate refused, the one in use stays");
-                Err(error.as_mistake(&self.files))
+                Err(Box::new(error.as_mistake(&self.files)))
             }
         }
     }

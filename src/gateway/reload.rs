@@ -206,7 +206,7 @@ impl Reloader {
         let reloads = Reloads { wishes, looking: Arc::default() };
         let certificates = self.certificates.iter().flat_map(|(certificates, _)| certificates.folders());
         let folders = self.origin.folders().map(Path::to_owned).into_iter().chain(certificates);
-        let watcher = watch(folders.collect(), reloads.clone());
+        let watcher = watch(&folders.collect::<Vec<_>>(), reloads.clone());
         let looking = Arc::clone(&reloads.looking);
         let thread = thread::Builder::new().name("reload".to_owned()).spawn(move || {
             self.run(&heard, &looking);
@@ -304,18 +304,18 @@ fn look_at((certificates, seen): &mut Seen) {
     }
 }
 
-fn renew((certificates, seen): &mut Seen) -> Result<(), ConfigError> {
+fn renew((certificates, seen): &mut Seen) -> Result<(), Box<ConfigError>> {
     *seen = certificates.files().hash();
     certificates.reload()
 }
 
 /// The configuration and the certificate are put in force apart; whoever asked hears of both.
-fn both(reloaded: Result<(), Vec<ConfigError>>, renewed: Result<(), ConfigError>) -> Result<(), Vec<ConfigError>> {
+fn both(reloaded: Result<(), Vec<ConfigError>>, renewed: Result<(), Box<ConfigError>>) -> Result<(), Vec<ConfigError>> {
     match (reloaded, renewed) {
         (reloaded, Ok(())) => reloaded,
         // None of its own mistakes means that it did not answer.
         (Err(mistakes), Err(_)) if mistakes.is_empty() => Err(mistakes),
-        (reloaded, Err(mistake)) => Err(reloaded.err().into_iter().flatten().chain([mistake]).collect()),
+        (reloaded, Err(mistake)) => Err(reloaded.err().into_iter().flatten().chain([*mistake]).collect()),
     }
 }
 
@@ -353,7 +353,7 @@ fn in_one_line(diff: &TableDiff) -> String {
 }
 
 /// Watches the folders, not the files: a file that is replaced takes its watch along. Without a watcher the poll remains.
-fn watch(folders: Vec<PathBuf>, reloads: Reloads) -> Option<notify::RecommendedWatcher> {
+fn watch(folders: &[PathBuf], reloads: Reloads) -> Option<notify::RecommendedWatcher> {
     let hint = move |event: notify::Result<notify::Event>| {
         // Looking opens the files, and that is an event too: to look at each would be to look for ever.
         if event.map_or(true, |event| is_change(event.kind)) {

@@ -26,7 +26,7 @@ fn health_is_plain_text_that_is_never_stored() {
 }
 
 /// Rows whose series need a name that only traffic or a merchant's budget gives.
-const AFTER_TRAFFIC: [&str; 10] = [
+const AFTER_TRAFFIC: [&str; 11] = [
     "weighbridge_failovers_total",
     "weighbridge_risk_score",
     "weighbridge_velocity_events_total",
