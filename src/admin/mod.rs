@@ -18,6 +18,7 @@ use tower::Service;
 
 use self::guard::Guard;
 use crate::config::error::ConfigError;
+use crate::gateway::certificates::Certificates;
 use crate::gateway::reload::{LastReload, Reloads};
 use crate::gateway::snapshot::{Live, Shared};
 
@@ -35,6 +36,8 @@ pub struct Admin {
     pub draining: Arc<AtomicBool>,
     /// Who may ask.
     pub guard: Guard,
+    /// The listeners' certificate, if they have one.
+    pub certificates: Option<Arc<Certificates>>,
 }
 
 /// Serves the admin plane; cloned per connection.

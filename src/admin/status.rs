@@ -15,6 +15,7 @@ use crate::domain::money::Cost;
 use crate::domain::overload::Stage;
 use crate::flight::arrival::LiveCaller;
 use crate::flight::quota::Spending;
+use crate::gateway::certificates::{self, Certificates};
 use crate::gateway::notify::{DeadLetter, Notices};
 use crate::gateway::snapshot::{ReadyRoute, Shared, Snapshot};
 use crate::telemetry::process::Used;
@@ -38,7 +39,31 @@ pub struct Status {
     /// Absent where nobody is told of late verdicts.
     #[serde(skip_serializing_if = "Option::is_none")]
     webhooks: Option<WebhookStatus>,
+    /// Absent on listeners in the clear.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tls: Option<TlsStatus>,
     last_reload: LastReloadStatus,
+}
+
+/// The listeners' certificate.
+#[derive(Serialize)]
+struct TlsStatus {
+    /// SHA-256 of the certificate in use.
+    certificate_sha256: String,
+    /// RFC 3339.
+    not_before: String,
+    /// RFC 3339.
+    not_after: String,
+    /// Negative once it has expired.
+    expires_in_seconds: i64,
+    /// Whether clients must show a certificate: `none`, `optional`, `required`.
+    client_auth: &'static str,
+    /// When its files were last read again, RFC 3339; absent before the first time.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reloaded_at: Option<String>,
+    /// Why what was read then is not in use.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -221,6 +246,7 @@ pub fn status(admin: &Admin) -> Status {
         callers: callers(&snapshot),
         merchant_budgets: merchant_budgets(&snapshot),
         webhooks: (!table.webhooks().is_empty()).then(|| webhooks(&admin.shared.notices)),
+        tls: admin.certificates.as_deref().map(tls),
         last_reload: LastReloadStatus {
             at: (told.at_ms > 0).then(|| clock::rfc3339(told.at_ms)),
             rendered: told.errors.iter().map(|error| error.rendered(crate::config::error::Style::Plain)).collect(),
@@ -239,6 +265,20 @@ fn overload(shared: &Shared, limits: &Limits) -> Overload {
         in_flight_bytes: Amount { used: gate.held_bytes(), limit: gate.most_bytes(limits) },
         memory_bytes: reading.memory.map(Amount::from),
         descriptors: reading.descriptors.map(Amount::from),
+    }
+}
+
+fn tls(certificates: &Certificates) -> TlsStatus {
+    let (now, told) = (certificates.now(), certificates.told());
+    let seconds = i64::try_from(clock::unix_seconds()).unwrap_or(i64::MAX);
+    TlsStatus {
+        certificate_sha256: certificates::hex(&now.sha256),
+        not_before: certificates::day(now.validity.not_before),
+        not_after: certificates::day(now.validity.not_after),
+        expires_in_seconds: now.validity.not_after.saturating_sub(seconds),
+        client_auth: certificates.files().clients.as_ref().map_or("none", |clients| clients.auth.label()),
+        reloaded_at: (told.at_ms > 0).then(|| clock::rfc3339(told.at_ms)),
+        error: told.error.map(|error| error.to_string()),
     }
 }
 

@@ -3,6 +3,7 @@
 mod audit;
 mod check;
 mod digest;
+mod listen;
 mod notices;
 mod place;
 mod sandbox;
@@ -69,6 +70,8 @@ struct ServeArgs {
     /// Where operators connect; any other address than loopback needs WEIGHBRIDGE_ADMIN_TOKEN
     #[arg(long, env = "WEIGHBRIDGE_ADMIN_LISTEN", default_value = "127.0.0.1:9090", value_name = "ADDRESS")]
     admin_listen: SocketAddr,
+    #[command(flatten)]
+    tls: listen::TlsArgs,
     /// How log lines are written; the default is text on a terminal and json elsewhere
     #[arg(long, env = "WEIGHBRIDGE_LOG_FORMAT", value_name = "FORMAT")]
     log_format: Option<LogStyle>,

@@ -11,6 +11,7 @@ use super::asking::Asking;
 use super::callers;
 use super::catalog::{Catalog, Pick, picks};
 use super::checks;
+use super::client_certs;
 use super::error::Code;
 use super::jurisdictions::Jurisdictions;
 use super::keys::Resolving;
@@ -213,6 +214,7 @@ fn plan_caller(raw: &RawCaller, resolving: Resolving<'_>, allowing: &mut Allowin
         id: CallerId::new(id.value.as_str()),
         tenant: TenantId::new(tenant.value.as_str()),
         key_digest: key_digest?,
+        client_certs: raw.client_certs.as_ref().map_or_else(Vec::new, |certs| client_certs::plan(certs, report)),
         class: callers::class(raw, report),
         allow: allow?,
         requests_per_minute: raw.requests_per_minute.as_ref().map(|limit| limit.value),
@@ -303,6 +305,7 @@ fn plan_limits(raw: Option<&RawLimits>, report: &Report<'_>) -> Limits {
         body_idle: seconds(|raw| &raw.body_idle, 10),
         write_stall: seconds(|raw| &raw.write_stall, 30),
         keep_alive: seconds(|raw| &raw.keep_alive, 60),
+        handshake: seconds(|raw| &raw.handshake, 5),
         connections: count(|raw| &raw.connections, 10_000),
         in_flight: count(|raw| &raw.in_flight, 2000),
         in_flight_bytes: count(|raw| &raw.in_flight_bytes, 512 * MIB),

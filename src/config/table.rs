@@ -131,6 +131,8 @@ pub struct Limits {
     pub write_stall: Duration,
     /// Longest idle time of a kept-alive connection.
     pub keep_alive: Duration,
+    /// Longest time a TLS handshake may take.
+    pub handshake: Duration,
     /// Most open client connections.
     pub connections: usize,
     /// Most requests in flight in the process.
@@ -150,6 +152,8 @@ pub struct Caller {
     pub tenant: TenantId,
     /// SHA-256 of the caller's key.
     pub key_digest: [u8; 32],
+    /// SHA-256 of the client certificates over whose connections alone the key counts; empty for over any connection.
+    pub client_certs: Vec<[u8; 32]>,
     /// What its calls to models are worth when there is not enough for all.
     pub class: Class,
     /// Routes it may use: `risk`, public model names, `provider/model`.

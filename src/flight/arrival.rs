@@ -55,6 +55,21 @@ impl<P, B> Arrival<P, B> {
     }
 }
 
+/// What is known of a connection that came through our own TLS. A request carries it as an extension, shared by all of
+/// its connection, because only a server below can know it; requests that came in the clear carry nothing.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Secured {
+    /// SHA-256 of the certificate that the client proved to hold, if it showed one.
+    pub client_certificate: Option<[u8; 32]>,
+}
+
+impl Secured {
+    /// What the head's connection was, `None` for one in the clear.
+    pub fn of(head: &Parts) -> Option<&Self> {
+        head.extensions.get::<Arc<Self>>().map(|secured| &**secured)
+    }
+}
+
 /// A caller and what it has used of its limits; the use survives a reload by id.
 pub struct LiveCaller {
     /// Who it is.

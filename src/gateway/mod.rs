@@ -2,6 +2,7 @@
 
 pub mod build;
 mod casebook;
+pub mod certificates;
 pub mod courier;
 mod decode;
 pub mod dispatch;

@@ -322,6 +322,10 @@ catalog! {
         "Connections turned away before any request.";
     CONNECTIONS_ENDED: Counter, Count, "weighbridge_connections_ended_total" ["reason"]
         "Connections that ended, by why.";
+    TLS_RELOADS: Counter, Count, "weighbridge_tls_reloads_total" ["result"]
+        "Times the files of the listener's certificate changed, by what became of it.";
+    TLS_EXPIRY: Gauge, Seconds, "weighbridge_tls_certificate_expiry_timestamp_seconds" []
+        "When the listener's certificate expires, in seconds since 1970; absent without TLS.";
     POLICY_UNCLEAR: Counter, Count, "weighbridge_policy_unclear_total" []
         "Payment attempts for which a policy's condition could not be evaluated, so that a person decides.";
     PANICS: Counter, Count, "weighbridge_panics_total" []

@@ -8,7 +8,7 @@
 
 use std::collections::HashMap;
 use std::hash::Hash;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread;
 
 use super::catalog;
@@ -18,7 +18,9 @@ use super::handles::{
     AuditMetrics, BudgetLevels, CallerMetrics, ConnectionMetrics, HedgeMetrics, ProviderMetrics, ReuseMetrics,
     RiskProviderMetrics, RouteMetrics, ShadowMetrics, UpstreamMetrics, VelocityMetrics, pairs, set,
 };
-use super::labels::{BudgetOutcome, Cache, CacheEvent, ExtraCost, Notice, ReloadResult, ShedReason, SignatureRefusal};
+use super::labels::{
+    BudgetOutcome, Cache, CacheEvent, CertificateReload, ExtraCost, Notice, ReloadResult, ShedReason, SignatureRefusal,
+};
 use super::pressure::PressureLevels;
 use crate::domain::currency::Currency;
 use crate::domain::decision::{Action, DecisionSource, FallbackReason, Score};
@@ -73,6 +75,8 @@ pub struct Metrics {
     signatures_refused: Vec<Counter>,
     notices: Vec<Counter>,
     config_last_success: Level,
+    tls_reloads: Vec<Counter>,
+    tls_expiry: OnceLock<Level>,
     /// Configurations still held, the current one included.
     pub snapshots_alive: Gauge,
     /// Calls whose cost is unknown.
@@ -110,6 +114,8 @@ impl Metrics {
             config_reloads: set(f, &catalog::CONFIG_RELOADS, &[], &ReloadResult::labels()),
             signatures_refused: set(f, &catalog::SIGNATURES_REFUSED, &[], &SignatureRefusal::labels()),
             notices: set(f, &catalog::WEBHOOK_NOTICES, &[], &Notice::labels()),
+            tls_reloads: set(f, &catalog::TLS_RELOADS, &[], &CertificateReload::labels()),
+            tls_expiry: OnceLock::new(),
             config_last_success: f.level(&catalog::CONFIG_LAST_SUCCESS, &[]),
             snapshots_alive: f.gauge(&catalog::CONFIG_SNAPSHOTS, &[]),
             unpriced: f.counter(&catalog::UNPRICED, &[]),
@@ -295,6 +301,16 @@ impl Metrics {
     /// Counts a reload.
     pub fn config_reload(&self, result: ReloadResult) {
         self.config_reloads.get(result as usize).inspect(|counter| counter.inc());
+    }
+
+    /// Counts what became of certificate files that changed.
+    pub fn tls_reload(&self, result: CertificateReload) {
+        self.tls_reloads.get(result as usize).inspect(|counter| counter.inc());
+    }
+
+    /// Tells when the certificate in use expires. Without TLS there is no such series: 0 would alarm somebody.
+    pub fn tls_expiry(&self, unix_seconds: i64) {
+        self.tls_expiry.get_or_init(|| self.families.level(&catalog::TLS_EXPIRY, &[])).set(unix_seconds);
     }
 
     /// Everything in Prometheus' text format. An error is logged and gives an empty text.

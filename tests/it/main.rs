@@ -35,6 +35,7 @@ mod harness;
 mod hedge;
 mod idempotency_llm;
 mod limits;
+mod listener;
 mod llm;
 mod money;
 mod order;

@@ -10,7 +10,8 @@ use crate::domain::money::Cost;
 use crate::domain::overload::Class;
 use crate::domain::period::Period;
 
-const KEYS: [&str; 9] = ["id", "tenant", "key_digest", "allow", "limits", "budget", "unpriced", "signature", "class"];
+const KEYS: [&str; 10] =
+    ["id", "tenant", "key_digest", "client_cert_sha256", "allow", "limits", "budget", "unpriced", "signature", "class"];
 const LIMITS: [&str; 3] = ["requests_per_minute", "in_flight", "tokens_per_minute"];
 /// Below it, one ordinary answer would be more than a minute's worth.
 const LEAST_TOKENS: u32 = 1_000;
@@ -25,6 +26,7 @@ pub(in crate::config) struct RawCaller {
     pub(in crate::config) id: Option<Field<String>>,
     pub(in crate::config) tenant: Option<Field<String>>,
     pub(in crate::config) key_digest: Option<Field<String>>,
+    pub(in crate::config) client_certs: Option<Field<Vec<Field<String>>>>,
     pub(in crate::config) allow: Option<Field<Vec<Field<String>>>>,
     pub(in crate::config) requests_per_minute: Option<Field<u32>>,
     pub(in crate::config) in_flight: Option<Field<u32>>,
@@ -52,6 +54,7 @@ impl RawCaller {
             id: table.required("id").and_then(|value| value.name("-_.")),
             tenant: table.get("tenant").and_then(|value| value.name("-_.")),
             key_digest: table.required("key_digest").and_then(|value| value.string()),
+            client_certs: table.get("client_cert_sha256").and_then(|value| value.string_list()),
             allow: table.required("allow").and_then(|value| value.string_list()),
             requests_per_minute: limit("requests_per_minute"),
             in_flight: limit("in_flight"),

@@ -23,6 +23,7 @@ fn caller(tokens_per_minute: Option<u32>, budgets: &[(Cost, Period)]) -> Caller 
     Caller {
         id: CallerId::new("shop"),
         tenant: TenantId::new("shop"),
+        client_certs: Vec::new(),
         key_digest: [1; 32],
         class: Class::Normal,
         allow: Vec::new(),

@@ -24,6 +24,7 @@ fn everything() -> Arc<Metrics> {
     ExtraCost::ALL.iter().for_each(|purpose| metrics.extra_cost(&provider("p"), "m", *purpose, cost));
     metrics.risk_score(Some("v1"), Score::ONE);
     metrics.config_in_use("abcdef012345", 1_700_000_000);
+    metrics.tls_expiry(1_800_000_000);
     metrics.caller(&CallerId::new("c"));
     metrics.velocity(&"cards".into());
     metrics.budget(&CallerId::new("c"), Period::Day, Currency::parse("CNY").unwrap());
