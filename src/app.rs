@@ -1,11 +1,12 @@
 //! Floor 8: starts everything, in order; stops it, in order.
 //!
 //! Start: configuration, snapshot, reloading thread, data listener, admin listener. Stop: unready, wait for the load
-//! balancer to notice, stop accepting, let requests finish, end streams with one error each, flush logs.
+//! balancer to notice, stop accepting, let requests finish, end streams with one error each, flush logs. Where another
+//! process takes over, it opens everything before this one stops accepting.
 
 use std::error::Error;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -26,7 +27,9 @@ use crate::domain::secret::Secret;
 use crate::flight::quota::Calendar;
 use crate::flight::velocity::Velocity;
 use crate::gateway::build::build;
-use crate::gateway::reload::{LastReload, Origin, Reloader, Reloads, remark};
+use crate::gateway::handover::{self, ReadTo};
+use crate::gateway::last_good::{self, Found, LastGood};
+use crate::gateway::reload::{LastReload, Origin, ReloadWatch, Reloader, Reloads, remark};
 use crate::gateway::snapshot::{Live, Shared};
 use crate::gateway::spending::Keeper;
 use crate::gateway::stack;
@@ -39,6 +42,7 @@ use crate::layer::idempotency_key::Answers;
 use crate::layer::verify_signature::Nonces;
 use crate::server::limits::ConnectionLimits;
 use crate::server::shutdown::Shutdown;
+use crate::server::takeover::{Heir, Listeners, Predecessor, Succession, TakeoverError};
 use crate::server::{DrainReport, Server, ServerConfig, bind};
 use crate::store::db::StoreError;
 use crate::store::writer::{Faults, Records, RecordsConfig, Watch};
@@ -50,6 +54,9 @@ use crate::upstream::dial::{Dial, TcpDial};
 const CACHE_BYTES: u64 = 64 * 1024 * 1024;
 /// Bytes of answers kept for repeated idempotency keys.
 const ANSWER_BYTES: u64 = 64 * 1024 * 1024;
+
+/// How long a request to the admin listener may take to finish when another process takes over.
+const ADMIN_LIMIT: Duration = Duration::from_secs(1);
 
 /// What a start needs.
 pub struct AppConfig {
@@ -73,6 +80,30 @@ pub struct AppConfig {
     pub log: AccessLog,
     /// The one registry.
     pub metrics: Arc<Metrics>,
+    /// How this process follows another one, and is followed.
+    pub life: Life,
+}
+
+/// How a process begins and ends among others.
+#[derive(Default)]
+pub struct Life {
+    /// Listening sockets that were open before the process was.
+    pub inherited: Inherited,
+    /// Where the listening sockets are taken over from the process before, and offered to the one after.
+    pub takeover: Option<PathBuf>,
+    /// True to keep the last good configuration, and to serve from it where the files are refused.
+    pub last_good: bool,
+    /// Hears of each reload.
+    pub watch: Option<ReloadWatch>,
+}
+
+/// Listening sockets that a supervisor opened.
+#[derive(Default)]
+pub struct Inherited {
+    /// Where applications connect.
+    pub data: Option<TcpListener>,
+    /// Where operators connect.
+    pub admin: Option<TcpListener>,
 }
 
 /// Why it did not start.
@@ -101,6 +132,9 @@ pub enum StartError {
     /// Decisions are to be recorded, and cannot be.
     #[error("decisions cannot be recorded, choose another folder with --data-dir")]
     Record(#[from] StoreError),
+    /// The process before this one does not hand over, or the one after it could not ask.
+    #[error(transparent)]
+    Takeover(#[from] TakeoverError),
     /// No threads or random bytes.
     #[error("the system refused a thread, a socket or random bytes")]
     System(#[source] io::Error),
@@ -111,11 +145,16 @@ pub struct App {
     data: Server,
     admin: Server,
     live: Live,
+    shared: Arc<Shared>,
+    last: Arc<LastReload>,
     reloads: Reloads,
     reloading: thread::JoinHandle<()>,
     spending: Option<Spending>,
     records: Option<Records>,
+    record_dir: Option<PathBuf>,
     draining: Arc<AtomicBool>,
+    succession: Option<Succession>,
+    took_over: bool,
 }
 
 /// The thread that keeps what callers spent; it ends when its sender is gone.
@@ -130,51 +169,79 @@ impl App {
     /// # Errors
     /// [`StartError`]; nothing is left running.
     pub fn start(config: AppConfig) -> Result<Self, StartError> {
-        let guard = Guard::new(config.admin_listen, config.admin_token)?;
-        let seen = config.origin.hash();
-        let table = config.origin.load().map_err(StartError::Config)?;
+        let AppConfig { origin, life, metrics, record_dir, .. } = config;
+        let Life { inherited, takeover, last_good, watch } = life;
+        let admin_at = inherited.admin.as_ref().and_then(|admin| admin.local_addr().ok());
+        let guard = Guard::new(admin_at.unwrap_or(config.admin_listen), config.admin_token)?;
+        let seen = origin.hash();
+        let mut last_good = config.data_dir.as_deref().filter(|_| last_good).map(|data| LastGood::new(data, &origin));
+        let Found { table, refused } = last_good::start(&origin, last_good.as_mut()).map_err(StartError::Config)?;
         remark(&table);
-        let listen = |address, option| bind(address).map_err(|source| StartError::Listen { address, option, source });
-        let data_listener = listen(config.listen, "--listen")?;
-        let admin_listener = listen(config.admin_listen, "--admin-listen")?;
+        let (mut predecessor, offered) = match takeover.as_deref().map(Predecessor::find).transpose()?.flatten() {
+            Some((predecessor, listeners)) => (Some(predecessor), Some(listeners)),
+            None => (None, None),
+        };
+        let listeners = listeners(inherited, offered, [config.listen, config.admin_listen])?;
         let dial: Arc<dyn Dial> = Arc::new(TcpDial::new(Arc::new(tls()?)));
         let data_shutdown = Shutdown::new();
-        let records = open_record(config.record_dir, config.checkpoints, &config.metrics, &table)?;
-        let mut shared = shared(config.metrics, config.log, dial, &data_shutdown, config.data_dir.as_deref())?;
-        if let Some(records) = &records {
-            records.reader().map_or(Ok(()), |reader| shared.ledger.remember(reader))?;
-            shared.clerk = Some(Clerk::new(records.clone(), Arc::clone(&shared.metrics)));
-        }
+        let records = open_record(record_dir.clone(), config.checkpoints, &metrics, &table)?;
+        let mut shared = shared(metrics, config.log, dial, &data_shutdown, config.data_dir.as_deref())?;
+        let read_to = records.as_ref().map_or(Ok(ReadTo(0)), |records| remember(&shared, records))?;
+        shared.clerk = records.clone().map(|records| Clerk::new(records, Arc::clone(&shared.metrics)));
         let shared = Arc::new(shared);
         shared.metrics.config_in_use(&table.version().to_string(), clock::unix_seconds());
         let live: Live = Arc::new(ArcSwap::from_pointee(build(table, None, &shared)));
+        let last = Arc::new(LastReload::default());
+        if let Some(errors) = refused {
+            shared.metrics.config_not_in_force(true);
+            last.refused(errors);
+        }
 
-        // Before anybody can spend.
+        // From here on nobody else accepts.
+        match &mut predecessor {
+            Some(predecessor) => handover::take(&shared, record_dir.as_deref(), read_to, predecessor.release()),
+            None => record_dir.iter().for_each(|data| handover::forget(data)),
+        }
+        // Before anybody can spend, and after the process before has written its last.
         let spending = config.data_dir.as_deref().map(|folder| keep_spending(folder, &live)).transpose();
         let spending = spending.map_err(StartError::System)?;
-
-        let last = Arc::new(LastReload::default());
-        let reloader = Reloader {
-            origin: config.origin,
-            live: Arc::clone(&live),
-            shared: Arc::clone(&shared),
-            last: Arc::clone(&last),
-            seen,
-        };
+        let (live_too, shared_too, last_too) = (Arc::clone(&live), Arc::clone(&shared), Arc::clone(&last));
+        let reloader = Reloader { origin, live: live_too, shared: shared_too, last: last_too, seen, last_good, watch };
         let (reloads, reloading) = reloader.start().map_err(StartError::System)?;
 
-        let data = start_data(data_listener, config.workers, &live, &shared, data_shutdown)?;
+        let offers = takeover.is_some().then(|| listeners.try_clone()).transpose().map_err(StartError::System)?;
+        let data = start_data(listeners.data, config.workers, &live, &shared, data_shutdown)?;
         let draining = Arc::new(AtomicBool::new(false));
         let admin = Admin {
             live: Arc::clone(&live),
-            shared,
-            last,
+            shared: Arc::clone(&shared),
+            last: Arc::clone(&last),
             reloads: reloads.clone(),
             draining: Arc::clone(&draining),
             guard,
         };
-        let admin = start_admin(admin_listener, admin)?;
-        Ok(Self { data, admin, live, reloads, reloading, spending, records, draining })
+        let admin = start_admin(listeners.admin, admin)?;
+        let took_over = predecessor.is_some();
+        let busy = Arc::new(AtomicBool::new(took_over));
+        let open = |(path, offers): (PathBuf, _)| Succession::open(&path, offers, Arc::clone(&busy));
+        let succession = takeover.zip(offers).map(open).transpose()?;
+        predecessor.map_or(Ok(()), |before| outlive(before, &shared, &busy)).map_err(StartError::System)?;
+        let app = Self {
+            data,
+            admin,
+            live,
+            shared,
+            last,
+            reloads,
+            reloading,
+            spending,
+            records,
+            record_dir,
+            draining,
+            succession,
+            took_over,
+        };
+        Ok(app)
     }
 
     /// Where applications connect.
@@ -197,28 +264,131 @@ impl App {
         &self.reloads
     }
 
+    /// True while the last good configuration is served in the place of the one on disk.
+    pub fn serves_last_good(&self) -> bool {
+        self.last.get().refused
+    }
+
+    /// True if the listening sockets came from another process.
+    pub fn took_over(&self) -> bool {
+        self.took_over
+    }
+
+    /// True if every worker of the data listener is at work.
+    pub fn is_alive(&self) -> bool {
+        self.data.is_alive()
+    }
+
+    /// The process that is ready to serve in our place; waits for ever where none may come.
+    ///
+    /// # Cancel safety
+    /// Yes.
+    pub async fn heir(&mut self) -> Heir {
+        match &mut self.succession {
+            Some(succession) => succession.heir().await,
+            None => std::future::pending().await,
+        }
+    }
+
     /// Stops in good order. Readiness goes first; the admin listener goes last, so that the drain can be watched.
     ///
     /// # Cancel safety
     /// Dropping the future stops everything at once.
-    pub async fn drain(self, delay: Duration, limit: Duration) -> DrainReport {
+    pub async fn drain(mut self, delay: Duration, limit: Duration) -> DrainReport {
         self.draining.store(true, Ordering::Release);
-        let report = self.data.drain(delay, limit).await;
-        self.reloads.stop();
-        drop(self.admin);
+        // Its copies of the sockets would leave clients in a queue that nobody empties.
+        self.succession.take().inspect(|_| tracing::debug!("the listening sockets are offered no more"));
+        let Self { data, admin, reloads, reloading, records, spending, .. } = self;
+        let report = data.drain(delay, limit).await;
+        reloads.stop();
+        drop(admin);
         // It is asleep or reading files; it ends within a poll.
-        drop(self.reloading);
-        // After the last answer ended: whatever waits is recorded, and a last checkpoint signed.
-        if let Some(records) = self.records {
-            let _ = tokio::task::spawn_blocking(move || records.stop()).await;
-        }
-        // After the last answer ended, so that its cost is in it.
-        if let Some(Spending { stop, thread }) = self.spending {
-            drop(stop);
-            let _ = tokio::task::spawn_blocking(move || thread.join()).await;
-        }
+        drop(reloading);
+        close(records, spending).await;
         report
     }
+
+    /// Leaves the listening sockets to another process and finishes what is in flight here.
+    ///
+    /// # Cancel safety
+    /// Dropping the future stops everything at once.
+    pub async fn hand_over(mut self, mut heir: Heir, limit: Duration) -> DrainReport {
+        self.draining.store(true, Ordering::Release);
+        self.data.accept_no_more();
+        self.reloads.stop();
+        self.succession.take().into_iter().for_each(Succession::leave_to_heir);
+        // The file of what was spent is the heir's from here on.
+        close(None, self.spending.take()).await;
+        let (shared, data_dir) = (Arc::clone(&self.shared), self.record_dir.take());
+        let given = tokio::task::spawn_blocking(move || handover::give(&shared, data_dir.as_deref())).await;
+        if let Err(error) = heir.release(given.ok().flatten()) {
+            tracing::error!(%error, "the process that was to take over is gone, and this one ends");
+        }
+        let Self { data, admin, reloading, records, .. } = self;
+        drop(reloading);
+        let (report, _) = futures_util::future::join(data.leave(limit), admin.leave(ADMIN_LIMIT)).await;
+        close(records, None).await;
+        // It goes on alone from here.
+        drop(heir);
+        report
+    }
+}
+
+/// After the last answer ended: whatever waits is recorded and a last checkpoint signed, and its cost is in what was spent.
+async fn close(records: Option<Records>, spending: Option<Spending>) {
+    if let Some(records) = records {
+        let _ = tokio::task::spawn_blocking(move || records.stop()).await;
+    }
+    if let Some(Spending { stop, thread }) = spending {
+        drop(stop);
+        let _ = tokio::task::spawn_blocking(move || thread.join()).await;
+    }
+}
+
+/// The sockets a supervisor opened, those the process before offers, or our own.
+fn listeners(inherited: Inherited, offered: Option<Listeners>, at: [SocketAddr; 2]) -> Result<Listeners, StartError> {
+    let (data, admin) = offered.map(|offered| (offered.data, offered.admin)).unzip();
+    let [listen, admin_listen] = at;
+    Ok(Listeners {
+        data: one_listener(inherited.data, data, (listen, "--listen"))?,
+        admin: one_listener(inherited.admin, admin, (admin_listen, "--admin-listen"))?,
+    })
+}
+
+fn one_listener(
+    inherited: Option<TcpListener>,
+    offered: Option<TcpListener>,
+    (address, option): (SocketAddr, &'static str),
+) -> Result<TcpListener, StartError> {
+    let fits = |listener: &TcpListener| {
+        let at = listener.local_addr();
+        at.is_ok_and(|at| at.ip() == address.ip() && (address.port() == 0 || at.port() == address.port()))
+    };
+    match inherited.or(offered.filter(fits)) {
+        Some(listener) => Ok(listener),
+        None => bind(address).map_err(|source| StartError::Listen { address, option, source }),
+    }
+}
+
+/// Knows what earlier processes decided, and how far the record was read for that.
+fn remember(shared: &Shared, records: &Records) -> Result<ReadTo, StoreError> {
+    let Some(reader) = records.reader() else { return Ok(ReadTo(0)) };
+    // First: what is recorded meanwhile is read twice, and not never.
+    let read_to = ReadTo(reader.newest()?);
+    shared.ledger.remember(reader)?;
+    Ok(read_to)
+}
+
+/// Waits on a thread of its own until the process before this one has ended.
+fn outlive(before: Predecessor, shared: &Arc<Shared>, busy: &Arc<AtomicBool>) -> io::Result<()> {
+    let (shared, busy) = (Arc::clone(shared), Arc::clone(busy));
+    let wait = move || {
+        before.gone();
+        handover::end(&shared);
+        busy.store(false, Ordering::Release);
+        tracing::info!("the process before this one has ended");
+    };
+    thread::Builder::new().name("takeover".to_owned()).spawn(wait).map(drop)
 }
 
 /// The record, if there is to be one. Where no decision can be asked for, a folder that cannot be used stops nothing.
@@ -295,7 +465,7 @@ fn tls() -> Result<ClientConfig, rustls::Error> {
 }
 
 fn start_data(
-    listener: std::net::TcpListener,
+    listener: TcpListener,
     workers: usize,
     live: &Live,
     shared: &Arc<Shared>,
@@ -312,7 +482,7 @@ fn start_data(
     Server::start(config, move |_| stack::ingress(&for_stack, &for_ingress)).map_err(StartError::System)
 }
 
-fn start_admin(listener: std::net::TcpListener, admin: Admin) -> Result<Server, StartError> {
+fn start_admin(listener: TcpListener, admin: Admin) -> Result<Server, StartError> {
     let config = ServerConfig {
         listener,
         workers: 1,

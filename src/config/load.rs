@@ -38,6 +38,14 @@ pub fn read_sources(
     providers: Option<&Path>,
     overlays: Vec<SourceFile>,
 ) -> Result<Sources, Vec<ConfigError>> {
+    read_files(routes, providers).map(|files| complete(files, overlays))
+}
+
+/// Reads what the operator wrote, and nothing else: no overlays, no built-in provider files.
+///
+/// # Errors
+/// As [`read_sources`].
+pub fn read_files(routes: Option<&Path>, providers: Option<&Path>) -> Result<Sources, Vec<ConfigError>> {
     let mut errors = Vec::new();
     let mut sources = Sources::default();
     match routes.map(read_source) {
@@ -48,7 +56,6 @@ pub fn read_sources(
         Some(Err(error)) => errors.push(*error),
         None => {}
     }
-    sources.routes.extend(overlays);
     for path in provider_files(providers).unwrap_or_else(|error| {
         errors.push(*error);
         Vec::new()
@@ -58,9 +65,15 @@ pub fn read_sources(
             Err(error) => errors.push(*error),
         }
     }
-    let own: Vec<String> = sources.providers.iter().map(id_of).collect();
-    sources.providers.extend(builtin::providers().into_iter().filter(|file| !own.contains(&id_of(file))));
     if errors.is_empty() { Ok(sources) } else { Err(errors) }
+}
+
+/// Adds what the program itself knows: overlays, and the built-in files of providers that the operator's files do not name.
+pub fn complete(mut files: Sources, overlays: Vec<SourceFile>) -> Sources {
+    files.routes.extend(overlays);
+    let own: Vec<String> = files.providers.iter().map(id_of).collect();
+    files.providers.extend(builtin::providers().into_iter().filter(|file| !own.contains(&id_of(file))));
+    files
 }
 
 /// SHA-256 over the bytes of `routes.toml`, the files of its lists, the provider files and the secret files they name.

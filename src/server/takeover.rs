@@ -80,6 +80,16 @@ pub struct Listeners {
     pub admin: TcpListener,
 }
 
+impl Listeners {
+    /// The same sockets once more.
+    ///
+    /// # Errors
+    /// The operating system's, if it has no descriptor left.
+    pub fn try_clone(&self) -> io::Result<Self> {
+        Ok(Self { data: self.data.try_clone()?, admin: self.admin.try_clone()? })
+    }
+}
+
 /// The process that serves now, seen by the one that will.
 pub struct Predecessor {
     path: PathBuf,
@@ -180,7 +190,8 @@ impl Heir {
     }
 }
 
-/// Offers this process's sockets to the next one.
+/// Offers this process's sockets to the next one. Dropped, it offers no longer: the sockets here close, and the file goes
+/// unless it is another process's by now.
 pub struct Succession {
     path: PathBuf,
     /// The socket file's device and number: a file that took its place is somebody else's.
@@ -225,8 +236,10 @@ impl Succession {
         }
     }
 
-    /// Offers no longer: the sockets here close, the file goes unless it is another process's by now.
-    pub fn close(self) {}
+    /// Offers no longer: the sockets here close; the file stays for the heir to replace.
+    pub fn leave_to_heir(mut self) {
+        self.file = None;
+    }
 }
 
 impl Drop for Succession {

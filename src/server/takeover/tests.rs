@@ -33,7 +33,7 @@ async fn row_43_the_sockets_themselves_go_over_and_whoever_waits_in_their_queue_
     });
     let mut heir = old.heir().await;
     heir.release(Some(7)).unwrap();
-    old.close();
+    old.leave_to_heir();
     drop(heir);
     let (taken, successor) = new.join().unwrap();
     assert_eq!((taken.data.local_addr().unwrap(), taken.admin.local_addr().unwrap()), (data, admin));
@@ -54,7 +54,7 @@ fn row_43_nobody_there_is_a_first_start() {
     drop(UnixListener::bind(&path).unwrap());
     assert!(Predecessor::find(&path).unwrap().is_none(), "a file that a crash left behind");
     let (first, _) = open(&path);
-    first.close();
+    drop(first);
     assert!(Predecessor::find(&path).unwrap().is_none());
     fs::write(&path, "a file").unwrap();
     assert!(matches!(Predecessor::find(&path), Ok(None) | Err(TakeoverError::Socket { .. })));
