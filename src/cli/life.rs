@@ -64,7 +64,9 @@ fn inherited() -> io::Result<Inherited> {
             (Some("data"), _) | (None, 0) if inherited.data.is_none() => &mut inherited.data,
             (Some("admin"), _) | (None, 1) if inherited.admin.is_none() => &mut inherited.admin,
             _ => {
-                return Err(io::Error::other("LISTEN_FDS has sockets there is no use for, give one data and one admin"));
+                return Err(io::Error::other(
+                    "LISTEN_FDS has sockets there is no use for, give one data and one admin",
+                ));
             }
         };
         *to = sockets.take_tcp_listener(place)?;

@@ -80,6 +80,11 @@ pub fn complete(mut files: Sources, overlays: Vec<SourceFile>) -> Sources {
 ///
 /// Never fails: what cannot be read counts as absent, so that its return is a change too.
 pub fn content_hash(routes: &Path, providers: Option<&Path>) -> [u8; 32] {
+    content_hash_with(routes, providers, &|path| secret_file(Path::new(path)))
+}
+
+/// As [`content_hash`], with the secret files as somebody else finds them.
+pub fn content_hash_with(routes: &Path, providers: Option<&Path>, secret: &dyn Fn(&str) -> Option<Secret>) -> [u8; 32] {
     let mut hash = Sha256::new();
     let mut paths = vec![routes.to_owned()];
     paths.extend(provider_files(providers).unwrap_or_default());
@@ -99,7 +104,7 @@ pub fn content_hash(routes: &Path, providers: Option<&Path>) -> [u8; 32] {
     secrets.sort();
     secrets.dedup();
     for path in secrets {
-        let secret = secret_file(Path::new(&path));
+        let secret = secret(&path);
         add(&mut hash, path.as_bytes());
         add_optional(&mut hash, secret.as_ref().map(Secret::expose));
     }

@@ -84,7 +84,7 @@ impl Origin {
 
     /// The hash of all that [`Origin::load`] reads.
     pub fn hash(&self) -> [u8; 32] {
-        load::content_hash(&self.routes, Some(&self.providers))
+        load::content_hash_with(&self.routes, Some(&self.providers), &|path| self.secrets.file(path))
     }
 
     pub(super) fn folders(&self) -> [&Path; 2] {

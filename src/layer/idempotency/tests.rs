@@ -71,7 +71,7 @@ impl Fixture {
     }
 
     fn is_empty(&self) -> bool {
-        self.params.ledger.flights().is_empty()
+        self.params.ledger.flights().by_key.is_empty()
     }
 }
 
