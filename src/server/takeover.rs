@@ -41,6 +41,8 @@ const RELEASED: &str = "released";
 const LONGEST: usize = 64;
 /// How long the other side may take to say a word that costs it nothing.
 const MOMENT: Duration = Duration::from_secs(5);
+/// How long the old process may take to put on disk what the new one must know.
+const RELEASE: Duration = Duration::from_secs(15);
 /// How long the new process may take to open all it needs.
 const PREPARATION: Duration = Duration::from_secs(120);
 /// How long a new process waits for the restart before its own to be over.
@@ -157,7 +159,8 @@ impl Predecessor {
     /// Says that everything is open here, and waits until the old process accepts no more. Tells since when it remembers
     /// nonces, if it does. A process that ended or hangs has released what it had: then there is nothing more to learn.
     pub fn release(&mut self) -> Option<u64> {
-        let said = say(&mut self.stream, READY).and_then(|()| hear(&mut self.stream));
+        let patient = self.stream.set_read_timeout(Some(RELEASE));
+        let said = patient.and_then(|()| say(&mut self.stream, READY)).and_then(|()| hear(&mut self.stream));
         let word = said.unwrap_or_else(|error| {
             tracing::warn!(%error, path = %self.path.display(), "the process before this one said nothing at its end");
             String::new()
