@@ -51,7 +51,9 @@ pub fn start(origin: &Origin, last_good: Option<&mut LastGood>) -> Result<Found,
     let loaded = origin.read().and_then(|files| Ok((origin.compile(files.clone())?, files)));
     let errors = match (loaded, last_good) {
         (Ok((table, files)), last_good) => {
-            last_good.into_iter().for_each(|last_good| last_good.keep(&files));
+            if let Some(last_good) = last_good {
+                last_good.keep(&files);
+            }
             return Ok(Found { table, refused: None });
         }
         (Err(errors), Some(last_good)) => match last_good.table(origin) {
@@ -163,7 +165,9 @@ fn hash(files: &Sources) -> [u8; 32] {
     };
     for (kind, files) in [("routes", &files.routes), ("providers", &files.providers)] {
         add(kind);
-        files.iter().for_each(|file| [&file.name, &file.text].into_iter().for_each(|text| add(text)));
+        for text in files.iter().flat_map(|file| [&file.name, &file.text]) {
+            add(text);
+        }
     }
     for list in &files.lists {
         add(&list.path);

@@ -185,7 +185,10 @@ impl Reloader {
                     let Some(all) = together(told, heard, looking) else { return };
                     (seen, tried) = (self.origin.hash(), Instant::now());
                     let result = self.contained_reload(Voice::Loud);
-                    all.iter().for_each(|told| drop(told.try_send(result.clone())));
+                    for told in all {
+                        // Whoever asked may have stopped waiting.
+                        let _ = told.try_send(result.clone());
+                    }
                 }
                 Ok(Wish::Look) | Err(RecvTimeoutError::Timeout) => {
                     // Before looking: what changes from here on is a new wish.
