@@ -1,55 +1,49 @@
 //! Floor 8: starts everything, in order; stops it, in order.
 //!
 //! Start: configuration, snapshot, reloading thread, data listener, admin listener. Stop: unready, wait for the load
-//! balancer to notice, stop accepting, let requests finish, end streams with one error each, flush logs.
+//! balancer to notice, stop accepting, let requests finish, end streams with one error each, flush logs. Where another
+//! process takes over, it opens everything before this one stops accepting.
 
-use std::error::Error;
+mod parts;
+
 use std::io;
-use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::net::{SocketAddr, TcpListener};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{self, SyncSender};
+use std::sync::mpsc::SyncSender;
 use std::thread;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use rustls::ClientConfig;
-use rustls_platform_verifier::BuilderVerifierExt;
 use tokio::sync::oneshot;
 
+use crate::admin::Admin;
 use crate::admin::guard::{Guard, Unguarded};
-use crate::admin::{Admin, AdminService};
 use crate::config::error::ConfigError;
-use crate::config::table::{Limits, RoutingTable};
 use crate::domain::clock;
 use crate::domain::secret::Secret;
-use crate::flight::quota::Calendar;
-use crate::flight::velocity::Velocity;
 use crate::gateway::build::build;
-use crate::gateway::certificates::{CertificateError, CertificateFiles, Certificates};
+use crate::gateway::certificates::{CertificateError, CertificateFiles};
 use crate::gateway::courier::Courier;
-use crate::gateway::pressure::Watch as PressureWatch;
-use crate::gateway::reload::{LastReload, Origin, Reloader, Reloads, Seen, remark, say_who_cannot_call};
+use crate::gateway::handover::{self, ReadTo};
+use crate::gateway::last_good::{self, Found, LastGood};
+use crate::gateway::reload::{LastReload, Origin, ReloadWatch, Reloader, Reloads, remark, say_who_cannot_call};
 use crate::gateway::snapshot::{Live, Shared};
-use crate::gateway::spending::Keeper;
-use crate::gateway::stack;
-use crate::layer::admission::Gate;
 use crate::layer::audit::Clerk;
-use crate::layer::cache::Store;
-use crate::layer::decision_cache::DecisionCache;
-use crate::layer::idempotency::Ledger;
-use crate::layer::idempotency_key::Answers;
-use crate::layer::verify_signature::Nonces;
-use crate::server::limits::ConnectionLimits;
 use crate::server::shutdown::Shutdown;
-use crate::server::{DrainReport, Server, ServerConfig, TlsSource, bind};
+use crate::server::takeover::{Heir, Predecessor, Succession, TakeoverError};
+use crate::server::{DrainReport, Server};
 use crate::store::db::StoreError;
-use crate::store::writer::{Faults, Records, RecordsConfig, Watch};
+use crate::store::writer::Records;
 use crate::telemetry::access::AccessLog;
 use crate::telemetry::metrics::Metrics;
-use crate::telemetry::process::{self, Meter};
 use crate::upstream::dial::{Dial, TcpDial};
+
+use parts::{
+    enough_descriptors, for_data, for_operators, keep_spending, listeners, load_certificates, open_record, outlive,
+    remember, send_notices, shared, start_admin, start_data, tls, url, watch_pressure,
+};
 
 /// Bytes of cached answers.
 const CACHE_BYTES: u64 = 64 * 1024 * 1024;
@@ -58,6 +52,8 @@ const ANSWER_BYTES: u64 = 64 * 1024 * 1024;
 
 /// Descriptors for everything that is neither a client nor a provider: the record, listeners, runtimes, logs.
 const OTHER_FILES: usize = 128;
+/// How long a request to the admin listener may take to finish when another process takes over.
+const ADMIN_LIMIT: Duration = Duration::from_secs(1);
 
 /// What a start needs.
 pub struct AppConfig {
@@ -85,6 +81,30 @@ pub struct AppConfig {
     pub log: AccessLog,
     /// The one registry.
     pub metrics: Arc<Metrics>,
+    /// How this process follows another one, and is followed.
+    pub life: Life,
+}
+
+/// How a process begins and ends among others.
+#[derive(Default)]
+pub struct Life {
+    /// Listening sockets that were open before the process was.
+    pub inherited: Inherited,
+    /// Where the listening sockets are taken over from the process before, and offered to the one after.
+    pub takeover: Option<PathBuf>,
+    /// True to keep the last good configuration, and to serve from it where the files are refused.
+    pub last_good: bool,
+    /// Hears of each reload.
+    pub watch: Option<ReloadWatch>,
+}
+
+/// Listening sockets that a supervisor opened.
+#[derive(Default)]
+pub struct Inherited {
+    /// Where applications connect.
+    pub data: Option<TcpListener>,
+    /// Where operators connect.
+    pub admin: Option<TcpListener>,
 }
 
 /// Why it did not start.
@@ -116,6 +136,9 @@ pub enum StartError {
     /// Decisions are to be recorded, and cannot be.
     #[error("decisions cannot be recorded, choose another folder with --data-dir")]
     Record(#[from] StoreError),
+    /// The process before this one does not hand over, or the one after it could not ask.
+    #[error(transparent)]
+    Takeover(#[from] TakeoverError),
     /// No threads or random bytes.
     #[error("the system refused a thread, a socket or random bytes")]
     System(#[source] io::Error),
@@ -128,6 +151,8 @@ pub struct App {
     live: Live,
     /// Whether data and admin listener speak TLS.
     secured: [bool; 2],
+    shared: Arc<Shared>,
+    last: Arc<LastReload>,
     reloads: Reloads,
     reloading: thread::JoinHandle<()>,
     spending: Option<Spending>,
@@ -135,7 +160,10 @@ pub struct App {
     records: Option<Records>,
     /// Its thread ends when this is gone.
     _pressure: SyncSender<()>,
+    record_dir: Option<PathBuf>,
     draining: Arc<AtomicBool>,
+    succession: Option<Succession>,
+    took_over: bool,
 }
 
 /// The thread that keeps what callers spent; it ends when its sender is gone.
@@ -156,64 +184,101 @@ impl App {
     /// # Errors
     /// [`StartError`]; nothing is left running.
     pub fn start(config: AppConfig) -> Result<Self, StartError> {
-        let guard = Guard::new(config.admin_listen, config.admin_token)?;
-        let seen = config.origin.hash();
-        let table = config.origin.load().map_err(StartError::Config)?;
+        let AppConfig { origin, life, metrics, record_dir, .. } = config;
+        let Life { inherited, takeover, last_good, watch } = life;
+        let admin_at = inherited.admin.as_ref().and_then(|admin| admin.local_addr().ok());
+        let guard = Guard::new(admin_at.unwrap_or(config.admin_listen), config.admin_token)?;
+        let seen = origin.hash();
+        let mut last_good = config.data_dir.as_deref().filter(|_| last_good).map(|data| LastGood::new(data, &origin));
+        let Found { table, refused } = last_good::start(&origin, last_good.as_mut()).map_err(StartError::Config)?;
         remark(&table);
         enough_descriptors(table.limits());
-        let renewed = config.tls.map(|files| load_certificates(files, &config.metrics)).transpose()?;
+        let renewed = config.tls.map(|files| load_certificates(files, &metrics)).transpose()?;
         let certificates = renewed.as_ref().map(|(certificates, _)| Arc::clone(certificates));
         say_who_cannot_call(&table, certificates.as_deref());
-        let listen = |address, option| bind(address).map_err(|source| StartError::Listen { address, option, source });
-        let data_listener = listen(config.listen, "--listen")?;
-        let admin_listener = listen(config.admin_listen, "--admin-listen")?;
+        let (mut predecessor, offered) = match takeover.as_deref().map(Predecessor::find).transpose()?.flatten() {
+            Some((predecessor, listeners)) => (Some(predecessor), Some(listeners)),
+            None => (None, None),
+        };
+        let listeners = listeners(inherited, offered, [config.listen, config.admin_listen])?;
         let dial: Arc<dyn Dial> = Arc::new(TcpDial::new(Arc::new(tls()?)));
         let data_shutdown = Shutdown::new();
-        let records = open_record(config.record_dir, config.checkpoints, &config.metrics, &table)?;
-        let mut shared = shared(config.metrics, config.log, dial, &data_shutdown, config.data_dir.as_deref())?;
-        if let Some(records) = &records {
-            records.reader().map_or(Ok(()), |reader| shared.ledger.remember(reader))?;
-            shared.clerk = Some(Clerk::new(records.clone(), Arc::clone(&shared.metrics)));
-        }
+        let records = open_record(record_dir.clone(), config.checkpoints, &metrics, &table)?;
+        let mut shared = shared(metrics, config.log, dial, &data_shutdown, config.data_dir.as_deref())?;
+        let read_to = records.as_ref().map_or(Ok(ReadTo(0)), |records| remember(&shared, records))?;
+        shared.clerk = records.clone().map(|records| Clerk::new(records, Arc::clone(&shared.metrics)));
         let shared = Arc::new(shared);
         shared.metrics.config_in_use(&table.version().to_string(), clock::unix_seconds());
         let live: Live = Arc::new(ArcSwap::from_pointee(build(table, None, &shared)));
+        let last = Arc::new(LastReload::default());
+        if let Some(errors) = refused {
+            shared.metrics.config_not_in_force(true);
+            last.refused(errors);
+        }
 
-        // Before anybody can spend.
+        // From here on nobody else accepts.
+        match &mut predecessor {
+            Some(predecessor) => handover::take(&shared, record_dir.as_deref(), read_to, predecessor.release()),
+            None => record_dir.iter().for_each(|data| handover::forget(data)),
+        }
+        // Before anybody can spend, and after the process before has written its last.
         let spending = config.data_dir.as_deref().map(|folder| keep_spending(folder, &live)).transpose();
         let spending = spending.map_err(StartError::System)?;
-        let courier = Courier::new(&live, &shared).map(send_notices).transpose().map_err(StartError::System)?;
-
-        let last = Arc::new(LastReload::default());
+        let (live_too, shared_too, last_too) = (Arc::clone(&live), Arc::clone(&shared), Arc::clone(&last));
         let reloader = Reloader {
-            origin: config.origin,
-            live: Arc::clone(&live),
-            shared: Arc::clone(&shared),
-            last: Arc::clone(&last),
+            origin,
+            live: live_too,
+            shared: shared_too,
+            last: last_too,
             seen,
+            last_good,
+            watch,
             certificates: renewed,
         };
         let (reloads, reloading) = reloader.start().map_err(StartError::System)?;
 
+        let offers = takeover.is_some().then(|| listeners.try_clone()).transpose().map_err(StartError::System)?;
         let for_admin = certificates.clone().filter(|_| config.admin_tls);
         let secured = [certificates.is_some(), for_admin.is_some()];
         let (data_tls, admin_tls) = (certificates.as_ref().map(for_data), for_admin.map(for_operators));
-        let data = (data_listener, data_tls);
-        let data = start_data(data, config.workers, &live, &shared, data_shutdown)?;
+        let data = start_data((listeners.data, data_tls), config.workers, &live, &shared, data_shutdown)?;
         let pressure = watch_pressure(&data, &live, &shared).map_err(StartError::System)?;
+        let courier = Courier::new(&live, &shared).map(send_notices).transpose().map_err(StartError::System)?;
         let draining = Arc::new(AtomicBool::new(false));
         let admin = Admin {
             live: Arc::clone(&live),
-            shared,
-            last,
+            shared: Arc::clone(&shared),
+            last: Arc::clone(&last),
             reloads: reloads.clone(),
             draining: Arc::clone(&draining),
             guard,
             certificates,
         };
-        let admin = start_admin((admin_listener, admin_tls), admin)?;
-        let _pressure = pressure;
-        Ok(Self { data, admin, live, secured, reloads, reloading, spending, courier, records, _pressure, draining })
+        let admin = start_admin((listeners.admin, admin_tls), admin)?;
+        let took_over = predecessor.is_some();
+        let busy = Arc::new(AtomicBool::new(took_over));
+        let open = |(path, offers): (PathBuf, _)| Succession::open(&path, offers, Arc::clone(&busy));
+        let succession = takeover.zip(offers).map(open).transpose()?;
+        predecessor.map_or(Ok(()), |before| outlive(before, &shared, &busy)).map_err(StartError::System)?;
+        let app = Self {
+            data,
+            admin,
+            live,
+            secured,
+            shared,
+            last,
+            reloads,
+            reloading,
+            spending,
+            courier,
+            records,
+            _pressure: pressure,
+            record_dir,
+            draining,
+            succession,
+            took_over,
+        };
+        Ok(app)
     }
 
     /// Where applications connect.
@@ -246,208 +311,93 @@ impl App {
         &self.reloads
     }
 
+    /// True while the last good configuration is served in the place of the one on disk.
+    pub fn serves_last_good(&self) -> bool {
+        self.last.get().refused
+    }
+
+    /// True if the listening sockets came from another process.
+    pub fn took_over(&self) -> bool {
+        self.took_over
+    }
+
+    /// True if every worker of the data listener is at work.
+    pub fn is_alive(&self) -> bool {
+        self.data.is_alive()
+    }
+
+    /// The process that is ready to serve in our place; waits for ever where none may come.
+    ///
+    /// # Cancel safety
+    /// Yes.
+    pub async fn heir(&mut self) -> Heir {
+        match &mut self.succession {
+            Some(succession) => succession.heir().await,
+            None => std::future::pending().await,
+        }
+    }
+
     /// Stops in good order. Readiness goes first; the admin listener goes last, so that the drain can be watched.
     ///
     /// # Cancel safety
     /// Dropping the future stops everything at once.
-    pub async fn drain(self, delay: Duration, limit: Duration) -> DrainReport {
+    pub async fn drain(mut self, delay: Duration, limit: Duration) -> DrainReport {
         self.draining.store(true, Ordering::Release);
-        let report = self.data.drain(delay, limit).await;
-        self.reloads.stop();
-        drop(self.admin);
+        // Its copies of the sockets would leave clients in a queue that nobody empties.
+        self.succession.take().inspect(|_| tracing::debug!("the listening sockets are offered no more"));
+        let Self { data, admin, reloads, reloading, records, spending, courier, .. } = self;
+        let report = data.drain(delay, limit).await;
+        reloads.stop();
+        drop(admin);
         // It is asleep or reading files; it ends within a poll.
-        drop(self.reloading);
-        if let Some(Sending { stop, thread }) = self.courier {
-            drop(stop);
-            let _ = tokio::task::spawn_blocking(move || thread.join()).await;
+        drop(reloading);
+        end(courier).await;
+        close(records, spending).await;
+        report
+    }
+
+    /// Leaves the listening sockets to another process and finishes what is in flight here.
+    ///
+    /// # Cancel safety
+    /// Dropping the future stops everything at once.
+    pub async fn hand_over(mut self, mut heir: Heir, limit: Duration) -> DrainReport {
+        self.draining.store(true, Ordering::Release);
+        self.data.accept_no_more();
+        self.reloads.stop();
+        self.succession.take().into_iter().for_each(Succession::leave_to_heir);
+        // The file of what was spent is the heir's from here on.
+        end(self.courier.take()).await;
+        close(None, self.spending.take()).await;
+        let (shared, data_dir) = (Arc::clone(&self.shared), self.record_dir.take());
+        let given = tokio::task::spawn_blocking(move || handover::give(&shared, data_dir.as_deref())).await;
+        if let Err(error) = heir.release(given.ok().flatten()) {
+            tracing::error!(%error, "the process that was to take over is gone, and this one ends");
         }
-        // After the last answer ended: whatever waits is recorded, and a last checkpoint signed.
-        if let Some(records) = self.records {
-            let _ = tokio::task::spawn_blocking(move || records.stop()).await;
-        }
-        // After the last answer ended, so that its cost is in it.
-        if let Some(Spending { stop, thread }) = self.spending {
-            drop(stop);
-            let _ = tokio::task::spawn_blocking(move || thread.join()).await;
-        }
+        let Self { data, admin, reloading, records, .. } = self;
+        drop(reloading);
+        let (report, _) = futures_util::future::join(data.leave(limit), admin.leave(ADMIN_LIMIT)).await;
+        close(records, None).await;
+        // It goes on alone from here.
+        drop(heir);
         report
     }
 }
 
-/// The record, if there is to be one. Where no decision can be asked for, a folder that cannot be used stops nothing.
-fn open_record(
-    folder: Option<PathBuf>,
-    checkpoints: Option<PathBuf>,
-    metrics: &Metrics,
-    table: &RoutingTable,
-) -> Result<Option<Records>, StartError> {
-    let Some(folder) = folder else {
-        tracing::warn!("decisions are not recorded: no data folder was given");
-        return Ok(None);
-    };
-    let watch: Arc<dyn Watch> = Arc::new(metrics.audit.clone());
-    let config = RecordsConfig { folder, checkpoints, watch: Arc::clone(&watch), faults: Faults::default() };
-    match Records::open(config) {
-        Ok(records) => Ok(Some(records)),
-        Err(error) if table.risk_route().is_none() => {
-            let cause = error.source().map(ToString::to_string);
-            tracing::error!(%error, cause, "decisions cannot be recorded, so a risk route added later would refuse them");
-            Ok(Some(Records::unavailable(watch)))
-        }
-        Err(error) => Err(error.into()),
+/// What the outbox still holds is the next process's.
+async fn end(courier: Option<Sending>) {
+    if let Some(Sending { stop, thread }) = courier {
+        drop(stop);
+        let _ = tokio::task::spawn_blocking(move || thread.join()).await;
     }
 }
 
-/// Looks once before anybody is served, and then once a second.
-fn watch_pressure(data: &Server, live: &Live, shared: &Arc<Shared>) -> io::Result<SyncSender<()>> {
-    let (meter, idle) = (Meter::new(), data.idle());
-    let measure = Box::new(move |memory| meter.read(memory));
-    let mut watch = PressureWatch::new(Arc::clone(live), shared, measure, Box::new(move || idle.close()));
-    watch.look();
-    let (stop, stopped) = mpsc::sync_channel(1);
-    thread::Builder::new().name("pressure".to_owned()).spawn(move || watch.run(&stopped))?;
-    Ok(stop)
-}
-
-/// Raises the limit of open files, and says so where it is too low all the same: a connection of a client and one to a
-/// provider each need one.
-fn enough_descriptors(limits: &Limits) {
-    let needed = limits.connections.saturating_add(limits.in_flight).saturating_add(OTHER_FILES);
-    if let Some(limit) = process::raise_descriptors().filter(|limit| *limit < needed as u64) {
-        let (connections, in_flight) = (limits.connections, limits.in_flight);
-        tracing::warn!(
-            limit,
-            needed,
-            connections,
-            in_flight,
-            "the limit of open files is too low for [limits] connections and in_flight, raise it (ulimit -n) or lower them"
-        );
+/// After the last answer ended: whatever waits is recorded and a last checkpoint signed, and its cost is in what was spent.
+async fn close(records: Option<Records>, spending: Option<Spending>) {
+    if let Some(records) = records {
+        let _ = tokio::task::spawn_blocking(move || records.stop()).await;
     }
-}
-
-fn keep_spending(folder: &Path, live: &Live) -> io::Result<Spending> {
-    let keeper = Keeper::new(folder, Arc::clone(live));
-    keeper.restore();
-    let (stop, stopped) = mpsc::sync_channel(1);
-    let thread = thread::Builder::new().name("spending".to_owned()).spawn(move || keeper.run(&stopped))?;
-    Ok(Spending { stop, thread })
-}
-
-fn send_notices(courier: Courier) -> io::Result<Sending> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let (stop, stopped) = oneshot::channel();
-    let thread = thread::Builder::new().name("notices".to_owned()).spawn(move || {
-        runtime.block_on(courier.run(stopped));
-    })?;
-    Ok(Sending { stop, thread })
-}
-
-fn shared(
-    metrics: Arc<Metrics>,
-    log: AccessLog,
-    dial: Arc<dyn Dial>,
-    shutdown: &Shutdown,
-    data_dir: Option<&Path>,
-) -> Result<Shared, StartError> {
-    let mut pepper = [0u8; 32];
-    getrandom::fill(&mut pepper).map_err(|error| StartError::System(io::Error::other(error)))?;
-    Ok(Shared {
-        store: Store::new(CACHE_BYTES, pepper, &metrics),
-        answers: Answers::new(ANSWER_BYTES),
-        ledger: Ledger::default(),
-        velocity: Arc::new(Velocity::new(pepper)),
-        decisions: Arc::new(DecisionCache::new(pepper)),
-        clerk: None,
-        nonces: data_dir.map_or_else(Nonces::in_memory, Nonces::kept),
-        notices: Arc::default(),
-        gate: Arc::new(Gate::default()),
-        calendar: Calendar::now(),
-        drained: shutdown.signal().ending(),
-        metrics,
-        log,
-        dial,
-    })
-}
-
-/// The operating system's trust store, or the bundled roots where there is none.
-fn tls() -> Result<ClientConfig, rustls::Error> {
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let builder = || ClientConfig::builder_with_provider(Arc::clone(&provider)).with_safe_default_protocol_versions();
-    match builder()?.with_platform_verifier() {
-        Ok(builder) => Ok(builder.with_no_client_auth()),
-        Err(error) => {
-            tracing::warn!(%error, "no system trust store, using the bundled roots");
-            let roots = rustls::RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
-            Ok(builder()?.with_root_certificates(roots).with_no_client_auth())
-        }
-    }
-}
-
-/// A bound listener and what its TLS is made of.
-type Socket = (std::net::TcpListener, Option<TlsSource>);
-
-fn for_data(certificates: &Arc<Certificates>) -> TlsSource {
-    let certificates = Arc::clone(certificates);
-    Arc::new(move || Arc::clone(&certificates.now().data))
-}
-
-fn for_operators(certificates: Arc<Certificates>) -> TlsSource {
-    Arc::new(move || Arc::clone(&certificates.now().admin))
-}
-
-fn load_certificates(files: CertificateFiles, metrics: &Arc<Metrics>) -> Result<Seen, CertificateError> {
-    // Before reading: what changes from here on is a change.
-    let seen = files.hash();
-    Ok((Arc::new(Certificates::load(files, Arc::clone(metrics))?), seen))
-}
-
-fn url(secured: bool, address: SocketAddr) -> String {
-    format!("{}://{address}", if secured { "https" } else { "http" })
-}
-
-fn start_data(
-    (listener, tls): Socket,
-    workers: usize,
-    live: &Live,
-    shared: &Arc<Shared>,
-    shutdown: Shutdown,
-) -> Result<Server, StartError> {
-    let (for_limits, for_stack, for_ingress) = (Arc::clone(live), Arc::clone(live), Arc::clone(shared));
-    let config = ServerConfig {
-        listener,
-        workers,
-        limits: Arc::new(move || connection_limits(&for_limits)),
-        tls,
-        metrics: Arc::clone(&shared.metrics),
-        shutdown,
-    };
-    Server::start(config, move |_| stack::ingress(&for_stack, &for_ingress)).map_err(StartError::System)
-}
-
-fn start_admin((listener, tls): Socket, admin: Admin) -> Result<Server, StartError> {
-    let config = ServerConfig {
-        listener,
-        workers: 1,
-        limits: Arc::new(|| ConnectionLimits { connections: 64, ..ConnectionLimits::default() }),
-        tls,
-        // Its connections are not the applications': they are counted nowhere.
-        metrics: Metrics::new(),
-        shutdown: Shutdown::new(),
-    };
-    let service = AdminService(Arc::new(admin));
-    Server::start(config, move |_| service.clone()).map_err(StartError::System)
-}
-
-fn connection_limits(live: &Live) -> ConnectionLimits {
-    let snapshot = live.load();
-    let limits = snapshot.table().limits();
-    ConnectionLimits {
-        head_bytes: limits.head_bytes,
-        head_fields: limits.head_fields,
-        head_timeout: limits.head_timeout,
-        write_stall: limits.write_stall,
-        keep_alive: limits.keep_alive,
-        handshake: limits.handshake,
-        connections: limits.connections,
+    if let Some(Spending { stop, thread }) = spending {
+        drop(stop);
+        let _ = tokio::task::spawn_blocking(move || thread.join()).await;
     }
 }

@@ -25,6 +25,8 @@ use crate::upstream::skew::Measured;
 #[derive(Serialize)]
 pub struct Status {
     version: &'static str,
+    /// `on-disk`, or `last-good` while what is on disk is refused.
+    config: &'static str,
     config_hash: String,
     config_age_seconds: u64,
     draining: bool,
@@ -236,6 +238,7 @@ pub fn status(admin: &Admin) -> Status {
     let routes = llm.chain(risk);
     Status {
         version: env!("CARGO_PKG_VERSION"),
+        config: if told.refused { "last-good" } else { "on-disk" },
         config_hash: table.version().to_string(),
         config_age_seconds: clock::unix_seconds().saturating_sub(snapshot.loaded_at()),
         draining: admin.draining.load(Ordering::Acquire),

@@ -3,6 +3,7 @@
 mod audit;
 mod check;
 mod digest;
+mod life;
 mod listen;
 mod notices;
 mod place;
@@ -38,7 +39,7 @@ enum Command {
     /// Run the proxy against simulated providers on loopback; needs no key and no network
     Sandbox(sandbox::SandboxArgs),
     /// Run the proxy with real providers
-    Serve(ServeArgs),
+    Serve(serve::Served),
     /// Compile routes.toml and the provider files, and print every mistake
     Check(check::CheckArgs),
     /// Verify or export the record of decisions, forget a person in it, or see to notices nobody took

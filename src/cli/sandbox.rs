@@ -18,9 +18,9 @@ use clap::Args;
 use serde_json::json;
 use tokio::runtime::Builder;
 
-use super::serve::run_app;
+use super::serve::{Start, run_app};
 use super::{ROUTES, ServeArgs, chain, check, complain, say};
-use crate::app::App;
+use crate::app::{App, Life};
 use crate::config::SecretPolicy;
 use crate::config::builtin;
 use crate::config::error::{Style, render_all};
@@ -74,7 +74,10 @@ pub fn run(args: &SandboxArgs) -> ExitCode {
             // Kept until the end, and then nowhere.
             let scratch = args.serve.data_dir.is_none().then(Scratch::new).flatten();
             let own = scratch.as_ref().map(|Scratch(folder)| folder.clone());
-            run_app(&args.serve, args.serve.data_dir.clone().or(own), origin, |app| {
+            let record_dir = args.serve.data_dir.clone().or(own);
+            // No last good configuration: whoever tries one wants to see what is wrong with it.
+            let start = Start { record_dir, origin, life: Life::default(), supervisor: Arc::default() };
+            run_app(&args.serve, start, |app| {
                 say(&if args.json { peers.json(app) } else { peers.banner(app) });
                 if let Some(a_second) = args.traffic {
                     send(args, a_second, app.data_address(), peers.caller_key.clone());

@@ -1,9 +1,12 @@
 //! Secrets from the environment and from files, for `serve` and `check`.
 
-use std::path::Path;
+use std::path::{Component, Path, PathBuf};
 
 use crate::config::load::secret_file;
 use crate::domain::secret::{Secret, SecretSource};
+
+/// What a `secret_file` begins with that is one of the service's credentials (systemd.exec(5), `LoadCredential=`).
+const CREDENTIALS: &str = "$CREDENTIALS_DIRECTORY/";
 
 /// The process's own environment and file system.
 pub struct Environment;
@@ -16,6 +19,17 @@ impl SecretSource for Environment {
     }
 
     fn file(&self, path: &str) -> Option<Secret> {
-        secret_file(Path::new(path))
+        match path.strip_prefix(CREDENTIALS) {
+            Some(name) => secret_file(&credential(name)?),
+            None => secret_file(Path::new(path)),
+        }
     }
+}
+
+/// Where the credential of this name is: in the folder that systemd made for this service alone, and nowhere else.
+fn credential(name: &str) -> Option<PathBuf> {
+    #[expect(clippy::disallowed_methods, reason = "systemd says in the environment where a service's credentials are")]
+    let folder = std::env::var_os("CREDENTIALS_DIRECTORY")?;
+    let plain = matches!(Path::new(name).components().collect::<Vec<_>>().as_slice(), [Component::Normal(_)]);
+    plain.then(|| Path::new(&folder).join(name))
 }

@@ -1,7 +1,9 @@
 //! `weighbridge serve`: from arguments to a running proxy, and from signals to its end.
 
+use std::convert::Infallible;
 use std::io::{self, IsTerminal};
 use std::path::PathBuf;
+use std::pin::Pin;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::thread::available_parallelism;
@@ -9,15 +11,17 @@ use std::time::Duration;
 
 use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
+use super::life::{self, LifeArgs, Supervisor};
 use super::secrets::Environment;
 use super::{ServeArgs, chain, check, complain, say};
-use crate::app::{App, AppConfig, StartError};
+use crate::app::{App, AppConfig, Life, StartError};
 use crate::config::SecretPolicy;
 use crate::config::error::{Code, Style, render_all};
 use crate::domain::secret::{Secret, SecretSource};
 use crate::gateway::reload::{Origin, Overlays};
+use crate::server::DrainReport;
 use crate::telemetry::access::AccessLog;
 use crate::telemetry::lines::LineWriter;
 use crate::telemetry::logs::{self, LogFormat};
@@ -35,10 +39,25 @@ pub(super) const DATA: &str = "data";
 const MERCHANT_CATEGORIES: &[&str] =
     &["digital", "electronics", "fashion", "food", "gaming", "health", "home", "services", "travel"];
 
+/// `serve` alone, and what it has in common with the sandbox.
+#[derive(clap::Args)]
+pub struct Served {
+    #[command(flatten)]
+    serve: ServeArgs,
+    #[command(flatten)]
+    life: LifeArgs,
+}
+
 /// Runs until told to stop.
-pub fn run(args: &ServeArgs) -> ExitCode {
+pub fn run(args: &Served) -> ExitCode {
+    let Served { serve: args, life } = args;
     let data_dir = args.data_dir.clone().or_else(|| Some(DATA.into()));
     let args = &ServeArgs { data_dir, ..args.clone() };
+    let supervisor = Supervisor::from_environment();
+    let life = match life.life(&supervisor) {
+        Ok(life) => life,
+        Err(error) => return refuse(&StartError::System(error)),
+    };
     let origin = Origin {
         routes: args.paths.routes.clone(),
         without_routes: None,
@@ -48,7 +67,13 @@ pub fn run(args: &ServeArgs) -> ExitCode {
         policy: SecretPolicy::Required,
         rewiring: None,
     };
-    run_app(args, args.data_dir.clone(), origin, |app| {
+    let start = Start { record_dir: args.data_dir.clone(), origin, life, supervisor };
+    run_app(args, start, |app| {
+        if app.serves_last_good() {
+            say(
+                "the configuration on disk is refused, this is the last good one; weighbridge check says what is wrong",
+            );
+        }
         say(&format!("data   {}", app.data_url()));
         say(&format!("admin  {}", app.admin_url()));
         let snapshot = app.live().load_full();
@@ -61,13 +86,22 @@ pub fn run(args: &ServeArgs) -> ExitCode {
     })
 }
 
+/// What a start needs beside the flags.
+pub(super) struct Start {
+    /// Where decisions are recorded.
+    pub(super) record_dir: Option<PathBuf>,
+    /// Where configuration comes from.
+    pub(super) origin: Origin,
+    /// How the process begins and ends among others.
+    pub(super) life: Life,
+    /// Who wants to know.
+    pub(super) supervisor: Arc<Supervisor>,
+}
+
 /// Starts the proxy, greets, and waits for its end. Exit code 2 means that it never ran.
-pub(super) fn run_app(
-    args: &ServeArgs,
-    record_dir: Option<PathBuf>,
-    origin: Origin,
-    greet: impl FnOnce(&App),
-) -> ExitCode {
+pub(super) fn run_app(args: &ServeArgs, start: Start, greet: impl FnOnce(&App)) -> ExitCode {
+    let Start { record_dir, origin, life, supervisor } = start;
+    life::set_limits();
     let metrics = Metrics::with_merchant_categories(MERCHANT_CATEGORIES);
     let writer = match LineWriter::start(io::stderr(), metrics.log_dropped.clone()) {
         Ok(writer) => writer,
@@ -92,6 +126,7 @@ pub(super) fn run_app(
         checkpoints: args.audit_checkpoints.clone(),
         log: AccessLog::new(format, writer.lines()),
         metrics,
+        life,
     };
     // Signals first: whoever reads the greeting may send one at once.
     let started = Ears::open().and_then(|ears| Ok((App::start(config)?, ears)));
@@ -102,7 +137,9 @@ pub(super) fn run_app(
             let version = app.live().load().table().version();
             let release = env!("CARGO_PKG_VERSION");
             tracing::info!(%release, %data, %admin, config.version = %version, "serving");
-            let code = ears.wait(app, args);
+            life::check_limits(app.live().load().table().limits().connections);
+            supervisor.ready(app.took_over());
+            let code = ears.wait(app, args, &supervisor);
             drop(writer);
             code
         }
@@ -145,7 +182,7 @@ impl Ears {
     }
 
     /// Serves until told to stop, then stops.
-    fn wait(self, app: App, args: &ServeArgs) -> ExitCode {
+    fn wait(self, mut app: App, args: &ServeArgs, supervisor: &Supervisor) -> ExitCode {
         let Self { runtime, mut hangup, mut terminate, mut interrupt } = self;
         let mut stop = async || {
             tokio::select! {
@@ -154,26 +191,57 @@ impl Ears {
             }
         };
         runtime.block_on(async {
-            loop {
+            let heir = loop {
                 tokio::select! {
                     _ = hangup.recv() => app.reloads().reload(),
-                    () = stop() => break,
+                    heir = app.heir() => break Some(heir),
+                    () = stop() => break None,
+                    () = pulse(supervisor) => {
+                        if app.is_alive() {
+                            supervisor.alive();
+                        }
+                    }
                 }
-            }
-            let limit_seconds = args.drain_timeout.as_secs_f64();
-            tracing::info!(limit_seconds, "draining, a second signal stops at once");
+            };
+            let (limit, limit_seconds) = (args.drain_timeout, args.drain_timeout.as_secs_f64());
+            let ending: Pin<Box<dyn Future<Output = DrainReport>>> = if let Some(heir) = heir {
+                tracing::info!(limit_seconds, "another process takes over, finishing what is in flight here");
+                Box::pin(app.hand_over(heir, limit))
+            } else {
+                // The heir tells the supervisor who it is; a process that leaves to it must not say that the service stops.
+                supervisor.stopping();
+                tracing::info!(limit_seconds, "draining, a second signal stops at once");
+                Box::pin(app.drain(args.drain_delay, limit))
+            };
             tokio::select! {
-                report = app.drain(args.drain_delay, args.drain_timeout) => {
+                report = ending => {
                     let (in_flight, ended, aborted) = (report.in_flight, report.ended, report.aborted);
                     tracing::info!(in_flight, ended, aborted, "drained");
                     ExitCode::SUCCESS
                 }
+                never = beat(supervisor) => match never {},
                 () = second(stop) => {
                     tracing::warn!("stopped by a second signal, requests in flight were cut");
                     ExitCode::FAILURE
                 }
             }
         })
+    }
+}
+
+/// Goes on being alive while it ends.
+async fn beat(supervisor: &Supervisor) -> Infallible {
+    loop {
+        pulse(supervisor).await;
+        supervisor.alive();
+    }
+}
+
+/// Waits until the supervisor wants to hear of us again; for ever if it does not.
+async fn pulse(supervisor: &Supervisor) {
+    match supervisor.pulse() {
+        Some(every) => sleep(every).await,
+        None => std::future::pending().await,
     }
 }
 

@@ -38,6 +38,14 @@ pub fn read_sources(
     providers: Option<&Path>,
     overlays: Vec<SourceFile>,
 ) -> Result<Sources, Vec<ConfigError>> {
+    read_files(routes, providers).map(|files| complete(files, overlays))
+}
+
+/// Reads what the operator wrote, and nothing else: no overlays, no built-in provider files.
+///
+/// # Errors
+/// As [`read_sources`].
+pub fn read_files(routes: Option<&Path>, providers: Option<&Path>) -> Result<Sources, Vec<ConfigError>> {
     let mut errors = Vec::new();
     let mut sources = Sources::default();
     match routes.map(read_source) {
@@ -48,7 +56,6 @@ pub fn read_sources(
         Some(Err(error)) => errors.push(*error),
         None => {}
     }
-    sources.routes.extend(overlays);
     for path in provider_files(providers).unwrap_or_else(|error| {
         errors.push(*error);
         Vec::new()
@@ -58,15 +65,26 @@ pub fn read_sources(
             Err(error) => errors.push(*error),
         }
     }
-    let own: Vec<String> = sources.providers.iter().map(id_of).collect();
-    sources.providers.extend(builtin::providers().into_iter().filter(|file| !own.contains(&id_of(file))));
     if errors.is_empty() { Ok(sources) } else { Err(errors) }
+}
+
+/// Adds what the program itself knows: overlays, and the built-in files of providers that the operator's files do not name.
+pub fn complete(mut files: Sources, overlays: Vec<SourceFile>) -> Sources {
+    files.routes.extend(overlays);
+    let own: Vec<String> = files.providers.iter().map(id_of).collect();
+    files.providers.extend(builtin::providers().into_iter().filter(|file| !own.contains(&id_of(file))));
+    files
 }
 
 /// SHA-256 over the bytes of `routes.toml`, the files of its lists, the provider files and the secret files they name.
 ///
 /// Never fails: what cannot be read counts as absent, so that its return is a change too.
 pub fn content_hash(routes: &Path, providers: Option<&Path>) -> [u8; 32] {
+    content_hash_with(routes, providers, &|path| secret_file(Path::new(path)))
+}
+
+/// As [`content_hash`], with the secret files as somebody else finds them.
+pub fn content_hash_with(routes: &Path, providers: Option<&Path>, secret: &dyn Fn(&str) -> Option<Secret>) -> [u8; 32] {
     let mut hash = Sha256::new();
     let mut paths = vec![routes.to_owned()];
     paths.extend(provider_files(providers).unwrap_or_default());
@@ -86,7 +104,7 @@ pub fn content_hash(routes: &Path, providers: Option<&Path>) -> [u8; 32] {
     secrets.sort();
     secrets.dedup();
     for path in secrets {
-        let secret = secret_file(Path::new(&path));
+        let secret = secret(&path);
         add(&mut hash, path.as_bytes());
         add_optional(&mut hash, secret.as_ref().map(Secret::expose));
     }

@@ -4,7 +4,8 @@
 //! seconds. A hash seen twice 200 ms apart is a change: that is right for editors that rename, for writers that
 //! truncate, for config maps that swap a symlink, and for network file systems. A file change, SIGHUP and
 //! `POST /-/reload` are one path: load, compile, build, swap, tell. Any failure before the swap leaves the old snapshot
-//! in place and is told with every mistake.
+//! in place and is told with every mistake; it is tried again now and then, because the cause may lie outside the files.
+//! Wishes that come together are one reload, and a reload to the same version builds nothing.
 //!
 //! It runs on a thread of its own, because reading files blocks.
 
@@ -18,21 +19,17 @@ use std::time::Duration;
 
 use notify::event::{AccessKind, AccessMode};
 use notify::{EventKind, RecursiveMode, Watcher};
+use tokio::time::Instant;
 
-use crate::config::compile::compile;
 use crate::config::diff::TableDiff;
 use crate::config::error::ConfigError;
-use crate::config::load;
-use crate::config::options::CompileOptions;
-use crate::config::remarks::remarks;
-use crate::config::source::SourceFile;
-use crate::config::table::{BaseUrl, Protocol, RoutingTable};
-use crate::config::{SecretPolicy, Secrets};
+use crate::config::table::RoutingTable;
 use crate::domain::clock;
-use crate::domain::id::ProviderId;
-use crate::domain::secret::SecretSource;
 use crate::gateway::build::build;
 use crate::gateway::certificates::Certificates;
+use crate::gateway::last_good::LastGood;
+use crate::gateway::origin::tell;
+pub use crate::gateway::origin::{Origin, Overlays, Rewiring, remark};
 use crate::gateway::snapshot::{Live, Shared};
 use crate::telemetry::labels::ReloadResult;
 
@@ -42,70 +39,12 @@ const POLL: Duration = Duration::from_secs(2);
 const SETTLE: Duration = Duration::from_millis(200);
 /// Looks at a file that keeps changing before waiting for the next poll.
 const MOST_LOOKS: u32 = 5;
+/// How often a refused configuration is tried again though its files did not change: what was wrong may lie outside them.
+const RETRY: Duration = Duration::from_secs(10);
 /// Least time between two looks that found nothing: a log that grows in the same folder must not cost a core.
 const BREATH: Duration = Duration::from_millis(100);
-/// Mistakes told in the log; the status page and `weighbridge check` have all.
-const MOST_TOLD: usize = 20;
 /// Wishes that may wait; one more says nothing new.
 const MOST_WISHES: usize = 16;
-
-/// Replaces provider addresses; how the sandbox puts its simulators in.
-pub type Rewiring = Arc<dyn Fn(&ProviderId, Protocol) -> BaseUrl + Send + Sync>;
-
-/// Where configuration comes from.
-#[derive(Clone)]
-pub struct Origin {
-    /// `routes.toml`.
-    pub routes: PathBuf,
-    /// What takes the place of `routes.toml` for as long as there is none.
-    pub without_routes: Option<SourceFile>,
-    /// The folder of provider files; what is not in it comes from the binary.
-    pub providers: PathBuf,
-    /// Texts added to the files.
-    pub overlays: Overlays,
-    /// Where secrets come from.
-    pub secrets: Arc<dyn SecretSource>,
-    /// What a missing secret means.
-    pub policy: SecretPolicy,
-    /// Other addresses than the files say.
-    pub rewiring: Option<Rewiring>,
-}
-
-/// Texts added to the files by the program itself.
-#[derive(Clone, Default)]
-pub struct Overlays {
-    /// As if they stood in `routes.toml`.
-    pub routes: Vec<SourceFile>,
-    /// As if they lay in the folder.
-    pub providers: Vec<SourceFile>,
-}
-
-impl Origin {
-    /// Reads and compiles everything.
-    ///
-    /// # Errors
-    /// Every mistake.
-    pub fn load(&self) -> Result<RoutingTable, Vec<ConfigError>> {
-        let stand_in = self.without_routes.clone().filter(|_| !self.routes.exists());
-        let routes = stand_in.is_none().then_some(&*self.routes);
-        let texts = stand_in.into_iter().chain(self.overlays.routes.iter().cloned());
-        let mut sources = load::read_sources(routes, Some(&self.providers), texts.collect())?;
-        sources.providers.extend(self.overlays.providers.iter().cloned());
-        let secrets = Secrets { source: &*self.secrets, policy: self.policy };
-        let rewire = self.rewiring.as_ref().map(|rewiring| &**rewiring as _);
-        compile(&sources, &CompileOptions { secrets, rewire })
-    }
-
-    /// The hash of all that [`Origin::load`] reads.
-    pub fn hash(&self) -> [u8; 32] {
-        load::content_hash(&self.routes, Some(&self.providers))
-    }
-
-    fn folders(&self) -> [&Path; 2] {
-        let parent = self.routes.parent().filter(|parent| !parent.as_os_str().is_empty());
-        [parent.unwrap_or(Path::new(".")), &self.providers]
-    }
-}
 
 /// What the last reload said; for the status page.
 #[derive(Default)]
@@ -118,6 +57,8 @@ pub struct Told {
     pub errors: Vec<ConfigError>,
     /// When, milliseconds since 1970; 0 if there was none since the start.
     pub at_ms: u64,
+    /// True if what is on disk is not in force.
+    pub refused: bool,
 }
 
 impl LastReload {
@@ -126,8 +67,14 @@ impl LastReload {
         self.lock().clone()
     }
 
-    fn set(&self, errors: Vec<ConfigError>) {
-        *self.lock() = Told { errors, at_ms: clock::unix_ms() };
+    /// What is on disk is in force.
+    fn accepted(&self) {
+        *self.lock() = Told { errors: Vec::new(), at_ms: clock::unix_ms(), refused: false };
+    }
+
+    /// What is on disk is not in force, for these mistakes.
+    pub fn refused(&self, errors: Vec<ConfigError>) {
+        *self.lock() = Told { errors, at_ms: clock::unix_ms(), refused: true };
     }
 
     fn lock(&self) -> MutexGuard<'_, Told> {
@@ -143,9 +90,11 @@ pub struct Reloads {
     looking: Arc<AtomicBool>,
 }
 
+type Answer = SyncSender<Result<(), Vec<ConfigError>>>;
+
 enum Wish {
     Look,
-    Now(SyncSender<Result<(), Vec<ConfigError>>>),
+    Now(Answer),
     Stop,
 }
 
@@ -180,6 +129,18 @@ impl Reloads {
     }
 }
 
+/// Hears of each reload, on the reloading thread: it must not block.
+pub type ReloadWatch = Arc<dyn Fn(Moment) + Send + Sync>;
+
+/// A moment of a reload.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Moment {
+    /// It begins.
+    Begins,
+    /// It has ended, however.
+    Ended,
+}
+
 /// The reloading thread's state.
 pub struct Reloader {
     /// Where configuration comes from.
@@ -194,6 +155,10 @@ pub struct Reloader {
     pub seen: [u8; 32],
     /// The listener's certificate and the hash it was first loaded with: its files are watched too.
     pub certificates: Option<Seen>,
+    /// Keeps what was good for the next start.
+    pub last_good: Option<LastGood>,
+    /// Hears when a reload begins and when it has ended; for whoever started the process.
+    pub watch: Option<ReloadWatch>,
 }
 
 impl Reloader {
@@ -209,22 +174,29 @@ impl Reloader {
         let watcher = watch(&folders.collect::<Vec<_>>(), reloads.clone());
         let looking = Arc::clone(&reloads.looking);
         let thread = thread::Builder::new().name("reload".to_owned()).spawn(move || {
-            self.run(&heard, &looking);
+            let mut reloader = self;
+            reloader.run(&heard, &looking);
             drop(watcher);
         })?;
         Ok((reloads, thread))
     }
 
-    fn run(&self, heard: &Receiver<Wish>, looking: &AtomicBool) {
+    fn run(&mut self, heard: &Receiver<Wish>, looking: &AtomicBool) {
         let mut seen = self.seen;
         let mut certificates = self.certificates.clone();
+        let mut tried = Instant::now();
         loop {
             match heard.recv_timeout(POLL) {
                 Ok(Wish::Stop) | Err(RecvTimeoutError::Disconnected) => return,
                 Ok(Wish::Now(told)) => {
-                    seen = self.origin.hash();
+                    let Some(all) = together(told, heard, looking) else { return };
+                    (seen, tried) = (self.origin.hash(), Instant::now());
                     let renewed = certificates.as_mut().map_or(Ok(()), renew);
-                    let _ = told.try_send(both(self.contained_reload(), renewed));
+                    let result = both(self.contained_reload(Voice::Loud), renewed);
+                    for told in all {
+                        // Whoever asked may have stopped waiting.
+                        let _ = told.try_send(result.clone());
+                    }
                 }
                 Ok(Wish::Look) | Err(RecvTimeoutError::Timeout) => {
                     // Before looking: what changes from here on is a new wish.
@@ -234,8 +206,12 @@ impl Reloader {
                     }
                     match settled_change(seen, || self.origin.hash()) {
                         Some(changed) => {
-                            seen = changed;
-                            let _ = self.contained_reload();
+                            (seen, tried) = (changed, Instant::now());
+                            let _ = self.contained_reload(Voice::Loud);
+                        }
+                        None if self.last.lock().refused && tried.elapsed() >= RETRY => {
+                            tried = Instant::now();
+                            let _ = self.contained_reload(Voice::IfNew);
                         }
                         None => thread::sleep(BREATH),
                     }
@@ -245,34 +221,58 @@ impl Reloader {
     }
 
     /// A bug in compiling must not end reloading for the life of the process.
-    fn contained_reload(&self) -> Result<(), Vec<ConfigError>> {
-        panic::catch_unwind(AssertUnwindSafe(|| self.reload())).unwrap_or_else(|_| {
+    fn contained_reload(&mut self, voice: Voice) -> Result<(), Vec<ConfigError>> {
+        self.watched(Moment::Begins);
+        let result = panic::catch_unwind(AssertUnwindSafe(|| self.reload(voice))).unwrap_or_else(|_| {
             tracing::error!("the reload panicked, the configuration in force stays");
             self.shared.metrics.panics.inc();
-            self.shared.metrics.config_reload(ReloadResult::Failure);
+            self.refuse(Vec::new());
             Err(Vec::new())
-        })
+        });
+        self.watched(Moment::Ended);
+        result
     }
 
-    fn reload(&self) -> Result<(), Vec<ConfigError>> {
-        let metrics = &self.shared.metrics;
-        let table = self.origin.load().inspect_err(|errors| {
-            tell(errors);
-            metrics.config_reload(ReloadResult::Failure);
-            self.last.set(errors.clone());
+    fn watched(&self, moment: Moment) {
+        self.watch.iter().for_each(|watch| watch(moment));
+    }
+
+    fn reload(&mut self, voice: Voice) -> Result<(), Vec<ConfigError>> {
+        let loaded = self.origin.read().and_then(|files| Ok((self.origin.compile(files.clone())?, files)));
+        let (table, files) = loaded.inspect_err(|errors| {
+            let before = self.last.get();
+            if voice == Voice::Loud || !before.refused || before.errors != *errors {
+                tell(errors, "configuration refused, the one in force stays");
+                self.refuse(errors.clone());
+            }
         })?;
+        self.put_in_force(table);
+        self.last_good.iter_mut().for_each(|last_good| last_good.keep(&files));
+        self.last.accepted();
+        Ok(())
+    }
+
+    fn refuse(&self, errors: Vec<ConfigError>) {
+        self.shared.metrics.config_reload(ReloadResult::Failure);
+        self.shared.metrics.config_not_in_force(true);
+        self.last.refused(errors);
+    }
+
+    fn put_in_force(&self, table: RoutingTable) {
+        let metrics = &self.shared.metrics;
         let before = self.live.load_full();
         let changes = in_one_line(&TableDiff::between(before.table(), &table));
         let version = table.version().to_string();
         remark(&table);
         say_who_cannot_call(&table, self.certificates.as_ref().map(|(certificates, _)| &**certificates));
-        let snapshot = build(table, Some(&before), &self.shared);
-        self.live.store(Arc::new(snapshot));
+        // The same version is the same table: a storm of signals builds nothing.
+        if table.version() != before.table().version() {
+            self.live.store(Arc::new(build(table, Some(&before), &self.shared)));
+        }
         metrics.config_in_use(&version, clock::unix_seconds());
         metrics.config_reload(ReloadResult::Success);
-        self.last.set(Vec::new());
+        metrics.config_not_in_force(false);
         tracing::info!(config.version = %version, %changes, "configuration in force");
-        Ok(())
     }
 }
 
@@ -319,33 +319,37 @@ fn both(reloaded: Result<(), Vec<ConfigError>>, renewed: Result<(), Box<ConfigEr
     }
 }
 
-/// Says what may mean something else than its writer thinks.
-pub fn remark(table: &RoutingTable) {
-    for remark in remarks(table).iter().take(MOST_TOLD) {
-        tracing::warn!("worth a look: {remark}");
-    }
-}
-
 /// Complains of callers that must show a certificate nobody asks for: each of their requests would be a 401.
 pub fn say_who_cannot_call(table: &RoutingTable, certificates: Option<&Certificates>) {
     if certificates.is_some_and(|certificates| certificates.files().clients.is_some()) {
         return;
     }
-    for caller in table.callers().iter().filter(|caller| !caller.client_certs.is_empty()).take(MOST_TOLD) {
+    for caller in table.callers().iter().filter(|caller| !caller.client_certs.is_empty()).take(super::origin::MOST_TOLD)
+    {
         tracing::warn!(caller = %caller.id, "this caller must show a client certificate, and --tls-client-ca is not given");
     }
 }
 
-/// One line a mistake: logs are searched and cut by lines. The status page and `weighbridge check` have the carets.
-fn tell(errors: &[ConfigError]) {
-    let mistakes = errors.len();
-    tracing::error!(mistakes, "configuration refused, the one in force stays");
-    for error in errors.iter().take(MOST_TOLD) {
-        tracing::error!("{error}");
+/// When mistakes are told.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Voice {
+    /// Always.
+    Loud,
+    /// If they are others than the last time.
+    IfNew,
+}
+
+/// All who wish for a reload at this moment: one is enough for them. `None` if somebody wishes for the end.
+fn together(first: Answer, heard: &Receiver<Wish>, looking: &AtomicBool) -> Option<Vec<Answer>> {
+    let mut all = vec![first];
+    while let Ok(wish) = heard.try_recv() {
+        match wish {
+            Wish::Now(told) => all.push(told),
+            Wish::Look => looking.store(false, Ordering::Release),
+            Wish::Stop => return None,
+        }
     }
-    if mistakes > MOST_TOLD {
-        tracing::error!("and {} more, see weighbridge check", mistakes - MOST_TOLD);
-    }
+    Some(all)
 }
 
 fn in_one_line(diff: &TableDiff) -> String {

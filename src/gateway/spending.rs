@@ -142,7 +142,7 @@ fn spell_fields(kept: &Kept) -> Map<String, Value> {
 }
 
 /// Whole or not at all, also if the machine stops in between.
-fn write(file: &Path, text: &str) -> io::Result<()> {
+pub(super) fn write(file: &Path, text: &str) -> io::Result<()> {
     let folder = file.parent().unwrap_or(Path::new("."));
     fs::create_dir_all(folder)?;
     let beside = file.with_extension("json.new");

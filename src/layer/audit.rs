@@ -86,8 +86,10 @@ impl Clerk {
     }
 
     /// Hands a verdict over and waits for nothing: whoever gives the decision waits.
-    pub fn note(&self, paper: &Paper, decision: &Decision) {
-        self.0.noted.insert(decision.id.clone(), self.0.records.hand_over(paper.entry(decision)));
+    pub fn note(&self, paper: &Paper, decision: &Decision) -> Pending {
+        let pending = self.0.records.hand_over(paper.entry(decision));
+        self.0.noted.insert(decision.id.clone(), pending.clone());
+        pending
     }
 
     /// Sees to it that a verdict is on record that nobody waits for any more.

@@ -5,7 +5,10 @@
 //! after a fallback was answered is kept and labelled `late` for whoever asks again. Fallbacks never get here: they are
 //! no verdicts. Kept in memory for a day; where there is a record, the last day's decisions are read from it at the start, so that
 //! a restart decides nothing twice. They are read at once and not on a miss: a look at the disk between looking and leading
-//! would need a second claim on the payment, and every new payment would pay for it.
+//! would need a second claim on the payment, and every new payment would pay for it. While another process takes over, both
+//! pay: [`claims`] is that second claim, and nothing is settled from one process's memory alone.
+
+pub mod claims;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -19,6 +22,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tower::{Layer, Service};
 
+use self::claims::Claims;
 use crate::domain::clock;
 use crate::domain::decision::{Decision, DecisionSource};
 use crate::flight::call::{Call, RiskFacts};
@@ -28,8 +32,9 @@ use crate::layer::audit::{Clerk, Paper, for_verdict};
 use crate::layer::soft_deadline::{Revise, answered_by};
 use crate::layer::{BoxFuture, always_ready};
 use crate::store::db::StoreError;
-use crate::store::query::Reader;
+use crate::store::query::{Reader, Stored};
 use crate::store::record::{Personal, rest_of};
+use crate::store::writer::Pending;
 use crate::telemetry::labels::{Cache, CacheEvent};
 use crate::telemetry::metrics::Metrics;
 use crate::wire::risk::Assessment;
@@ -77,8 +82,15 @@ struct Flying {
 #[derive(Clone)]
 pub struct Ledger {
     /// Held for a look-up and an insertion, never across an await.
-    flights: Arc<Mutex<HashMap<Key, Flying>>>,
+    flights: Arc<Mutex<Flights>>,
     decided: Moka<Key, Arc<Decided>>,
+}
+
+#[derive(Default)]
+struct Flights {
+    by_key: HashMap<Key, Flying>,
+    /// While another process decides too.
+    claims: Option<Arc<Claims>>,
 }
 
 impl Default for Ledger {
@@ -103,12 +115,13 @@ impl Ledger {
         if let Some(decided) = self.decided.get(&key) {
             return if decided.asked.is(body, assessment) { Found::Decided(decided) } else { Found::OtherBody };
         }
-        if let Some(flying) = flights.get(&key) {
+        if let Some(flying) = flights.by_key.get(&key) {
             return if flying.body == body { Found::Flying(flying.landed.clone()) } else { Found::OtherBody };
         }
         let (tell, landed) = watch::channel(None);
-        flights.insert(key, Flying { body, landed });
-        Found::Nothing(Lead { ledger: self.clone(), key, body, tell })
+        flights.by_key.insert(key, Flying { body, landed });
+        let claims = flights.claims.clone();
+        Found::Nothing(Lead { ledger: self.clone(), key, body, tell, claims, recorded: None })
     }
 
     /// The attempt's decision if it has one, or else the one that `decide` makes. `whose` is the tenant, and the body it
@@ -126,8 +139,12 @@ impl Ledger {
         if let Some(decided) = self.decided.get(&key) {
             return decided.asked.is(body, &facts.assessment).then(|| Settled::Before(replay(&decided)));
         }
+        // The other process may be asking for it at this moment.
+        if flights.claims.is_some() {
+            return None;
+        }
         // Another call for it, begun since: its answer will be the decision.
-        if flights.get(&key).is_some_and(|flying| flying.body != body || flight == Flight::Over) {
+        if flights.by_key.get(&key).is_some_and(|flying| flying.body != body || flight == Flight::Over) {
             return None;
         }
         let decision = decide()?;
@@ -145,23 +162,46 @@ impl Ledger {
         let life = u64::try_from(LIFE.as_millis()).unwrap_or(u64::MAX);
         let since = i64::try_from(clock::unix_ms().saturating_sub(life)).unwrap_or_default();
         let most = usize::try_from(MOST_DECISIONS).unwrap_or(usize::MAX);
-        reader.recent(since, most, |stored| {
-            // A fallback is no verdict, before a restart and after it.
-            let verdict = stored.decision().ok().filter(|decision| decision.verdict.is_some());
-            let key = key(&stored.tenant, &stored.body.out_trade_no);
-            // The newest come first, and what stood in is the decision whatever came after it.
-            let counts =
-                |decision: &Decision| decision.source == DecisionSource::Cached || !self.decided.contains_key(&key);
-            if let Some(decision) = verdict.filter(counts) {
-                let body = stored.personal.as_ref().and_then(Personal::digest);
-                let asked = body.map_or_else(|| Asked::Rest(stored.body.rest()), Asked::Body);
-                let late = decision.source == DecisionSource::Late;
-                self.decided.insert(key, Arc::new(Decided { asked, decision: Arc::new(decision), late }));
-            }
-        })
+        reader.recent(since, most, |stored| self.know(stored))
     }
 
-    fn flights(&self) -> MutexGuard<'_, HashMap<Key, Flying>> {
+    /// Knows one stored decision, unless something is known of its attempt already.
+    fn know(&self, stored: &Stored) {
+        // A fallback is no verdict, before a restart and after it.
+        let verdict = stored.decision().ok().filter(|decision| decision.verdict.is_some());
+        let key = key(&stored.tenant, &stored.body.out_trade_no);
+        // The newest come first, and what stood in is the decision whatever came after it.
+        let counts =
+            |decision: &Decision| decision.source == DecisionSource::Cached || !self.decided.contains_key(&key);
+        if let Some(decision) = verdict.filter(counts) {
+            let body = stored.personal.as_ref().and_then(Personal::digest);
+            let asked = body.map_or_else(|| Asked::Rest(stored.body.rest()), Asked::Body);
+            let late = decision.source == DecisionSource::Late;
+            self.decided.insert(key, Arc::new(Decided { asked, decision: Arc::new(decision), late }));
+        }
+    }
+
+    /// From here on another process decides too: calls in flight are claimed, and so is each one that begins.
+    pub fn share(&self, claims: &Arc<Claims>) {
+        let mut flights = self.flights();
+        flights.by_key.keys().for_each(|key| claims.keep(*key));
+        flights.claims = Some(Arc::clone(claims));
+    }
+
+    /// The other process is gone: what it decided is read a last time, and nothing is claimed any more.
+    ///
+    /// # Errors
+    /// [`StoreError`]; what it decided last may be decided again.
+    pub fn share_no_more(&self) -> Result<(), StoreError> {
+        let claims = self.flights().claims.clone();
+        let Some(claims) = claims else { return Ok(()) };
+        let caught_up = claims.catch_up(|stored| self.know(stored));
+        self.flights().claims = None;
+        claims.end();
+        caught_up
+    }
+
+    fn flights(&self) -> MutexGuard<'_, Flights> {
         self.flights.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -189,15 +229,19 @@ struct Lead {
     key: Key,
     body: Digest32,
     tell: watch::Sender<Landed>,
+    /// While another process decides too.
+    claims: Option<Arc<Claims>>,
+    /// What becomes of the verdict's record.
+    recorded: Option<Pending>,
 }
 
 impl Lead {
     /// A verdict came: it is handed to the record before anybody can be told. What the attempt was settled with meanwhile is
     /// returned.
-    fn learn(self, decision: &Arc<Decision>, late: bool, clerk: Option<&(Clerk, Paper)>) -> Option<Arc<Decided>> {
+    fn learn(mut self, decision: &Arc<Decision>, late: bool, clerk: Option<&(Clerk, Paper)>) -> Option<Arc<Decided>> {
         if let Some((clerk, paper)) = clerk {
             let source = if late { DecisionSource::Late } else { decision.source };
-            clerk.note(paper, &labelled(decision, source));
+            self.recorded = Some(clerk.note(paper, &labelled(decision, source)));
         }
         self.land(decision, late)
     }
@@ -221,11 +265,55 @@ impl Lead {
     fn fail(self, error: &CallError) {
         self.tell.send_replace(Some(Err(error.clone())));
     }
+
+    /// Claims the attempt among two processes, waiting for the other one where it asks already; what that one decided is
+    /// the answer, and then nobody is asked here.
+    async fn claimed(self, claims: Arc<Claims>, facts: &RiskFacts) -> Result<Self, Result<Reply, CallError>> {
+        claims.claim(self.key).await;
+        let ledger = self.ledger.clone();
+        let read = tokio::task::spawn_blocking(move || claims.catch_up(|stored| ledger.know(stored)));
+        if let Ok(Err(error)) = read.await {
+            tracing::error!(%error, "what the other process decided cannot be read, so nothing new is decided");
+            self.fail(&CallError::AuditUnavailable);
+            return Err(Err(CallError::AuditUnavailable));
+        }
+        let Some(decided) = self.ledger.decided.get(&self.key) else { return Ok(self) };
+        let same = decided.asked.is(self.body, &facts.assessment);
+        let landed = if same { Ok(Arc::clone(&decided)) } else { Err(CallError::Conflict) };
+        self.tell.send_replace(Some(landed));
+        Err(if same { Ok(replay(&decided)) } else { Err(CallError::Conflict) })
+    }
+
+    /// Waits for the provider, and tells everybody what came.
+    async fn follow(
+        self,
+        answer: impl Future<Output = Result<Reply, CallError>>,
+        due: Instant,
+        clerk: Option<(Clerk, Paper)>,
+    ) -> Result<Reply, CallError> {
+        let result = answer.await;
+        match &result {
+            Ok(Reply { decision: Some(decision), .. }) => {
+                let late = Instant::now() >= due;
+                // A late one is for the metrics alone; its caller was answered.
+                if let Some(settled) = self.learn(decision, late, clerk.as_ref()).filter(|_| !late) {
+                    return Ok(replay(&settled));
+                }
+            }
+            Ok(_) => {}
+            Err(error) => self.fail(error),
+        }
+        result
+    }
 }
 
 impl Drop for Lead {
     fn drop(&mut self) {
-        self.ledger.flights().remove(&self.key);
+        let mut flights = self.ledger.flights();
+        flights.by_key.remove(&self.key);
+        let claims = flights.claims.clone();
+        drop(flights);
+        claims.inspect(|claims| claims.give_back(self.key, self.recorded.take()));
     }
 }
 
@@ -263,7 +351,7 @@ impl<S> Layer<S> for IdempotencyLayer {
 
 impl<S> Service<Call> for Idempotency<S>
 where
-    S: Service<Call, Response = Reply, Error = CallError>,
+    S: Service<Call, Response = Reply, Error = CallError> + Clone + Send + 'static,
     S::Future: Send + 'static,
 {
     type Response = Reply;
@@ -295,22 +383,16 @@ where
                 let told = self.params.revise.as_ref().is_some_and(|revise| revise.wants(&call.context.caller.tenant));
                 let paper = Paper::of(&call).map(|paper| if told { paper.with_notice() } else { paper });
                 let clerk = clerk.zip(paper);
-                let answer = self.inner.call(call);
-                Box::pin(async move {
-                    let result = answer.await;
-                    match &result {
-                        Ok(Reply { decision: Some(decision), .. }) => {
-                            let late = Instant::now() >= due;
-                            // A late one is for the metrics alone; its caller was answered.
-                            if let Some(settled) = lead.learn(decision, late, clerk.as_ref()).filter(|_| !late) {
-                                return Ok(replay(&settled));
-                            }
+                if let Some(claims) = lead.claims.clone() {
+                    let mut inner = self.inner.clone();
+                    return Box::pin(async move {
+                        match lead.claimed(claims, &facts).await {
+                            Ok(lead) => lead.follow(inner.call(call), due, clerk).await,
+                            Err(decided) => decided,
                         }
-                        Ok(_) => {}
-                        Err(error) => lead.fail(error),
-                    }
-                    result
-                })
+                    });
+                }
+                Box::pin(lead.follow(self.inner.call(call), due, clerk))
             }
         }
     }

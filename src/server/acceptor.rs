@@ -70,7 +70,7 @@ struct State {
 
 impl Acceptor {
     /// Accepts until the listener drains, then empties the accept queue and closes the listener: whoever was in the queue
-    /// is served and not reset.
+    /// is served and not reset. Where another process accepts from the same queue it is left to that.
     pub(super) async fn run(self) {
         let mut state = State {
             backoff: Backoff::default(),
@@ -80,11 +80,11 @@ impl Acceptor {
             spare: spare(),
         };
         let signal = self.signal.clone();
-        let mut draining = pin!(signal.reached(Stage::Draining));
+        let mut leaving = pin!(signal.reached(Stage::Leaving));
         loop {
             let accepted = tokio::select! {
                 biased;
-                () = &mut draining => break,
+                () = &mut leaving => break,
                 accepted = self.listener.accept() => accepted,
             };
             if let Some(pause) = self.take(accepted, &mut state).await {
@@ -92,7 +92,8 @@ impl Acceptor {
             }
         }
         let until = Instant::now() + LAST_ONES_TIME;
-        while Instant::now() < until
+        while signal.stage() != Stage::Leaving
+            && Instant::now() < until
             && let Ok(accepted) = timeout(QUEUE_IS_EMPTY, self.listener.accept()).await
         {
             self.take(accepted, &mut state).await;

@@ -46,6 +46,8 @@ pub(super) enum Command {
     Serve,
     /// Close if idle: the place is needed.
     Evict,
+    /// Close after the next answer: another process takes new connections, so there is time to wait for a request.
+    Retire,
     /// Finish what is in flight, then close.
     Drain,
     /// Close at once.
@@ -162,14 +164,15 @@ impl Activity {
 
     /// True if answers should tell the client not to reuse the connection.
     pub(super) fn is_draining(&self) -> bool {
-        self.current_command() >= Command::Drain
+        self.current_command() >= Command::Retire
     }
 
     fn current_command(&self) -> Command {
         match self.command.load(Relaxed) {
             0 => Command::Serve,
             1 => Command::Evict,
-            2 => Command::Drain,
+            2 => Command::Retire,
+            3 => Command::Drain,
             _ => Command::Stop,
         }
     }

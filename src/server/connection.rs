@@ -48,6 +48,8 @@ const BUFFER: usize = 64 * 1024;
 const FIELDS_ON_STACK: usize = 100;
 /// How long a draining connection waits for a request that may be on its way, and an evicted one for its close.
 const LAST_CHANCE: Duration = Duration::from_millis(100);
+/// How long a draining connection waits for the rest of a request head.
+const LAST_HEAD: Duration = Duration::from_secs(1);
 /// How long a client may take to acknowledge the end of an idle HTTP/2 connection.
 const GOODBYE: Duration = Duration::from_secs(5);
 /// The same in a drain, where somebody waits for the process to end.
@@ -71,6 +73,8 @@ where
 {
     let activity = Activity::new(Arc::new(Load::default()));
     let obey = async {
+        signal.reached(Stage::Leaving).await;
+        activity.command(Command::Retire);
         signal.reached(Stage::Draining).await;
         activity.command(Command::Drain);
         signal.reached(Stage::Stopped).await;
@@ -200,7 +204,7 @@ impl Patience<'_> {
                     self.too_late = ConnectionEnd::Drained;
                     self.late.as_mut().reset(Instant::now() + LAST_CHANCE);
                 }
-                Command::Serve | Command::Drain => {}
+                Command::Serve | Command::Retire | Command::Drain => {}
                 Command::Stop => return Poll::Ready(Err(ConnectionEnd::Aborted)),
             }
             self.late.as_mut().poll(cx).map(|()| Err(self.too_late))
@@ -282,8 +286,8 @@ impl Driver<'_> {
                 ConnectionEnd::Idle if self.finishing.is_none() => {
                     self.finish(connection.as_mut(), end, Some(GOODBYE));
                 }
-                // Nothing came in the last chance.
-                ConnectionEnd::Drained if self.finishing.is_none() => {
+                // Nothing came in the last chance. Half a head is not waited for any longer: hyper would, and so would we.
+                ConnectionEnd::Drained if self.finishing.is_none() && self.activity.idle_since().is_some() => {
                     self.finish(connection.as_mut(), end, None);
                 }
                 late => return Poll::Ready(late),
@@ -298,17 +302,23 @@ impl Driver<'_> {
         match command {
             Command::Serve => {}
             Command::Stop => return Some(ConnectionEnd::Aborted),
-            _ if self.finishing.is_some() => {}
+            _ if self.finishing.is_some() => self.note_drain(command),
             Command::Evict if idle => self.finish(connection, ConnectionEnd::Evicted, Some(LAST_CHANCE)),
             Command::Evict => self.activity.forget_eviction(),
-            Command::Drain => {
-                self.draining_since.get_or_insert_with(Instant::now);
+            Command::Retire | Command::Drain => {
+                self.note_drain(command);
                 if self.activity.phase() == Phase::Busy || self.activity.is_http2() {
                     self.finish(connection, ConnectionEnd::Drained, None);
                 }
             }
         }
         None
+    }
+
+    fn note_drain(&mut self, command: Command) {
+        if command == Command::Drain {
+            self.draining_since.get_or_insert_with(Instant::now);
+        }
     }
 
     fn finish<C: Graceful>(&mut self, connection: Pin<&mut C>, end: ConnectionEnd, within: Option<Duration>) {
@@ -322,8 +332,12 @@ impl Driver<'_> {
             return at.or_else(|| self.farewell()).map(|at| (at, end));
         }
         let usual = self.activity.deadline(&self.limits);
-        let idle = self.activity.idle_since().is_some();
-        let drained = self.draining_since.filter(|_| idle).map(|since| (since + LAST_CHANCE, ConnectionEnd::Drained));
+        let chance = match self.activity.phase() {
+            Phase::Fresh | Phase::Idle => Some(LAST_CHANCE),
+            Phase::Head => Some(LAST_HEAD),
+            Phase::Busy => None,
+        };
+        let drained = self.draining_since.zip(chance).map(|(since, chance)| (since + chance, ConnectionEnd::Drained));
         usual.into_iter().chain(drained).min_by_key(|(at, _)| *at)
     }
 

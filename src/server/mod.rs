@@ -7,6 +7,7 @@
 pub mod connection;
 pub mod limits;
 pub mod shutdown;
+pub mod takeover;
 
 mod acceptor;
 mod activity;
@@ -48,6 +49,11 @@ const WAITING: usize = 256;
 const BACKLOG: i32 = 4_096;
 /// What requests get to say their last words after the drain limit.
 const LAST_WORDS: Duration = Duration::from_secs(1);
+
+/// How long idle connections may take to close once a listener has left.
+const IDLE_ONES_TIME: Duration = Duration::from_millis(300);
+/// A worker wakes four times a second, and may be busy for a moment.
+const ALIVE: Duration = Duration::from_secs(5);
 
 /// Where connection limits are read, at each accept: they change with the configuration.
 pub type LimitsSource = Arc<dyn Fn() -> ConnectionLimits + Send + Sync>;
@@ -219,6 +225,32 @@ impl Server {
             }
         }
         report
+    }
+
+    /// Stops in good order where another process accepts from the same queue already: accepts no more, answers whatever
+    /// still comes over open connections and closes each of them after that, for up to `limit`; then as [`Server::drain`].
+    ///
+    /// # Cancel safety
+    /// Dropping the future stops the listener at once.
+    pub async fn leave(mut self, limit: Duration) -> DrainReport {
+        let (connections, in_flight) = (self.connections(), self.in_flight());
+        self.shutdown.advance(Stage::Leaving);
+        if self.ended_within(limit).await {
+            return DrainReport { connections, in_flight, ended: 0, aborted: 0 };
+        }
+        // Idle connections have had their time.
+        let report = self.drain(Duration::ZERO, IDLE_ONES_TIME).await;
+        DrainReport { connections, in_flight, ..report }
+    }
+
+    /// Stops accepting, for a process that has taken the listener over; the rest is [`Server::leave`].
+    pub fn accept_no_more(&self) {
+        self.shutdown.advance(Stage::Leaving);
+    }
+
+    /// True if every worker has been seen at work lately; one that hangs serves nobody.
+    pub fn is_alive(&self) -> bool {
+        self.desks.iter().all(|desk| desk.was_seen_within(ALIVE))
     }
 
     /// True once every thread has ended.

@@ -12,6 +12,8 @@ use tokio::sync::watch;
 pub enum Stage {
     /// Everything is welcome.
     Serving,
+    /// Another process accepts in our place; connections close after their next answer.
+    Leaving,
     /// Nothing new is accepted; idle connections close, requests in flight finish.
     Draining,
     /// Requests in flight should end now, streams with one in-band error.

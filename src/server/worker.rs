@@ -17,7 +17,7 @@ use http::{Request, Response};
 use http_body::Body;
 use hyper::body::Incoming;
 use tokio::sync::{Notify, mpsc};
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 use tower::Service;
 
 use super::activity::{Activity, Command, Load};
@@ -70,6 +70,9 @@ pub(super) struct Desk {
     /// How many idle connections should make room.
     evictions: AtomicUsize,
     evict: Notify,
+    born: Instant,
+    /// Milliseconds from `born` to when the worker's runtime last ran.
+    seen: AtomicU64,
 }
 
 impl Desk {
@@ -82,7 +85,19 @@ impl Desk {
             emptied: Notify::new(),
             evictions: AtomicUsize::new(0),
             evict: Notify::new(),
+            born: Instant::now(),
+            seen: AtomicU64::new(0),
         })
+    }
+
+    /// Notes that the worker's runtime runs.
+    fn see(&self) {
+        self.seen.store(u64::try_from(self.born.elapsed().as_millis()).unwrap_or(u64::MAX), Relaxed);
+    }
+
+    /// True if the worker's runtime has run so lately.
+    pub(super) fn was_seen_within(&self, time: Duration) -> bool {
+        self.born.elapsed().saturating_sub(Duration::from_millis(self.seen.load(Relaxed))) < time
     }
 
     /// Asks for the connections that have been idle longest to be closed.
@@ -149,10 +164,12 @@ impl Drop for Registered {
 }
 
 /// Keeps a timer close by at all times. A runtime that is told of a timer before the one it will wake for wakes itself
-/// through the kernel, and with nothing but idle connections that was every fifth request's attempt.
-async fn keep_waking() {
+/// through the kernel, and with nothing but idle connections that was every fifth request's attempt. It is also how others
+/// see that the worker is alive.
+async fn keep_waking(desk: Arc<Desk>) {
     loop {
         sleep(TICK).await;
+        desk.see();
     }
 }
 
@@ -174,9 +191,10 @@ impl Worker {
         B: Body<Data = Bytes> + Send + 'static,
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
-        tokio::spawn(keep_waking());
+        tokio::spawn(keep_waking(Arc::clone(&self.desk)));
         let signal = self.signal.clone();
         let (mut draining, mut stopped) = (pin!(signal.reached(Stage::Draining)), pin!(signal.reached(Stage::Stopped)));
+        let mut leaving = pin!(signal.reached(Stage::Leaving));
         let mut command = Command::Serve;
         let mut accepting = true;
         while accepting || !self.desk.open().is_empty() {
@@ -186,8 +204,12 @@ impl Worker {
                     self.desk.command_all(Command::Stop);
                     return;
                 }
-                () = &mut draining, if command == Command::Serve => {
+                () = &mut draining, if command < Command::Drain => {
                     command = Command::Drain;
+                    self.desk.command_all(command);
+                }
+                () = &mut leaving, if command == Command::Serve => {
+                    command = Command::Retire;
                     self.desk.command_all(command);
                 }
                 accepted = self.incoming.recv(), if accepting => match accepted {

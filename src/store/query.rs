@@ -153,6 +153,33 @@ impl Reader {
         })
     }
 
+    /// The newest record's number, 0 if there is none.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub fn newest(&self) -> Result<i64, StoreError> {
+        self.ask(last)
+    }
+
+    /// Decisions recorded after this number, in order; the number of the last one.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub fn after(&self, seq: i64, mut each: impl FnMut(&Stored)) -> Result<i64, StoreError> {
+        self.ask(|db| {
+            let mut opened = Opened::new(&self.keys);
+            let mut done = seq;
+            loop {
+                let page = page_of(db, done)?;
+                let Some(end) = page.last().map(|raw| raw.0) else { return Ok(done) };
+                for raw in page {
+                    each(&opened.stored(db, raw)?);
+                }
+                done = end;
+            }
+        })
+    }
+
     /// Walks over the decisions that are wanted, in order; `each` is told how far the walk is, and may end it.
     ///
     /// # Errors

@@ -35,6 +35,8 @@ const MOST_TOGETHER: usize = 256;
 const CHECKPOINT_RECORDS: usize = 1_024;
 /// or after this long, if there is a record since.
 const CHECKPOINT_EVERY: Duration = Duration::from_secs(10);
+/// How long a flush is waited for.
+const FLUSH: Duration = Duration::from_secs(10);
 /// The name of the file of checkpoints in the data folder.
 pub const CHECKPOINTS: &str = "checkpoints.jsonl";
 
@@ -151,6 +153,7 @@ impl Pending {
 
 enum Job {
     Add(Entry, Tell),
+    Flush(SyncSender<()>),
     Stop,
 }
 
@@ -218,6 +221,15 @@ impl Records {
         self.hand_over(entry).outcome()
     }
 
+    /// Waits until whatever was handed over before is recorded or has failed. Blocks, at most ten seconds.
+    pub fn flush(&self) {
+        let (tell, told) = mpsc::sync_channel(1);
+        // There may be no writer, and then nothing waits.
+        if self.jobs.send(Job::Flush(tell)).is_ok() {
+            let _ = told.recv_timeout(FLUSH);
+        }
+    }
+
     /// Who reads it; `None` if it cannot be had.
     pub fn reader(&self) -> Option<&Arc<Reader>> {
         self.reader.as_ref()
@@ -259,16 +271,18 @@ impl Writer {
         self.mark();
         loop {
             let mut goes_on = true;
-            let mut batch = Vec::new();
+            let (mut batch, mut flushed) = (Vec::new(), None);
             let pause = self.forget();
             match self.waiting.recv_timeout(pause.min(CHECKPOINT_EVERY)) {
                 Ok(Job::Add(entry, tell)) => batch.push((entry, tell)),
+                Ok(Job::Flush(tell)) => flushed = Some(tell),
                 Ok(Job::Stop) | Err(RecvTimeoutError::Disconnected) => goes_on = false,
                 Err(RecvTimeoutError::Timeout) => {}
             }
-            while goes_on && batch.len() < MOST_TOGETHER {
+            while goes_on && flushed.is_none() && batch.len() < MOST_TOGETHER {
                 match self.waiting.try_recv() {
                     Ok(Job::Add(entry, tell)) => batch.push((entry, tell)),
+                    Ok(Job::Flush(tell)) => flushed = Some(tell),
                     Ok(Job::Stop) => goes_on = false,
                     Err(_) => break,
                 }
@@ -277,6 +291,10 @@ impl Writer {
                 let wrote = batch.len();
                 self.commit(batch);
                 self.sweep(wrote);
+            }
+            if let Some(tell) = flushed {
+                // Whoever asked may have stopped waiting.
+                let _ = tell.try_send(());
             }
             let due = self.marked_at.elapsed() >= CHECKPOINT_EVERY || self.unmarked >= CHECKPOINT_RECORDS;
             if self.unmarked > 0 && (due || !goes_on) {

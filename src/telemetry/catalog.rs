@@ -314,6 +314,8 @@ catalog! {
         "Reloads that changed the configuration or failed to.";
     CONFIG_LAST_SUCCESS: Gauge, Seconds, "weighbridge_config_last_success_timestamp_seconds" []
         "When the configuration in use was loaded, in seconds since 1970.";
+    CONFIG_NOT_IN_FORCE: Gauge, Count, "weighbridge_config_on_disk_not_in_force" []
+        "1 while the configuration on disk is not the one in use, because it was refused.";
     CONFIG_SNAPSHOTS: Gauge, Count, "weighbridge_config_snapshots_alive" []
         "Configurations still held by calls in flight, the current one included.";
     CONNECTIONS_OPEN: Gauge, Count, "weighbridge_connections_open" []

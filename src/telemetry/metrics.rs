@@ -77,6 +77,7 @@ pub struct Metrics {
     config_last_success: Level,
     tls_reloads: Vec<Counter>,
     tls_expiry: OnceLock<Level>,
+    config_not_in_force: Level,
     /// Configurations still held, the current one included.
     pub snapshots_alive: Gauge,
     /// Calls whose cost is unknown.
@@ -117,6 +118,7 @@ impl Metrics {
             tls_reloads: set(f, &catalog::TLS_RELOADS, &[], &CertificateReload::labels()),
             tls_expiry: OnceLock::new(),
             config_last_success: f.level(&catalog::CONFIG_LAST_SUCCESS, &[]),
+            config_not_in_force: f.level(&catalog::CONFIG_NOT_IN_FORCE, &[]),
             snapshots_alive: f.gauge(&catalog::CONFIG_SNAPSHOTS, &[]),
             unpriced: f.counter(&catalog::UNPRICED, &[]),
             policy_unclear: f.counter(&catalog::POLICY_UNCLEAR, &[]),
@@ -290,6 +292,11 @@ impl Metrics {
     /// Counts what a cache did.
     pub fn cache(&self, cache: Cache, event: CacheEvent) {
         self.caches.get(cache as usize * CacheEvent::ALL.len() + event as usize).inspect(|counter| counter.inc());
+    }
+
+    /// Tells whether what is on disk is not what is in use.
+    pub fn config_not_in_force(&self, refused: bool) {
+        self.config_not_in_force.set(i64::from(refused));
     }
 
     /// Tells which configuration is in use, by the short form of its version, and when it was loaded.

@@ -151,7 +151,7 @@ fn control(site: &Site, sandbox: &Sandbox, commands: &[String]) {
     for command in commands {
         control.args(["-c", command]);
     }
-    let told = control.arg(sandbox.pid()).output().unwrap();
+    let told = control.arg(sandbox.pid().to_string()).output().unwrap();
     assert!(told.status.success(), "{told:?}");
 }
 

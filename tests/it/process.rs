@@ -100,6 +100,8 @@ pub struct Sandbox {
     pub data: SocketAddr,
     pub admin: SocketAddr,
     pub key: String,
+    /// All it says of itself at the start.
+    pub told: Value,
     log: Arc<Mutex<String>>,
     reader: Option<JoinHandle<()>>,
 }
@@ -131,18 +133,18 @@ impl Sandbox {
         });
         let address = |key: &str| told[key].as_str().unwrap().strip_prefix("http://").unwrap().parse().unwrap();
         let key = told["api_key"].as_str().unwrap().to_owned();
-        Self { data: address("data"), admin: address("admin"), key, child, log, reader }
-    }
-
-    /// The process.
-    pub fn pid(&self) -> String {
-        self.child.id().to_string()
+        Self { data: address("data"), admin: address("admin"), key, told, child, log, reader }
     }
 
     /// Sends a signal by its short name.
     pub fn signal(&self, name: &str) {
         let pid = self.child.id().to_string();
         assert!(Command::new("sh").args(["-c", "kill -$0 $1", name, &pid]).status().unwrap().success());
+    }
+
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
     }
 
     /// Waits for the end and gives the status with the whole log.
@@ -227,7 +229,7 @@ impl Drop for Sandbox {
 }
 
 /// Collects a pipe; a pipe that nobody reads would fill up.
-fn collect(pipe: impl Read + Send + 'static, into: Arc<Mutex<String>>) -> JoinHandle<()> {
+pub fn collect(pipe: impl Read + Send + 'static, into: Arc<Mutex<String>>) -> JoinHandle<()> {
     thread::spawn(move || {
         let mut lines = BufReader::new(pipe);
         let mut line = String::new();

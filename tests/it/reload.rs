@@ -141,6 +141,11 @@ const BREAKAGES: &[Breakage] = &[
     // Tests may run as root, to whom every file is readable.
     ("a link to nowhere", |site| symlink("nowhere", site.path("routes.toml")).unwrap(), "there is no such file"),
     ("too much", |site| site.write("routes.toml", &"# sk-CANARY\n".repeat(100_000)), "larger than 1 MiB"),
+    (
+        "a gibibyte of nothing",
+        |site| File::create(site.path("routes.toml")).unwrap().set_len(1 << 30).unwrap(),
+        "larger than 1 MiB",
+    ),
     ("not text", |site| fs::write(site.path("routes.toml"), [0xff; 64]).unwrap(), "not UTF-8"),
 ];
 

@@ -62,6 +62,7 @@ const ONLY: &[Only] = &[
         within: &["src/"],
         allowed: &[
             ("src/upstream/dial.rs", "the one seam to the network, where addresses are checked"),
+            ("src/server/takeover.rs", "asks the process before this one, at a path the operator gave"),
             ("src/sandbox/merchant.rs", "stands for a client, and knows only the proxy's own address"),
         ],
         instead: "dial through upstream::dial",
@@ -134,6 +135,7 @@ const ONLY: &[Only] = &[
             ("src/layer/join.rs", "the call that leads outlives the client that started it"),
             ("src/layer/soft_deadline.rs", "a late verdict is awaited after the answer left"),
             ("src/layer/idempotency.rs", "the one call outlives the client that started it"),
+            ("src/layer/idempotency/claims.rs", "a claim goes when its verdict is on record; bounded by the commit"),
             ("src/upstream/apart.rs", "large bodies are worked on away from the serving threads, two at a time"),
             ("src/upstream/pool.rs", "drives connections"),
             ("src/upstream/token.rs", "refreshes early, for everybody"),

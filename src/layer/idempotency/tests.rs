@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use futures_util::future::join_all;
+use tower::util::BoxCloneService;
 use tower::{ServiceExt, service_fn};
 
 use super::*;
@@ -71,7 +72,7 @@ impl Fixture {
     }
 
     fn is_empty(&self) -> bool {
-        self.params.ledger.flights().is_empty()
+        self.params.ledger.flights().by_key.is_empty()
     }
 }
 
@@ -184,4 +185,89 @@ async fn a_verdict_that_came_after_the_answer_is_labelled_late() {
     tokio::time::sleep(Duration::from_millis(700)).await;
     service.clone().oneshot(slow).await.unwrap();
     assert_eq!(source(service.oneshot(risk_call("T-1", "1.00")).await), DecisionSource::Late);
+}
+
+/// A process with a record of its own view in this folder, its provider taking 200 ms.
+fn process(folder: &std::path::Path) -> (Fixture, Arc<Reader>) {
+    use crate::store::writer::{Faults, Records, RecordsConfig};
+    let mut fixture = Fixture::new();
+    let watch = Arc::new(fixture.params.metrics.audit.clone());
+    let config = RecordsConfig { folder: folder.to_owned(), checkpoints: None, watch, faults: Faults::default() };
+    let records = Records::open(config).unwrap();
+    let reader = Arc::clone(records.reader().unwrap());
+    fixture.params.clerk = Some(Clerk::new(records, Arc::clone(&fixture.params.metrics)));
+    (fixture, reader)
+}
+
+fn with_verdict() -> Reply {
+    let mut reply = live();
+    let verdict = crate::domain::decision::Verdict {
+        score: None,
+        recommendation: Some("REVIEW".to_owned()),
+        explanation: None,
+        provider: crate::domain::decision::ProviderReference {
+            id: crate::domain::id::ProviderId::new("alipay"),
+            trace_id: None,
+            model_version: None,
+            latency_ms: 1,
+        },
+        cost: None,
+        priced: None,
+        features_dropped: Vec::new(),
+    };
+    reply.decision =
+        reply.decision.map(|decision| Arc::new(Decision { verdict: Some(verdict), ..(*decision).clone() }));
+    reply
+}
+
+fn id(reply: Result<Reply, CallError>) -> crate::domain::id::DecisionId {
+    reply.unwrap().decision.unwrap().id.clone()
+}
+
+#[tokio::test]
+async fn row_43_two_processes_that_hand_over_decide_a_payment_once_between_them() {
+    let folder = tempfile::tempdir().unwrap();
+    let (old, reader) = process(folder.path());
+    let asks_old = old.answering(|_| Ok(with_verdict()));
+    let before = id(asks_old.clone().oneshot(risk_call("T-before", "1.00")).await);
+    // In flight when the other one takes over.
+    let flying = tokio::spawn(asks_old.clone().oneshot(risk_call("T-flying", "1.00")));
+    while old.asked() < 2 {
+        tokio::task::yield_now().await;
+    }
+    let (new, its_reader) = process(folder.path());
+    let read_to = its_reader.newest().unwrap();
+    new.params.ledger.remember(&its_reader).unwrap();
+    old.params.ledger.share(&Claims::begin(folder.path(), &reader).unwrap());
+    new.params.ledger.share(&Claims::join(folder.path(), &its_reader, read_to).unwrap());
+    let asks_new = new.answering(|_| Ok(with_verdict()));
+
+    assert_eq!(
+        id(asks_new.clone().oneshot(risk_call("T-before", "1.00")).await),
+        before,
+        "it was read from the record"
+    );
+    let same = asks_new.clone().oneshot(risk_call("T-flying", "1.00")).await;
+    assert_eq!((id(same), new.asked()), (id(flying.await.unwrap()), 0), "the old one's call was waited for");
+    let conflict = asks_new.clone().oneshot(risk_call("T-flying", "2.00")).await;
+    assert!(matches!(conflict, Err(CallError::Conflict)));
+    let calls = [0, 1, 0, 1].map(|which| {
+        if which == 0 { BoxCloneService::new(asks_old.clone()) } else { BoxCloneService::new(asks_new.clone()) }
+    });
+    let replies = join_all(calls.map(|service| service.oneshot(risk_call("T-both", "1.00")))).await;
+    let ids: std::collections::HashSet<_> = replies.into_iter().map(|reply| id(reply).to_string()).collect();
+    assert_eq!((ids.len(), old.asked() + new.asked()), (1, 3));
+
+    // The old one ends in the middle of a call, and what it claimed is free.
+    let cut = tokio::spawn(asks_old.clone().oneshot(risk_call("T-cut", "1.00")));
+    while old.asked() + new.asked() < 4 {
+        tokio::task::yield_now().await;
+    }
+    let waits = tokio::spawn(asks_new.clone().oneshot(risk_call("T-cut", "1.00")));
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    new.params.ledger.share_no_more().unwrap();
+    assert!(waits.await.unwrap().is_ok() && !folder.path().join("claims").exists());
+    cut.await.unwrap().unwrap();
+    assert!(asks_new.oneshot(risk_call("T-after", "1.00")).await.is_ok());
+    assert!(old.is_empty() && new.is_empty());
 }

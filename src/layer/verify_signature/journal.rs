@@ -6,7 +6,7 @@
 //! written is told and removed, and the next start then accepts nothing signed before it.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read, Write};
+use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -25,6 +25,8 @@ pub(super) struct Journal {
     writing: Option<Writing>,
     /// Which file comes next.
     next: usize,
+    /// How far each file was read.
+    read_to: [u64; 2],
     /// True once it could not be written: it is not tried again, so that what is there stays whole or away.
     broken: bool,
 }
@@ -38,16 +40,16 @@ struct Writing {
 impl Journal {
     /// The files of this folder, which need not exist yet.
     pub(super) fn open(folder: &Path) -> Self {
-        Self { folder: folder.to_owned(), writing: None, next: 0, broken: false }
+        Self { folder: folder.to_owned(), writing: None, next: 0, read_to: [0; 2], broken: false }
     }
 
     /// What is still of use, with its age, the oldest first; `None` if there is no file.
     ///
     /// # Errors
     /// The operating system's.
-    pub(super) fn read(&self, now_ms: u64) -> io::Result<Option<Vec<(Duration, Nonce)>>> {
+    pub(super) fn read(&mut self, now_ms: u64) -> io::Result<Option<Vec<(Duration, Nonce)>>> {
         let mut found: Option<Vec<(Duration, Nonce)>> = None;
-        for path in self.paths() {
+        for (path, place) in self.paths().into_iter().zip(0..) {
             let mut bytes = Vec::new();
             match File::open(&path) {
                 Ok(file) => drop(file.take(MOST_BYTES + 1).read_to_end(&mut bytes)?),
@@ -57,6 +59,7 @@ impl Journal {
             if u64::try_from(bytes.len()).is_ok_and(|length| length > MOST_BYTES) {
                 return Err(io::Error::new(io::ErrorKind::InvalidData, "larger than nonces can be"));
             }
+            self.read_up_to(place, bytes.len());
             let records = bytes.as_chunks::<RECORD>().0.iter().map(|record| read_record(record, now_ms));
             found.get_or_insert_default().extend(records.filter(|(age, _)| *age < LIFE));
         }
@@ -64,6 +67,42 @@ impl Journal {
             found.sort_by_key(|(age, _)| std::cmp::Reverse(*age));
         }
         Ok(found)
+    }
+
+    /// What was added to the files since they were read last, by this process and by another one.
+    ///
+    /// # Errors
+    /// The operating system's.
+    pub(super) fn added(&mut self) -> io::Result<Vec<Nonce>> {
+        let mut added = Vec::new();
+        for (path, place) in self.paths().into_iter().zip(0..) {
+            let mut file = match File::open(&path) {
+                Ok(file) => file,
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                Err(error) => return Err(error),
+            };
+            let known = self.read_to.get(place).copied().unwrap_or_default();
+            // A shorter one was emptied, and all in it is new.
+            let from = if file.metadata()?.len() < known { 0 } else { known };
+            file.seek(SeekFrom::Start(from))?;
+            let mut bytes = Vec::new();
+            file.take(MOST_BYTES).read_to_end(&mut bytes)?;
+            self.read_up_to(place, usize::try_from(from).unwrap_or_default() + bytes.len());
+            added.extend(bytes.as_chunks::<RECORD>().0.iter().map(|record| read_record(record, 0).1));
+        }
+        Ok(added)
+    }
+
+    /// Whole records only: the rest of one is read again with its end.
+    fn read_up_to(&mut self, place: usize, length: usize) {
+        if let Some(known) = self.read_to.get_mut(place) {
+            *known = u64::try_from(length - length % RECORD).unwrap_or_default();
+        }
+    }
+
+    /// False once it could not be written.
+    pub(super) fn is_sound(&self) -> bool {
+        !self.broken
     }
 
     /// Adds one; whoever asked goes on whatever becomes of it.

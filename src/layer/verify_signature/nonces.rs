@@ -2,10 +2,12 @@
 //! another one, another request is refused instead.
 //!
 //! One process remembers for itself: of several instances behind one name each would accept a request once, so a caller
-//! that signs must always reach the same one.
+//! that signs must always reach the same one. The exception is a hand-over: while it lasts, each of the two processes writes
+//! a nonce down and then looks whether the other one has too, so that both may refuse a request but never both accept it.
 
 use std::collections::{HashSet, VecDeque};
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -60,7 +62,7 @@ pub struct Nonces {
 struct Shared {
     room: usize,
     /// No request signed earlier is accepted, milliseconds since 1970.
-    oldest_ms: u64,
+    oldest_ms: AtomicU64,
     /// Held for a look-up, an insertion and a write of a few bytes, never across an await.
     used: Mutex<Used>,
 }
@@ -70,6 +72,8 @@ struct Used {
     /// In the order in which they came, which is also the order in which they may be forgotten.
     order: VecDeque<(Instant, Nonce)>,
     journal: Option<Journal>,
+    /// True while another process takes nonces too.
+    shared: bool,
 }
 
 impl Nonces {
@@ -80,21 +84,21 @@ impl Nonces {
 
     /// As [`Nonces::in_memory`], with room for this many.
     pub fn with_room(room: usize) -> Self {
-        let used = Used { known: HashSet::new(), order: VecDeque::new(), journal: None };
-        Self { shared: Arc::new(Shared { room, oldest_ms: clock::unix_ms(), used: Mutex::new(used) }) }
+        let used = Used { known: HashSet::new(), order: VecDeque::new(), journal: None, shared: false };
+        Self { shared: Arc::new(Shared { room, oldest_ms: clock::unix_ms().into(), used: Mutex::new(used) }) }
     }
 
     /// Those that an earlier process wrote into this folder, and from now on kept there. If there are none, or they
     /// cannot be read, nothing signed before now is accepted.
     pub fn kept(folder: &Path) -> Self {
         let now_ms = clock::unix_ms();
-        let journal = Journal::open(folder);
+        let mut journal = Journal::open(folder);
         let found = journal.read(now_ms).unwrap_or_else(|error| {
             let folder = folder.display();
             tracing::error!(%error, %folder, "the nonces used before this start cannot be read: requests signed before it are refused");
             None
         });
-        let mut used = Used { known: HashSet::new(), order: VecDeque::new(), journal: Some(journal) };
+        let mut used = Used { known: HashSet::new(), order: VecDeque::new(), journal: Some(journal), shared: false };
         let now = Instant::now();
         for &(age, nonce) in found.iter().flatten().take(ROOM) {
             if used.known.insert(nonce) {
@@ -102,12 +106,37 @@ impl Nonces {
             }
         }
         let oldest_ms = if found.is_some() { 0 } else { now_ms };
-        Self { shared: Arc::new(Shared { room: ROOM, oldest_ms, used: Mutex::new(used) }) }
+        Self { shared: Arc::new(Shared { room: ROOM, oldest_ms: oldest_ms.into(), used: Mutex::new(used) }) }
     }
 
     /// No request signed earlier may be accepted, milliseconds since 1970.
     pub(super) fn oldest_ms(&self) -> u64 {
-        self.shared.oldest_ms
+        self.shared.oldest_ms.load(Ordering::Relaxed)
+    }
+
+    /// From here on another process takes nonces of the same folder too. Tells since when (milliseconds since 1970) all that
+    /// were taken are on disk; `None` if they are not.
+    pub fn share(&self) -> Option<u64> {
+        let mut used = self.used();
+        used.shared = used.journal.is_some();
+        used.learn(None);
+        used.journal.as_ref().filter(|journal| journal.is_sound()).map(|_| self.oldest_ms())
+    }
+
+    /// As [`Nonces::share`], where the other process was there first and told this of its own.
+    pub fn continue_from(&self, since_ms: Option<u64>) {
+        if self.share().is_some()
+            && let Some(since_ms) = since_ms
+        {
+            self.shared.oldest_ms.store(since_ms, Ordering::Relaxed);
+        }
+    }
+
+    /// The other process is gone.
+    pub fn share_no_more(&self) {
+        let mut used = self.used();
+        used.learn(None);
+        used.shared = false;
     }
 
     /// Uses a nonce of an authentic request.
@@ -126,6 +155,10 @@ impl Nonces {
         if let Some(journal) = &mut used.journal {
             journal.write(nonce, now_ms);
         }
+        // Written down before it is looked for: of two processes at least the later one sees it twice.
+        if used.shared && used.learn(Some(nonce)) > 1 {
+            return Taken::Before;
+        }
         Taken::Fresh
     }
 
@@ -135,6 +168,21 @@ impl Nonces {
 }
 
 impl Used {
+    /// Reads what was written since the last time, and counts how often it is this one.
+    fn learn(&mut self, wanted: Option<Nonce>) -> usize {
+        let added = self.journal.as_mut().map_or(Ok(Vec::new()), Journal::added).unwrap_or_else(|error| {
+            tracing::error!(%error, "nonces that another process used cannot be read");
+            Vec::new()
+        });
+        let now = Instant::now();
+        for &nonce in &added {
+            if self.known.insert(nonce) {
+                self.order.push_back((now, nonce));
+            }
+        }
+        added.iter().filter(|nonce| Some(**nonce) == wanted).count()
+    }
+
     fn forget(&mut self, now: Instant) {
         while let Some((came, oldest)) = self.order.front() {
             if now.saturating_duration_since(*came) < LIFE {

@@ -100,3 +100,32 @@ fn s11_the_files_are_nobody_elses_business() {
     let mode = fs::metadata(folder.path().join("nonces.0")).unwrap().permissions().mode();
     assert_eq!(mode & 0o777, 0o600);
 }
+
+#[test]
+fn c2_row_43_of_two_processes_that_hand_over_only_one_accepts_a_nonce() {
+    let folder = tempfile::tempdir().unwrap();
+    let old = Nonces::kept(folder.path());
+    let since = old.oldest_ms();
+    assert_eq!(take(&old, 1), Taken::Fresh);
+    let new = Nonces::kept(folder.path());
+    assert_eq!(take(&old, 2), Taken::Fresh, "after the new one read the files");
+    assert_eq!(old.share(), Some(since));
+    new.continue_from(Some(since));
+    assert_eq!(new.oldest_ms(), since);
+    assert_eq!([1, 2, 3].map(|number| take(&new, number)), [Taken::Before, Taken::Before, Taken::Fresh]);
+    assert_eq!([3, 4].map(|number| take(&old, number)), [Taken::Before, Taken::Fresh]);
+    new.share_no_more();
+    assert_eq!([4, 5].map(|number| take(&new, number)), [Taken::Before, Taken::Fresh]);
+    assert_eq!(take(&Nonces::kept(folder.path()), 5), Taken::Before, "nothing was lost on disk");
+}
+
+#[test]
+fn c2_row_43_a_process_in_whose_life_nobody_signed_hands_over_when_it_began() {
+    let folder = tempfile::tempdir().unwrap();
+    let old = Nonces::kept(folder.path());
+    let since = old.oldest_ms();
+    let new = Nonces::kept(folder.path());
+    new.continue_from(old.share());
+    assert_eq!(new.oldest_ms(), since);
+    assert_eq!(Nonces::in_memory().share(), None);
+}

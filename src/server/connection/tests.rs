@@ -485,3 +485,52 @@ async fn a_client_that_does_not_close_is_left_behind() {
     assert_eq!(server.await.unwrap(), ConnectionEnd::Drained);
     assert!(started.elapsed() < Duration::from_secs(1));
 }
+
+#[tokio::test(start_paused = true)]
+async fn row_42_half_a_head_holds_a_drain_for_a_second_and_not_for_ten() {
+    for before in [&b""[..], GET] {
+        let shutdown = Shutdown::new();
+        let (mut client, server) = serve_with(1024, shutdown.signal(), |_| async { whole("ok") });
+        client.write_all(before).await.unwrap();
+        if !before.is_empty() {
+            read_until(&mut client, "ok").await;
+        }
+        client.write_all(b"GET / HTTP/1.1\r\nhost").await.unwrap();
+        sleep(Duration::from_secs(1)).await;
+        let started = Instant::now();
+        shutdown.advance(Stage::Draining);
+        assert_eq!((server.await.unwrap(), seconds(started)), (ConnectionEnd::Drained, 1));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn row_42_a_head_that_is_whole_within_the_second_is_answered() {
+    let shutdown = Shutdown::new();
+    let (mut client, server) = serve_with(1024, shutdown.signal(), |_| async { whole("ok") });
+    let (first, second) = GET.split_at(9);
+    client.write_all(first).await.unwrap();
+    sleep(Duration::from_millis(10)).await;
+    shutdown.advance(Stage::Draining);
+    sleep(Duration::from_millis(900)).await;
+    client.write_all(second).await.unwrap();
+    assert!(read_until(&mut client, "ok").await.contains("connection: close"));
+    assert_eq!(server.await.unwrap(), ConnectionEnd::Drained);
+}
+
+#[tokio::test(start_paused = true)]
+async fn row_43_a_connection_of_a_process_that_was_taken_over_is_closed_by_its_next_answer_and_not_before() {
+    let shutdown = Shutdown::new();
+    let (mut client, mut server) = serve_with(1024, shutdown.signal(), |_| async { whole("ok") });
+    client.write_all(GET).await.unwrap();
+    read_until(&mut client, "ok").await;
+    shutdown.advance(Stage::Leaving);
+    assert!(timeout(Duration::from_secs(20), &mut server).await.is_err(), "nobody closes what a request may be on");
+    client.write_all(GET).await.unwrap();
+    assert!(read_until(&mut client, "ok").await.contains("connection: close"));
+    server.await.unwrap();
+    let (client, server) = serve_with(1024, shutdown.signal(), |_| async { whole("ok") });
+    sleep(Duration::from_secs(1)).await;
+    shutdown.advance(Stage::Draining);
+    assert_eq!(server.await.unwrap(), ConnectionEnd::Drained);
+    drop(client);
+}

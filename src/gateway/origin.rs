@@ -1,0 +1,113 @@
+//! Where a configuration comes from: files, and what the program adds to them.
+//!
+//! Reading and compiling are apart, because a start may have to compile what was read on another day.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use crate::config::compile::compile;
+use crate::config::error::ConfigError;
+use crate::config::load;
+use crate::config::options::CompileOptions;
+use crate::config::remarks::remarks;
+use crate::config::source::{SourceFile, Sources};
+use crate::config::table::{BaseUrl, Protocol, RoutingTable};
+use crate::config::{SecretPolicy, Secrets};
+use crate::domain::id::ProviderId;
+use crate::domain::secret::SecretSource;
+
+/// Mistakes told in the log; the status page and `weighbridge check` have all.
+pub(super) const MOST_TOLD: usize = 20;
+
+/// Replaces provider addresses; how the sandbox puts its simulators in.
+pub type Rewiring = Arc<dyn Fn(&ProviderId, Protocol) -> BaseUrl + Send + Sync>;
+
+/// Where configuration comes from.
+#[derive(Clone)]
+pub struct Origin {
+    /// `routes.toml`.
+    pub routes: PathBuf,
+    /// What takes the place of `routes.toml` for as long as there is none.
+    pub without_routes: Option<SourceFile>,
+    /// The folder of provider files; what is not in it comes from the binary.
+    pub providers: PathBuf,
+    /// Texts added to the files.
+    pub overlays: Overlays,
+    /// Where secrets come from.
+    pub secrets: Arc<dyn SecretSource>,
+    /// What a missing secret means.
+    pub policy: SecretPolicy,
+    /// Other addresses than the files say.
+    pub rewiring: Option<Rewiring>,
+}
+
+/// Texts added to the files by the program itself.
+#[derive(Clone, Default)]
+pub struct Overlays {
+    /// As if they stood in `routes.toml`.
+    pub routes: Vec<SourceFile>,
+    /// As if they lay in the folder.
+    pub providers: Vec<SourceFile>,
+}
+
+impl Origin {
+    /// Reads and compiles everything.
+    ///
+    /// # Errors
+    /// Every mistake.
+    pub fn load(&self) -> Result<RoutingTable, Vec<ConfigError>> {
+        self.read().and_then(|files| self.compile(files))
+    }
+
+    /// Reads what the operator wrote.
+    ///
+    /// # Errors
+    /// One for each file that cannot be read.
+    pub fn read(&self) -> Result<Sources, Vec<ConfigError>> {
+        let stands_in = self.without_routes.is_some() && !self.routes.exists();
+        load::read_files((!stands_in).then_some(&*self.routes), Some(&self.providers))
+    }
+
+    /// Compiles what was read, now or at another time.
+    ///
+    /// # Errors
+    /// Every mistake.
+    pub fn compile(&self, files: Sources) -> Result<RoutingTable, Vec<ConfigError>> {
+        let stand_in = self.without_routes.clone().filter(|_| files.routes.is_empty());
+        let texts = stand_in.into_iter().chain(self.overlays.routes.iter().cloned());
+        let mut sources = load::complete(files, texts.collect());
+        sources.providers.extend(self.overlays.providers.iter().cloned());
+        let secrets = Secrets { source: &*self.secrets, policy: self.policy };
+        let rewire = self.rewiring.as_ref().map(|rewiring| &**rewiring as _);
+        compile(&sources, &CompileOptions { secrets, rewire })
+    }
+
+    /// The hash of all that [`Origin::load`] reads.
+    pub fn hash(&self) -> [u8; 32] {
+        load::content_hash_with(&self.routes, Some(&self.providers), &|path| self.secrets.file(path))
+    }
+
+    pub(super) fn folders(&self) -> [&Path; 2] {
+        let parent = self.routes.parent().filter(|parent| !parent.as_os_str().is_empty());
+        [parent.unwrap_or(Path::new(".")), &self.providers]
+    }
+}
+
+/// Says what may mean something else than its writer thinks.
+pub fn remark(table: &RoutingTable) {
+    for remark in remarks(table).iter().take(MOST_TOLD) {
+        tracing::warn!("worth a look: {remark}");
+    }
+}
+
+/// One line a mistake: logs are searched and cut by lines. The status page and `weighbridge check` have the carets.
+pub(super) fn tell(errors: &[ConfigError], what_then: &'static str) {
+    let mistakes = errors.len();
+    tracing::error!(mistakes, "{what_then}");
+    for error in errors.iter().take(MOST_TOLD) {
+        tracing::error!("{error}");
+    }
+    if mistakes > MOST_TOLD {
+        tracing::error!("and {} more, see weighbridge check", mistakes - MOST_TOLD);
+    }
+}
