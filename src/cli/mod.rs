@@ -2,8 +2,12 @@
 
 mod audit;
 mod check;
+mod completions;
 mod digest;
+mod findings;
+mod fmt;
 mod sandbox;
+mod schema;
 mod secrets;
 mod serve;
 mod simulate;
@@ -38,12 +42,18 @@ enum Command {
     Serve(ServeArgs),
     /// Compile routes.toml and the provider files, and print every mistake
     Check(check::CheckArgs),
+    /// Tidy a routes or provider file, keeping its comments
+    Fmt(fmt::FmtArgs),
+    /// Print the JSON Schema of routes.toml or of provider files
+    Schema(schema::SchemaArgs),
     /// Verify or export the record of decisions, or forget a person in it
     Audit(audit::AuditArgs),
     /// Read a caller key on standard input and print its digest for routes.toml
     Digest(digest::DigestArgs),
     /// Write a history of simulated payments whose frauds are known
     Simulate(simulate::SimulateArgs),
+    /// Print completions for a shell
+    Completions(completions::CompletionsArgs),
 }
 
 /// Where the configuration is.
@@ -124,6 +134,9 @@ pub fn run() -> ExitCode {
         Command::Audit(args) => audit::run(&args),
         Command::Digest(args) => digest::run(&args),
         Command::Simulate(args) => simulate::run(&args),
+        Command::Fmt(args) => fmt::run(&args),
+        Command::Schema(args) => schema::run(&args),
+        Command::Completions(args) => completions::run(&args),
     }
 }
 

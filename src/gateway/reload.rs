@@ -25,7 +25,7 @@ use crate::config::error::ConfigError;
 use crate::config::load;
 use crate::config::options::CompileOptions;
 use crate::config::remarks::remarks;
-use crate::config::source::SourceFile;
+use crate::config::source::{SourceFile, Sources};
 use crate::config::table::{BaseUrl, Protocol, RoutingTable};
 use crate::config::{SecretPolicy, Secrets};
 use crate::domain::clock;
@@ -85,6 +85,14 @@ impl Origin {
     /// # Errors
     /// Every mistake.
     pub fn load(&self) -> Result<RoutingTable, Vec<ConfigError>> {
+        self.load_with_sources().map(|(table, _)| table)
+    }
+
+    /// As [`Origin::load`], with the text the table was made of.
+    ///
+    /// # Errors
+    /// Every mistake.
+    pub fn load_with_sources(&self) -> Result<(RoutingTable, Sources), Vec<ConfigError>> {
         let stand_in = self.without_routes.clone().filter(|_| !self.routes.exists());
         let routes = stand_in.is_none().then_some(&*self.routes);
         let texts = stand_in.into_iter().chain(self.overlays.routes.iter().cloned());
@@ -92,7 +100,7 @@ impl Origin {
         sources.providers.extend(self.overlays.providers.iter().cloned());
         let secrets = Secrets { source: &*self.secrets, policy: self.policy };
         let rewire = self.rewiring.as_ref().map(|rewiring| &**rewiring as _);
-        compile(&sources, &CompileOptions { secrets, rewire })
+        compile(&sources, &CompileOptions { secrets, rewire }).map(|table| (table, sources))
     }
 
     /// The hash of all that [`Origin::load`] reads.
