@@ -6,6 +6,8 @@ mod completions;
 mod digest;
 mod findings;
 mod fmt;
+mod import;
+mod providers;
 mod sandbox;
 mod schema;
 mod secrets;
@@ -44,6 +46,10 @@ enum Command {
     Check(check::CheckArgs),
     /// Tidy a routes or provider file, keeping its comments
     Fmt(fmt::FmtArgs),
+    /// Turn another gateway's configuration into a first routes.toml
+    Import(import::ImportArgs),
+    /// List who can be asked, for what, and at what price
+    Providers(providers::ProvidersArgs),
     /// Print the JSON Schema of routes.toml or of provider files
     Schema(schema::SchemaArgs),
     /// Verify or export the record of decisions, or forget a person in it
@@ -135,6 +141,8 @@ pub fn run() -> ExitCode {
         Command::Digest(args) => digest::run(&args),
         Command::Simulate(args) => simulate::run(&args),
         Command::Fmt(args) => fmt::run(&args),
+        Command::Import(args) => import::run(&args),
+        Command::Providers(args) => providers::run(&args),
         Command::Schema(args) => schema::run(&args),
         Command::Completions(args) => completions::run(&args),
     }

@@ -15,6 +15,7 @@ pub mod diff;
 pub mod error;
 pub mod expr;
 pub mod format;
+pub mod import;
 pub mod lint;
 pub mod lists;
 pub mod load;
