@@ -8,7 +8,6 @@ use super::error::{Code, ConfigError, Style};
 use super::raw::Document;
 use super::raw::lint::RawAllowed;
 use super::raw::routes::{Part, RawRoutes};
-use super::remarks;
 use super::report::{Mistake, Report};
 use super::routes;
 use super::schema;
@@ -17,14 +16,14 @@ use super::table::RoutingTable;
 
 mod callers;
 mod providers;
+mod remarked;
 mod risk;
 mod route;
-mod rules;
 
 #[cfg(test)]
 mod tests;
 
-pub use rules::Rule;
+pub use super::rule::Rule;
 
 /// Something worth a second look, with its place.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -62,7 +61,7 @@ pub fn lint(sources: &Sources, table: &RoutingTable) -> Vec<Warning> {
         let about = renamed.key.clone();
         found.warnings.push(Warning { rule: Rule::RenamedKey, about, found: renamed });
     }
-    remarks::place(&subject, &mut found);
+    remarked::look(&subject, &mut found);
     route::look(&subject, &mut found);
     callers::look(&subject, &mut found);
     risk::look(&subject, &mut found);

@@ -24,6 +24,7 @@ pub mod policy;
 pub mod prices;
 pub mod remarks;
 pub mod reuse;
+pub mod rule;
 pub mod schema;
 pub mod source;
 pub mod table;

@@ -1,25 +1,22 @@
-//! What a configuration may mean differently from what its writer thinks, as the table alone can tell: for the log, and with
-//! places for `check`.
+//! What a configuration may mean differently from what its writer thinks, as the table alone can tell: for the log, and, with
+//! its places, for `check`.
 
 use std::collections::BTreeSet;
 
 use super::asking::Order;
-use super::error::Code;
-use super::lint::{Found, Rule, Subject};
 use super::policy::{Policy, Rules};
-use super::raw::policy::RawPolicy;
-use super::report::Field;
+use super::rule::Rule;
 use super::table::{Candidate, LlmRoute, RiskRoute, RoutingTable};
 use crate::domain::money::TokenPrice;
 use crate::domain::policy::{FailureModes, ListKind, OnExhausted};
 
 /// One thing worth a second look.
-struct Remark {
-    rule: Rule,
+pub(super) struct Remark {
+    pub(super) rule: Rule,
     /// The route, policy, tenant or feature.
-    about: String,
+    pub(super) about: String,
     /// Names only, no values.
-    text: String,
+    pub(super) text: String,
 }
 
 /// One sentence for each thing worth a second look, in the order of the routes. Names only, no values.
@@ -27,48 +24,11 @@ pub fn remarks(table: &RoutingTable) -> Vec<String> {
     of_table(table).into_iter().map(|remark| remark.text).collect()
 }
 
-fn of_table(table: &RoutingTable) -> Vec<Remark> {
+/// The same with their kinds.
+pub(super) fn of_table(table: &RoutingTable) -> Vec<Remark> {
     let llm = table.llm_routes().values().flat_map(|route| of_route(route));
     let risk = table.risk_route().into_iter().flat_map(|risk| of_risk(risk));
     llm.chain(risk).chain(of_budgets(table)).collect()
-}
-
-/// The same, each at the key it is about.
-pub(super) fn place(subject: &Subject<'_>, found: &mut Found<'_>) {
-    for Remark { rule, about, text } in of_table(subject.table) {
-        let Some((at, hint)) = place_of(rule, &about, subject) else { continue };
-        found.add(rule, &about, at.mistake(Code::Conflict, text).hint(hint));
-    }
-}
-
-fn place_of(rule: Rule, about: &str, subject: &Subject<'_>) -> Option<(Field<()>, &'static str)> {
-    let risk = subject.raw.risk.as_ref();
-    let policy = || {
-        let named = |policy: &&RawPolicy| policy.name.as_ref().is_some_and(|name| name.value == about);
-        risk?.policies.iter().find(named)
-    };
-    match rule {
-        Rule::UnreachablePolicy => Some((policy()?.name.as_ref()?.with(()), "remove it, or move it up")),
-        Rule::IdleLocalRules => {
-            let own = policy().and_then(|policy| policy.on_exhausted.as_ref());
-            let at = own.or(risk?.on_exhausted.as_ref())?;
-            Some((at.with(()), "add a [[risk.list]] with kind = \"allow\", or write \"review\""))
-        }
-        Rule::BudgetForNobody => {
-            let tenants = risk?.spending.budgets.iter().filter_map(|budget| budget.tenant.as_ref());
-            let at = tenants.into_iter().find(|tenant| tenant.value == about)?;
-            Some((at.with(()), "name the tenant of some [[caller]], or remove it"))
-        }
-        Rule::IdleRung => {
-            let at = risk?.spending.ladder.as_ref()?.value.iter().find(|rung| rung.value == about)?;
-            Some((at.with(()), "remove it, or give it a price in the provider's file"))
-        }
-        Rule::UnknownPriceLast => {
-            let route = subject.raw.models.iter().find(|route| route.name.value == about)?;
-            Some((route.order.as_ref()?.with(()), "give the model its price in the provider's file"))
-        }
-        _ => None,
-    }
 }
 
 fn of_risk(route: &RiskRoute) -> Vec<Remark> {

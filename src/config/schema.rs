@@ -114,12 +114,16 @@ impl Kind {
             Self::Duration => Self::Form(DURATION).json(),
             Self::Size => Self::Form(SIZE).json(),
             Self::Money => Self::Form(MONEY).json(),
-            Self::Day => json!({ "type": "string", "format": "date" }),
+            // TOML has dates of its own, and JSON Schema has not: `format` is how an editor is told of them.
+            Self::Day => json!({ "anyOf": [
+                { "type": "string", "pattern": "^[0-9]{4}-[0-9]{2}-[0-9]{2}$" },
+                { "type": "string", "format": "date" },
+            ] }),
             Self::List(of) => json!({ "type": "array", "items": of.json() }),
             Self::Map(of) => json!({ "type": "object", "additionalProperties": of.json() }),
             Self::Table(keys) => table(keys),
             Self::Either(kinds) => json!({ "anyOf": kinds.iter().map(Self::json).collect::<Vec<_>>() }),
-            Self::Json => json!({}),
+            Self::Json => json!({ "additionalProperties": true }),
         }
     }
 }

@@ -51,6 +51,7 @@ mod sockets;
 mod stream;
 mod surface;
 mod tidy;
+mod tooling;
 mod velocity;
 mod vendor;
 mod webhooks;

@@ -63,7 +63,7 @@ fn nothing_has_a_former_name_yet() {
 }
 
 #[test]
-fn a_former_name_is_read_and_told_and_refused_beside_the_new_one() {
+fn w001_a_former_name_is_read_and_told_and_refused_beside_the_new_one() {
     use crate::config::raw::Document;
     use crate::config::raw::routes::{Part, RawRoutes};
     let read = |text: &str| {

@@ -2,6 +2,7 @@
 //! 2026-11-23).
 
 use std::rc::Rc;
+use std::time::Duration;
 
 use super::deployments::Deployment;
 use super::upstreams::Upstreams;
@@ -9,6 +10,7 @@ use super::write::{Notes, quoted};
 use super::yaml::Node;
 use super::{Given, ImportError, Imported};
 use crate::config::read::is_name;
+use crate::config::units;
 
 /// As many as a route may have.
 const MOST_CANDIDATES: usize = 32;
@@ -88,11 +90,15 @@ fn groups(root: &Node, upstreams: &mut Upstreams, notes: &mut Notes) -> Vec<Grou
             notes.add(deployment.line, &format!("{} {why}", quoted(&deployment.group)));
             continue;
         }
+        if !(1..=200).contains(&deployment.model.len()) || !deployment.model.bytes().all(|b| b.is_ascii_graphic()) {
+            notes.add(deployment.line, &format!("a deployment of {}: no name of a model", quoted(&deployment.group)));
+            continue;
+        }
         for (line, key) in &deployment.left_out {
             notes.add(*line, &format!("{key} of the deployment of {}", quoted(&deployment.group)));
         }
         let name = route_name(&deployment.group);
-        if name != deployment.group {
+        if name != deployment.group && !groups.iter().any(|group| group.name == name) {
             notes.add(
                 deployment.line,
                 &format!("the route of {} is called {}", quoted(&deployment.group), quoted(&name)),
@@ -370,6 +376,5 @@ fn numbers(candidates: usize, settings: &Settings) -> String {
 /// Seconds as they are written here, at most so many milliseconds.
 fn duration(seconds: f64, most_ms: f64) -> Option<String> {
     let ms = (seconds * 1000.0).clamp(1.0, most_ms);
-    let ms = whole(ms).filter(|_| seconds > 0.0)?;
-    Some(if ms.is_multiple_of(1000) { format!("{}s", ms / 1000) } else { format!("{ms}ms") })
+    whole(ms).filter(|_| seconds > 0.0).map(|ms| units::shown(Duration::from_millis(ms)))
 }

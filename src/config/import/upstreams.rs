@@ -80,7 +80,7 @@ impl Upstreams {
             notes.add(deployment.line, &format!("the deployment of {}: {why}", quoted(&deployment.group)));
             return None;
         }
-        let key = (deployment.prefix.clone(), deployment.base.clone(), deployment.key.clone());
+        let key = plain(deployment);
         let index = match self.planned.iter().position(|planned| planned.key == key) {
             Some(index) => index,
             None => {
@@ -120,13 +120,22 @@ impl Upstreams {
         });
         let same = |usual: &String| usual.trim_end_matches('/') == base_url.trim_end_matches('/');
         let built_in = known.filter(|_| usual.as_ref().is_some_and(same));
-        let id = self.id(built_in.as_ref().map_or(&*key.0, |(_, table)| said(table, "id")));
+        let host = address::parse(&base_url).map(|url| url.host).unwrap_or_default();
+        let id = match &built_in {
+            Some((_, table)) => self.id(said(table, "id")),
+            // The name of a built-in provider stays free for itself.
+            None if of_id(&key.0).is_some() => {
+                self.id(&format!("{}-{}", key.0, host.split('.').next().unwrap_or_default()))
+            }
+            None => self.id(&key.0),
+        };
         let variable = format!("{}_API_KEY", id.to_ascii_uppercase().replace('-', "_"));
         let own = built_in.as_ref().and_then(|(_, table)| table.get("auth")?.as_table()?.get("secret_env")?.as_str());
         let header =
             if key.0.starts_with("azure") { "kind = \"header\", name = \"api-key\"" } else { "kind = \"bearer\"" };
         let secret = match &key.2 {
             Key::None => None,
+            Key::Usual if built_in.is_none() && address::reach(&host) == Reach::Private => None,
             Key::Variable(name) => Some(name.clone()),
             Key::Usual => Some(own.map_or(variable, str::to_owned)),
             Key::Written(_) => {
@@ -270,6 +279,23 @@ impl Added {
         });
         format!("\n[[model]]\nid = {}\n{name}{}", quoted(&self.id), price.unwrap_or_default())
     }
+}
+
+/// Who it is, with what is usual said as that: then two ways to say it are one provider.
+fn plain(deployment: &Deployment) -> (String, Base, Key) {
+    let known = BUILT_IN.iter().find(|(prefix, _)| *prefix == deployment.prefix).and_then(|(_, id)| of_id(id));
+    let (mut base, mut key) = (deployment.base.clone(), deployment.key.clone());
+    if let Some((_, table)) = known {
+        let usual = said(&table, "base_url").trim_end_matches('/');
+        if matches!(&base, Base::Address(address) if address.trim_end_matches('/') == usual) {
+            base = Base::Usual;
+        }
+        let own = table.get("auth").and_then(|auth| auth.get("secret_env")?.as_str());
+        if matches!(&key, Key::Variable(name) if Some(name.as_str()) == own) {
+            key = Key::Usual;
+        }
+    }
+    (deployment.prefix.clone(), base, key)
 }
 
 fn of_id(id: &str) -> Option<(SourceFile, toml::Table)> {

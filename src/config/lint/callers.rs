@@ -1,8 +1,7 @@
 //! Callers: what they may use, what their budgets count, and whose key they have.
 
 use super::route::defined_at;
-use super::rules::Rule;
-use super::{Found, Subject};
+use super::{Found, Rule, Subject};
 use crate::config::builtin;
 use crate::config::error::Code;
 use crate::config::raw::callers::RawCaller;

@@ -2,8 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::rules::Rule;
-use super::{Found, Subject};
+use super::{Found, Rule, Subject};
 use crate::config::error::Code;
 use crate::config::expr::{Fact, Node, Whole};
 use crate::config::table::RiskRoute;

@@ -1,7 +1,6 @@
 //! LLM routes: who stands behind whom, and for how long.
 
-use super::rules::Rule;
-use super::{Found, Subject};
+use super::{Found, Rule, Subject};
 use crate::config::asking::Order;
 use crate::config::error::Code;
 use crate::config::raw::llm::RawRoute;

@@ -1,9 +1,9 @@
 //! `lint` of `routes.toml`: warnings that are meant to be so.
 
 use crate::config::error::Code;
-use crate::config::lint::Rule;
 use crate::config::read::Value;
 use crate::config::report::Field;
+use crate::config::rule::Rule;
 
 /// Most entries; each may be about one thing only.
 const MOST: usize = 1_000;
