@@ -39,12 +39,11 @@ enum Trouble {
 pub fn run(args: &FmtArgs) -> ExitCode {
     let name = args.file.display();
     match rewrite(args) {
-        Ok(false) => ExitCode::SUCCESS,
         Ok(true) if args.check => {
             complain(&format!("{name} would change; run: weighbridge fmt {name}"));
             ExitCode::FAILURE
         }
-        Ok(true) => ExitCode::SUCCESS,
+        Ok(_) => ExitCode::SUCCESS,
         Err(error) => {
             complain(&format!("{name}: {}", super::chain(&error)));
             ExitCode::from(2)

@@ -72,14 +72,13 @@ fn import(args: &LitellmArgs) -> Result<(), Trouble> {
     let file = args.file.file_name().map_or_else(|| name.clone(), |file| file.to_string_lossy().into_owned());
     let given = Given { name: &file, key_digest: &key_digest, day };
     let imported = litellm(&text, given).map_err(|error| Trouble::Import(name, error))?;
-    match &args.output {
-        Some(folder) => write_all(folder, &imported)?,
-        None => {
-            say(imported.routes.trim_end());
-            let files: Vec<&str> = imported.providers.iter().map(|(name, _)| name.as_str()).collect();
-            if !files.is_empty() {
-                complain(&format!("needs provider files that only --output DIR writes: {}", files.join(", ")));
-            }
+    if let Some(folder) = &args.output {
+        write_all(folder, &imported)?;
+    } else {
+        say(imported.routes.trim_end());
+        let files: Vec<&str> = imported.providers.iter().map(|(name, _)| name.as_str()).collect();
+        if !files.is_empty() {
+            complain(&format!("needs provider files that only --output DIR writes: {}", files.join(", ")));
         }
     }
     complain(&format!("key of the caller \"litellm\", told only here: {key}"));

@@ -256,23 +256,8 @@ fn route(group: &Group, name: &str, groups: &[Group], settings: &Settings, notes
     };
     let (failed, long, refused) = (after(&settings.fallbacks), after(&settings.too_long), after(&settings.refused));
     let always: Vec<String> = settings.always.iter().map(|name| route_name(name)).collect();
-    let mut candidates = group.candidates.clone();
-    for next in failed.iter().chain(&long).chain(&refused).chain(&always) {
-        match groups.iter().find(|group| group.name == *next) {
-            Some(next) => {
-                let new =
-                    next.candidates.iter().filter(|(known, _)| !group.candidates.iter().any(|(own, _)| own == known));
-                let new: Vec<_> = new.map(|(candidate, _)| (candidate.clone(), Some(0))).collect();
-                let missing =
-                    |candidate: &&(String, Option<u64>)| !candidates.iter().any(|(known, _)| *known == candidate.0);
-                let new: Vec<_> = new.iter().filter(missing).cloned().collect();
-                candidates.extend(new);
-            }
-            None => {
-                notes.add(line, &format!("the fallback of {} to {}, which is no route", quoted(name), quoted(next)))
-            }
-        }
-    }
+    let next = failed.iter().chain(&long).chain(&refused).chain(&always);
+    let mut candidates = followed(group, next.map(String::as_str), groups, notes);
     if candidates.len() > MOST_CANDIDATES {
         notes.add(line, &format!("the candidates of {} after the first {MOST_CANDIDATES}", quoted(name)));
         candidates.truncate(MOST_CANDIDATES);
@@ -288,19 +273,44 @@ fn route(group: &Group, name: &str, groups: &[Group], settings: &Settings, notes
         };
         candidates.sort_by_key(|(candidate, _)| rank(candidate));
     }
-    let mut text = format!("\n[model.{}]\n", if is_name(name, "-_") { name.to_owned() } else { quoted(name) });
-    if let Some(word) = order.word.filter(|word| *word != "as-listed") {
-        text.push_str(&format!("order = \"{word}\"\n"));
-    }
-    text.push_str(&listed(&candidates, own, order.word == Some("weighted")));
+    let word = order.word.filter(|word| *word != "as-listed").map(|word| format!("order = \"{word}\"\n"));
     let words = [("context_length_exceeded", &long), ("content_policy", &refused)];
     let words: Vec<String> =
         words.iter().filter(|(_, after)| !after.is_empty()).map(|(word, _)| quoted(word)).collect();
-    if !words.is_empty() && candidates.len() > 1 {
-        text.push_str(&format!("fallback_on = [{}]\n", words.join(", ")));
+    let several = !words.is_empty() && candidates.len() > 1;
+    let fallback_on = several.then(|| format!("fallback_on = [{}]\n", words.join(", ")));
+    [
+        format!("\n[model.{}]\n", if is_name(name, "-_") { name.to_owned() } else { quoted(name) }),
+        word.unwrap_or_default(),
+        listed(&candidates, own, order.word == Some("weighted")),
+        fallback_on.unwrap_or_default(),
+        numbers(candidates.len(), settings),
+    ]
+    .concat()
+}
+
+/// A group's candidates and those that are asked when all of these have failed.
+fn followed<'n>(
+    group: &Group,
+    next: impl Iterator<Item = &'n str>,
+    groups: &[Group],
+    notes: &mut Notes,
+) -> Vec<(String, Option<u64>)> {
+    let line = group.deployments.first().map_or(1, |deployment| deployment.line);
+    let mut candidates = group.candidates.clone();
+    for next in next {
+        let Some(found) = groups.iter().find(|group| group.name == next) else {
+            let of = quoted(&group.name);
+            notes.add(line, &format!("the fallback of {of} to {}, which is no route", quoted(next)));
+            continue;
+        };
+        for (candidate, _) in &found.candidates {
+            if !candidates.iter().any(|(known, _)| known == candidate) {
+                candidates.push((candidate.clone(), Some(0)));
+            }
+        }
     }
-    text.push_str(&numbers(candidates.len(), settings));
-    text
+    candidates
 }
 
 struct Ordered {
@@ -349,7 +359,7 @@ fn listed(candidates: &[(String, Option<u64>)], own: usize, weighted: bool) -> S
     if all.len() < 3 {
         format!("candidates = [{}]\n", all.join(", "))
     } else {
-        format!("candidates = [\n{}]\n", all.iter().map(|one| format!("  {one},\n")).collect::<String>())
+        format!("candidates = [\n  {},\n]\n", all.join(",\n  "))
     }
 }
 
@@ -358,19 +368,19 @@ fn common(a: u64, b: u64) -> u64 {
 }
 
 fn numbers(candidates: usize, settings: &Settings) -> String {
-    let mut text = String::new();
     let retries = settings.retries.unwrap_or(0);
     let attempts = usize::try_from(retries).unwrap_or(5).saturating_add(1).max(candidates).clamp(1, 5);
-    if settings.retries.is_some() || attempts > 3 {
-        text.push_str(&format!("max_attempts = {attempts}\n"));
-    }
-    if let Some(total) = settings.timeout.and_then(|seconds| duration(seconds, 86_400_000.0)) {
-        text.push_str(&format!("timeouts = {{ total = \"{total}\" }}\n"));
-    }
-    if let Some(ttl) = settings.cache.and_then(|seconds| duration(seconds.max(1.0), 2_592_000_000.0)) {
-        text.push_str(&format!("cache = {{ ttl = \"{ttl}\" }}\n"));
-    }
-    text
+    let needed = settings.retries.is_some() || attempts > 3;
+    let total = settings.timeout.and_then(|seconds| duration(seconds, 86_400_000.0));
+    let ttl = settings.cache.and_then(|seconds| duration(seconds.max(1.0), 2_592_000_000.0));
+    [
+        needed.then(|| format!("max_attempts = {attempts}\n")),
+        total.map(|total| format!("timeouts = {{ total = \"{total}\" }}\n")),
+        ttl.map(|ttl| format!("cache = {{ ttl = \"{ttl}\" }}\n")),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
 }
 
 /// Seconds as they are written here, at most so many milliseconds.

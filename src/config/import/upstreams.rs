@@ -81,14 +81,12 @@ impl Upstreams {
             return None;
         }
         let key = plain(deployment);
-        let index = match self.planned.iter().position(|planned| planned.key == key) {
-            Some(index) => index,
-            None => {
-                let planned = self.plan(key, deployment, notes);
-                self.planned.push(planned);
-                self.planned.len() - 1
-            }
-        };
+        let known = self.planned.iter().position(|planned| planned.key == key);
+        let index = known.unwrap_or(self.planned.len());
+        if known.is_none() {
+            let planned = self.plan(key, deployment, notes);
+            self.planned.push(planned);
+        }
         let planned = self.planned.get_mut(index)?;
         let model = planned.model(deployment);
         planned.operations.insert(match deployment.mode.as_deref() {
@@ -109,7 +107,7 @@ impl Upstreams {
         let usual = known.as_ref().and_then(|(_, table)| table.get("base_url")?.as_str()).map(str::to_owned);
         let base_url = match &key.1 {
             Base::Usual => usual.clone(),
-            Base::Address(address) => Some(self.address(address, deployment, notes)),
+            Base::Address(address) => Some(Self::address(address, deployment, notes)),
             Base::Variable => None,
         };
         let base_url = base_url.unwrap_or_else(|| {
@@ -155,7 +153,7 @@ impl Upstreams {
     }
 
     /// An address that the checks accept, or nowhere.
-    fn address(&self, written: &str, deployment: &Deployment, notes: &mut Notes) -> String {
+    fn address(written: &str, deployment: &Deployment, notes: &mut Notes) -> String {
         let plain = written.split(['?', '#']).next().unwrap_or_default().trim_end_matches('/');
         let path = match deployment.prefix.as_str() {
             "azure" if !plain.ends_with("/openai/v1") => "/openai/v1",
@@ -199,7 +197,7 @@ impl Upstreams {
 impl Planned {
     /// What routes call the model.
     fn model(&mut self, deployment: &Deployment) -> String {
-        let listed = self.built_in.iter().flat_map(|(_, table)| table.get("model")?.as_array()).flatten();
+        let listed = self.built_in.iter().filter_map(|(_, table)| table.get("model")?.as_array()).flatten();
         let mut listed = listed.filter_map(|model| model.as_table());
         let name = |model: &toml::Table| {
             model.get("name").or(model.get("id")).and_then(|name| name.as_str()).map(str::to_owned)
@@ -224,7 +222,7 @@ impl Planned {
     }
 
     fn has(&self, id: &str) -> bool {
-        let models = self.built_in.iter().flat_map(|(_, table)| table.get("model")?.as_array()).flatten();
+        let models = self.built_in.iter().filter_map(|(_, table)| table.get("model")?.as_array()).flatten();
         models.filter_map(|model| model.as_table()).any(|model| said(model, "id") == id)
     }
 

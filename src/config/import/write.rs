@@ -37,6 +37,7 @@ impl Notes {
     pub(super) fn comments(&mut self, name: &str) -> String {
         self.0.sort();
         let name = one_line(name);
-        self.0.iter().map(|(line, what)| format!("#   {name}:{line}: {what}\n")).collect()
+        let lines: Vec<String> = self.0.iter().map(|(line, what)| format!("#   {name}:{line}: {what}\n")).collect();
+        lines.concat()
     }
 }

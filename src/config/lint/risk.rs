@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use super::{Found, Rule, Subject};
 use crate::config::error::Code;
-use crate::config::expr::{Fact, Node, Whole};
+use crate::config::expr::{Condition, Fact, Node, Whole};
 use crate::config::table::RiskRoute;
 use crate::domain::policy::OnExhausted;
 
@@ -42,7 +42,7 @@ pub(super) fn look(subject: &Subject<'_>, found: &mut Found<'_>) {
 fn counters(route: &RiskRoute) -> BTreeSet<&str> {
     let mut read = BTreeSet::new();
     let mut open: Vec<&Node> =
-        route.rules.policies.iter().filter_map(|policy| policy.when.as_ref()).map(|when| when.root()).collect();
+        route.rules.policies.iter().filter_map(|policy| policy.when.as_ref()).map(Condition::root).collect();
     while let Some(node) = open.pop() {
         match node {
             Node::Not(inside) => open.push(inside),
