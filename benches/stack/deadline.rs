@@ -116,6 +116,11 @@ impl Provider {
         Self::start(Wrong::Nothing)
     }
 
+    /// One that takes between so many milliseconds and so many, each as often: from a fixed seed.
+    pub fn taking(least: u64, most: u64) -> Self {
+        simulated(None, false, Some((least, most)))
+    }
+
     fn start(wrong: Wrong) -> Self {
         match wrong {
             Wrong::Refuses => Self::at(TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()),
@@ -126,9 +131,9 @@ impl Provider {
                 Self { tls: true, held: vec![listener.into()], ..Self::at(SocketAddr::from(([0, 0, 0, 0], 0))) }
                     .where_held()
             }
-            Wrong::Nothing => simulated(None, false),
-            Wrong::Shows(fault) => simulated(Some(fault), false),
-            Wrong::Drips => simulated(None, true),
+            Wrong::Nothing => simulated(None, false, None),
+            Wrong::Shows(fault) => simulated(Some(fault), false, None),
+            Wrong::Drips => simulated(None, true, None),
         }
     }
 
@@ -179,7 +184,7 @@ fn full_queue() -> Provider {
 }
 
 /// The simulated Alipay on a thread of its own.
-fn simulated(fault: Option<&str>, drips: bool) -> Provider {
+fn simulated(fault: Option<&str>, drips: bool, takes: Option<(u64, u64)>) -> Provider {
     let faults = Faults::new();
     if let Some(fault) = fault {
         assert!(faults.always("alipay", Fault::parse(fault).unwrap()));
@@ -192,9 +197,17 @@ fn simulated(fault: Option<&str>, drips: bool) -> Provider {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async move {
             let anywhere = "127.0.0.1:0".parse().unwrap();
+            let calls = std::sync::Arc::new(std::sync::atomic::AtomicU64::new(0));
             let listening = listen(anywhere, move |request| {
                 let alipay = alipay.clone();
-                async move { alipay.handle(request).await }
+                let number = calls.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                let pause = takes.map(|(least, most)| least + scattered(number) % (most - least));
+                async move {
+                    if let Some(pause) = pause {
+                        tokio::time::sleep(Duration::from_millis(pause)).await;
+                    }
+                    alipay.handle(request).await
+                }
             });
             let listening = listening.await.unwrap();
             let dripping = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -211,6 +224,14 @@ fn simulated(fault: Option<&str>, drips: bool) -> Provider {
         });
     });
     Provider { _stop: Some(stop), ..Provider::at(told.recv().unwrap()) }
+}
+
+/// Counted numbers, scattered (`SplitMix64`'s finisher, <https://prng.di.unimi.it/splitmix64.c>, read 2026-11-23).
+fn scattered(number: u64) -> u64 {
+    let mixed = number.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    let mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    mixed ^ (mixed >> 31)
 }
 
 /// Has the simulator answer the call for a token, and drips at any other.

@@ -11,7 +11,8 @@
 //! `--only bare,weighbridge`, `--smoke` (a short run that fails on any error), `--callgrind [--budget N]` (user
 //! instructions a request, see benches/callgrind.sh), `--deadline` (the risk route under each fault of its provider: its
 //! slowest answer must leave by the deadline and 20 ms), `--decisions` (the risk route with its record: decisions a second,
-//! and latencies at 2,000 a second, asked of the provider and given again). Every run ends by itself.
+//! and latencies at 2,000 a second, asked of the provider and given again), `--town` (what memory is worth to a simulated
+//! town whose provider is slow). Every run ends by itself.
 //!
 //! It does not measure the network, TLS or real providers.
 
@@ -34,6 +35,7 @@ mod load;
 mod process;
 mod servers;
 mod streams;
+mod town;
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -53,6 +55,7 @@ pub struct Options {
     callgrind: bool,
     deadline: bool,
     decisions: bool,
+    town: bool,
     budget: Option<f64>,
 }
 
@@ -82,6 +85,7 @@ fn options(arguments: &[String]) -> Options {
         callgrind: arguments.iter().any(|argument| argument == "--callgrind"),
         deadline: arguments.iter().any(|argument| argument == "--deadline"),
         decisions: arguments.iter().any(|argument| argument == "--decisions"),
+        town: arguments.iter().any(|argument| argument == "--town"),
         budget: value("--budget").map(|text| text.parse().expect("--budget")),
     }
 }
@@ -95,6 +99,10 @@ fn measure(options: &Options) {
     }
     if options.decisions {
         decisions::run(&pinned, options.seconds);
+        return;
+    }
+    if options.town {
+        town::run(&pinned);
         return;
     }
     let upstream = Upstream::start(&pinned);

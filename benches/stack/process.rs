@@ -33,6 +33,20 @@ impl Pinned {
         }
     }
 
+    /// No core belongs to anybody.
+    pub fn nowhere() -> Self {
+        Self(false)
+    }
+
+    /// Gives the load generator every core again.
+    pub fn release_self(&self) {
+        if self.0 {
+            let pid = std::process::id().to_string();
+            let free = Command::new("taskset").args(["-cp", "0,1", &pid]).stdout(Stdio::null()).status();
+            assert!(free.is_ok_and(|status| status.success()), "taskset works");
+        }
+    }
+
     fn command(&self, core: &str, words: &[String]) -> Command {
         let mut all: Vec<String> = if self.0 { vec!["taskset".into(), "-c".into(), core.into()] } else { Vec::new() };
         all.extend_from_slice(words);

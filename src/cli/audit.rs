@@ -37,7 +37,7 @@ enum AuditCommand {
     Verify(VerifyArgs),
     /// Write decisions and what became of them, one line each
     Export(ExportArgs),
-    /// Destroy a person's key, so that nobody can read any more what the record says of them
+    /// Destroy a person's keys, so that nobody can read any more what the record says of them
     Erase(EraseArgs),
 }
 
@@ -154,9 +154,13 @@ fn run_verify(args: &VerifyArgs) -> Done {
                 0 => "no checkpoint vouches for them: a cut tail would not show".to_owned(),
                 seq => format!("a checkpoint vouches for those up to {seq}"),
             };
+            let parts = if proof.readable == 1 { "personal part" } else { "personal parts" };
+            let keys = if proof.destroyed == 1 { "key is" } else { "keys are" };
             Ok(Some(format!(
-                "{} records, all as they were written; {anchored}; head {}",
+                "{} records, all as they were written; {anchored}; {} {parts} can be read, {} {keys} destroyed; head {}",
                 proof.records,
+                proof.readable,
+                proof.destroyed,
                 hex(&proof.head)
             )))
         }
@@ -329,9 +333,9 @@ fn run_erase(args: &EraseArgs) -> Done {
     }
     let erased = book::keys(folder).and_then(|keys| Book::open(folder, keys)?.erase(&args.tenant, &args.user));
     match erased.map_err(|error| chain(&error))? {
-        Some(seq) => {
-            Ok(Some(format!("the key is destroyed; record {seq} says so. Backups of the data folder still hold it")))
-        }
+        Some(seq) => Ok(Some(format!(
+            "the keys are destroyed; record {seq} says so. Backups of the data folder still hold them"
+        ))),
         None => Err("the record has no key of this person: none was ever made, or it was destroyed before".to_owned()),
     }
 }

@@ -12,6 +12,7 @@ use super::{Paths, say};
 use crate::config::SecretPolicy;
 use crate::config::asking::{Order, Sticky};
 use crate::config::budgets::{MerchantBudget, RiskBudgets, WhenSpent};
+use crate::config::jurisdictions::Jurisdictions;
 use crate::config::lint::lint;
 use crate::config::policy::Rules;
 use crate::config::table::{Auth, Caller, Candidate, LlmRoute, Provider, RoutingTable, Unpriced};
@@ -67,7 +68,8 @@ fn describe(table: &RoutingTable) -> String {
     let llm = table.llm_routes().values().map(|route| llm_line(route));
     let risk = table.risk_route().map(|route| line(route.id.as_str(), &route.candidates));
     let rules = table.risk_route().into_iter().flat_map(|route| rules(&route.rules));
-    let routes: Vec<_> = llm.chain(risk).chain(rules).collect();
+    let laws = table.risk_route().into_iter().flat_map(|route| jurisdictions(&route.jurisdictions));
+    let routes: Vec<_> = llm.chain(risk).chain(rules).chain(laws).collect();
     let budgets: Vec<_> = table.callers().iter().filter_map(|caller| budgets(table, caller)).collect();
     let signatures: Vec<_> = table.callers().iter().filter_map(|caller| signature(caller)).collect();
     let keys: Vec<_> = table.providers().values().filter_map(|provider| keys(provider)).collect();
@@ -115,6 +117,16 @@ fn rules(rules: &Rules) -> Vec<String> {
         format!("    list {:<30} {} by {}, {} values", list.name, list.kind.as_str(), list.by.as_str(), list.len())
     });
     policies.chain(lists).collect()
+}
+
+/// How long a person can be read of, by country, and what is not kept at all.
+fn jurisdictions(jurisdictions: &Jurisdictions) -> impl Iterator<Item = String> {
+    jurisdictions.all().map(|(name, keeping)| {
+        let days = keeping.days.map_or("until erased".to_owned(), |days| format!("for {days}d"));
+        let without = keeping.redact.words().collect::<Vec<_>>().join(", ");
+        let without = if without.is_empty() { without } else { format!(", without {without}") };
+        format!("    jurisdiction {name:<22} personal data {days}{without}")
+    })
 }
 
 /// A caller's budgets, and the routes on which they cannot count everything.

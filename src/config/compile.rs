@@ -11,6 +11,7 @@ use sha2::{Digest, Sha256};
 use super::catalog::{Catalog, Pick};
 use super::descriptor::{Builder, Built};
 use super::error::ConfigError;
+use super::jurisdictions::Jurisdictions;
 use super::lists_plan::ListFiles;
 use super::llm::PlannedShadow;
 use super::options::CompileOptions;
@@ -93,7 +94,10 @@ fn assemble(plan: Plan, built: BTreeMap<ProviderId, Built>, version: ConfigVersi
     let llm = plan.llm.into_iter().map(|(id, route)| Some((id.clone(), Arc::new(llm_route(id, &route, &providers)?))));
     let llm = llm.collect::<Option<_>>()?;
     let risk = match plan.risk {
-        Some(risk) => Some(Arc::new(risk_route(&risk, &providers, &version)?)),
+        Some(risk) => {
+            let route = risk_route(&risk, &providers, &version)?;
+            Some(Arc::new(RiskRoute { jurisdictions: plan.jurisdictions, ..route }))
+        }
         None => None,
     };
     let webhooks = Webhooks::new();
@@ -136,6 +140,7 @@ fn risk_route(
         rules: plan.rules.of_version(&version),
         velocity: plan.velocity.clone(),
         reuse: plan.reuse.clone(),
+        jurisdictions: Jurisdictions::default(),
     })
 }
 

@@ -252,6 +252,7 @@ fn changed_risk(old: &RiskRoute, new: &RiskRoute) -> Vec<&'static str> {
         ("reuse", old.reuse == new.reuse),
         ("audit", old.audit == new.audit),
         ("budget or ladder", old.budgets == new.budgets),
+        ("jurisdiction", old.jurisdictions == new.jurisdictions),
         ("order of policies", same_order(&old.rules, &new.rules)),
     ])
 }

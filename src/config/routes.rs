@@ -12,7 +12,9 @@ use super::callers;
 use super::catalog::{Catalog, Pick, picks};
 use super::checks;
 use super::error::Code;
+use super::jurisdictions::Jurisdictions;
 use super::keys::Resolving;
+use super::laws::{self, Recorded};
 use super::lists_plan::ListFiles;
 use super::llm::{self, Beside, PlannedShadow};
 use super::raw::cache::RawCache;
@@ -53,6 +55,7 @@ pub(super) struct Plan {
     pub(super) llm: BTreeMap<RouteId, PlannedRoute>,
     pub(super) risk: Option<PlannedRisk>,
     pub(super) webhooks: Vec<RawWebhook>,
+    pub(super) jurisdictions: Jurisdictions,
 }
 
 impl Plan {
@@ -79,7 +82,10 @@ impl Plan {
             llm.insert(RouteId::new(route.name.value.as_str()), plan_route(route, catalog, report));
         }
         let risk = merged.risk.as_ref().and_then(|risk| plan_risk(risk, catalog, lists, report));
-        Self { limits: plan_limits(merged.limits.as_ref(), report), callers, llm, risk, webhooks: merged.webhooks }
+        let recorded = if merged.risk.is_some() { Recorded::Decisions } else { Recorded::Nothing };
+        let jurisdictions = laws::plan(&merged.jurisdictions, recorded, report);
+        let limits = plan_limits(merged.limits.as_ref(), report);
+        Self { limits, callers, llm, risk, webhooks: merged.webhooks, jurisdictions }
     }
 
     /// The ids of all providers that some route leads to.
@@ -99,6 +105,7 @@ pub(super) fn merge(files: Vec<RawRoutes>, report: &Report<'_>) -> RawRoutes {
         merged.callers.extend(file.callers);
         merged.models.extend(file.models);
         merged.webhooks.extend(file.webhooks);
+        merged.jurisdictions.extend(file.jurisdictions);
         if let (Some(first), Some(second)) = (&merged.limits, &file.limits) {
             report.add(twice(&second.at, &first.at, "[limits]", report));
         }

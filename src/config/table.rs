@@ -10,6 +10,7 @@ use std::time::Duration;
 use super::asking::Asking;
 use super::audit::OnUnrecorded;
 use super::budgets::RiskBudgets;
+use super::jurisdictions::Jurisdictions;
 use super::policy::Rules;
 use super::prices::RiskPrice;
 use super::reuse::ReusePolicy;
@@ -273,6 +274,8 @@ pub struct RiskRoute {
     pub velocity: Vec<Arc<VelocityRule>>,
     /// When earlier decisions are given again; `None` for never.
     pub reuse: Option<ReusePolicy>,
+    /// What is kept of persons, by country.
+    pub jurisdictions: Jurisdictions,
 }
 
 /// A provider and, on the LLM side, a model of it.

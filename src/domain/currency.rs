@@ -33,12 +33,14 @@ impl Currency {
 
     /// Finds an active currency by its upper-case code.
     pub fn parse(code: &str) -> Option<Self> {
-        if code.len() != 3 {
-            return None;
-        }
-        Self::LISTS.into_iter().find_map(|(codes, exponent)| {
-            codes.split(' ').find(|known| *known == code).map(|code| Self { code, exponent })
-        })
+        let place = |codes: &'static str| {
+            // Each code and the space after it.
+            let (spaced, last) = codes.as_bytes().as_chunks::<4>();
+            let known = |[a, b, c, _]: &[u8; 4]| [*a, *b, *c].as_slice() == code.as_bytes();
+            let place = spaced.iter().position(known).or((last == code.as_bytes()).then_some(spaced.len()))?;
+            codes.get(4 * place..4 * place + 3)
+        };
+        Self::LISTS.into_iter().find_map(|(codes, exponent)| place(codes).map(|code| Self { code, exponent }))
     }
 
     /// The three letters.

@@ -12,6 +12,7 @@ pub mod operation;
 pub mod outcome;
 pub mod period;
 pub mod policy;
+pub mod retention;
 pub mod reuse;
 pub mod secret;
 pub mod usage;

@@ -207,6 +207,8 @@ pub struct Story {
     pub error: Option<&'static str>,
     /// Time spent in this process until the answer's head was written.
     pub overhead: Option<Duration>,
+    /// Of that, the wait for a decision to be on record.
+    pub recording: Option<Duration>,
 }
 
 impl Trail {

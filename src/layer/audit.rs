@@ -14,14 +14,17 @@ use tokio::time::{Instant, timeout_at};
 use tower::{Layer, Service};
 
 use crate::config::audit::OnUnrecorded;
-use crate::domain::decision::{Decision, DecisionSource};
+use crate::domain::clock;
+use crate::domain::decision::{Decision, DecisionSource, FallbackReason};
 use crate::domain::id::DecisionId;
+use crate::domain::retention::Keeping;
 use crate::flight::call::{Call, CallContext, RiskFacts};
 use crate::flight::error::CallError;
 use crate::flight::reply::Reply;
 use crate::flight::trail::Story;
 use crate::layer::{BoxFuture, always_ready};
 use crate::store::record::{Attempt, Entry, Told};
+use crate::store::refusal::Refused;
 use crate::store::writer::{Pending, Records, Watch};
 use crate::telemetry::handles::AuditMetrics;
 use crate::telemetry::labels;
@@ -45,6 +48,10 @@ impl Watch for AuditMetrics {
 
     fn committed(&self, took: Duration) {
         self.commit.observe(took);
+    }
+
+    fn expired(&self, keys: u64) {
+        self.expired.add(keys);
     }
 }
 
@@ -128,6 +135,29 @@ impl Paper {
             attempts,
             took_ms,
             instead_of: first.as_ref().filter(|first| **first != decision.id).map(DecisionId::as_str),
+            keeping: self.keeping(),
+        })
+    }
+
+    fn keeping(&self) -> Keeping {
+        let (asked, route) = (&self.facts.assessment, &self.facts.route);
+        route.jurisdictions.keeping(asked.user.country.as_deref(), asked.merchant.country.as_deref())
+    }
+
+    /// That it is answered without a decision.
+    fn refusal(&self, reason: FallbackReason) -> Entry {
+        Entry::refusal(&Refused {
+            tenant: self.context.caller.tenant.as_str(),
+            caller: self.context.caller.id.as_str(),
+            request_id: self.context.id.as_str(),
+            assessment: &self.facts.assessment,
+            digest: Sha256::digest(&self.body).into(),
+            reason,
+            applied: &self.facts.ruling.applied,
+            attempts: attempts(&self.context.trail.lock()),
+            took_ms: u64::try_from(self.context.arrived.elapsed().as_millis()).unwrap_or(u64::MAX),
+            at_ms: clock::unix_ms(),
+            keeping: self.keeping(),
         })
     }
 }
@@ -198,12 +228,18 @@ where
         let on_unrecorded = self.params.on_unrecorded;
         let answer = self.inner.call(call);
         Box::pin(async move {
-            let reply = answer.await?;
+            let reply = match answer.await {
+                Ok(reply) => reply,
+                Err(error) => return Err(Box::pin(refused(error, &clerk, &paper, by)).await),
+            };
             let Some(decision) = reply.decision.as_ref().filter(|decision| !clerk.0.known.contains_key(&decision.id))
             else {
                 return Ok(reply);
             };
-            if on_record(&clerk, &paper, decision, by).await {
+            let since = Instant::now();
+            let durable = on_record(&clerk, &paper, decision, by).await;
+            paper.context.trail.lock().recording = Some(since.elapsed());
+            if durable {
                 return Ok(reply);
             }
             let metrics = &clerk.0.metrics.audit;
@@ -221,6 +257,18 @@ where
             }
         })
     }
+}
+
+/// An attempt that is answered without a decision is on record as well, if that can be had in time: the answer is the same.
+async fn refused(error: CallError, clerk: &Clerk, paper: &Paper, by: Instant) -> CallError {
+    if let CallError::NoDecision(reason) = &error {
+        let recorded = timeout_at(by, clerk.0.records.add(paper.refusal(*reason))).await;
+        if !matches!(recorded, Ok(Ok(_))) {
+            clerk.0.metrics.audit.unrecorded(labels::Unrecorded::Refused);
+            tracing::error!(call.id = %paper.context.id, "an attempt was answered without a decision, and that is not on record");
+        }
+    }
+    error
 }
 
 /// True once it is durable; false if that failed or took too long.

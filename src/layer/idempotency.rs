@@ -29,9 +29,10 @@ use crate::layer::soft_deadline::answered_by;
 use crate::layer::{BoxFuture, always_ready};
 use crate::store::db::StoreError;
 use crate::store::query::Reader;
-use crate::store::record::Personal;
+use crate::store::record::{Personal, rest_of};
 use crate::telemetry::labels::{Cache, CacheEvent};
 use crate::telemetry::metrics::Metrics;
+use crate::wire::risk::Assessment;
 
 /// Decisions remembered.
 const MOST_DECISIONS: u64 = 100_000;
@@ -42,9 +43,27 @@ type Key = [u8; 32];
 type Digest32 = [u8; 32];
 type Landed = Option<Result<Arc<Decided>, CallError>>;
 
+/// What is known of the request that a decision was made for.
+enum Asked {
+    /// SHA-256 of its body.
+    Body(Digest32),
+    /// Of somebody who was forgotten: what the record tells of the payment.
+    Rest(Digest32),
+}
+
+impl Asked {
+    /// True if this request is the same, as far as anybody can tell.
+    fn is(&self, body: Digest32, assessment: &Assessment) -> bool {
+        match self {
+            Self::Body(asked) => *asked == body,
+            Self::Rest(rest) => *rest == rest_of(assessment),
+        }
+    }
+}
+
 /// What was decided, and whether its first asker still got it.
 struct Decided {
-    body: Digest32,
+    asked: Asked,
     decision: Arc<Decision>,
     late: bool,
 }
@@ -78,11 +97,11 @@ enum Found {
 }
 
 impl Ledger {
-    fn look(&self, key: Key, body: Digest32) -> Found {
+    fn look(&self, key: Key, body: Digest32, assessment: &Assessment) -> Found {
         let mut flights = self.flights();
         // First: an attempt may have been settled while its call goes on.
         if let Some(decided) = self.decided.get(&key) {
-            return if decided.body == body { Found::Decided(decided) } else { Found::OtherBody };
+            return if decided.asked.is(body, assessment) { Found::Decided(decided) } else { Found::OtherBody };
         }
         if let Some(flying) = flights.get(&key) {
             return if flying.body == body { Found::Flying(flying.landed.clone()) } else { Found::OtherBody };
@@ -105,19 +124,20 @@ impl Ledger {
         let (key, body) = (key(tenant, &facts.assessment.out_trade_no), Sha256::digest(body).into());
         let flights = self.flights();
         if let Some(decided) = self.decided.get(&key) {
-            return (decided.body == body).then(|| Settled::Before(replay(&decided)));
+            return decided.asked.is(body, &facts.assessment).then(|| Settled::Before(replay(&decided)));
         }
         // Another call for it, begun since: its answer will be the decision.
         if flights.get(&key).is_some_and(|flying| flying.body != body || flight == Flight::Over) {
             return None;
         }
         let decision = decide()?;
-        self.decided.insert(key, Arc::new(Decided { body, decision: Arc::clone(&decision), late: false }));
+        let asked = Asked::Body(body);
+        self.decided.insert(key, Arc::new(Decided { asked, decision: Arc::clone(&decision), late: false }));
         Some(Settled::Now(decision))
     }
 
     /// Knows the decisions of earlier processes again that are still remembered. Whoever was forgotten left no digest of
-    /// their request: then nobody can say that another one is the same, and each is a conflict.
+    /// their request: then one is the same that says the same of the payment, whatever it says of the payer.
     ///
     /// # Errors
     /// [`StoreError`]: without the record a payment could be decided twice.
@@ -133,9 +153,10 @@ impl Ledger {
             let counts =
                 |decision: &Decision| decision.source == DecisionSource::Cached || !self.decided.contains_key(&key);
             if let Some(decision) = verdict.filter(counts) {
-                let body = stored.personal.as_ref().and_then(Personal::digest).unwrap_or_default();
+                let body = stored.personal.as_ref().and_then(Personal::digest);
+                let asked = body.map_or_else(|| Asked::Rest(stored.body.rest()), Asked::Body);
                 let late = decision.source == DecisionSource::Late;
-                self.decided.insert(key, Arc::new(Decided { body, decision: Arc::new(decision), late }));
+                self.decided.insert(key, Arc::new(Decided { asked, decision: Arc::new(decision), late }));
             }
         })
     }
@@ -186,7 +207,8 @@ impl Lead {
         let flights = self.ledger.flights();
         let settled = self.ledger.decided.get(&self.key);
         let decided = settled.clone().unwrap_or_else(|| {
-            let decided = Arc::new(Decided { body: self.body, decision: Arc::clone(decision), late });
+            let asked = Asked::Body(self.body);
+            let decided = Arc::new(Decided { asked, decision: Arc::clone(decision), late });
             // Stored before the flight goes, so that nobody in between finds neither.
             self.ledger.decided.insert(self.key, Arc::clone(&decided));
             decided
@@ -254,7 +276,7 @@ where
         };
         let key = key(call.context.caller.tenant.as_str(), &facts.assessment.out_trade_no);
         let count = |event| self.params.metrics.cache(Cache::Idempotency, event);
-        match self.params.ledger.look(key, Sha256::digest(&call.body).into()) {
+        match self.params.ledger.look(key, Sha256::digest(&call.body).into(), &facts.assessment) {
             Found::OtherBody => Box::pin(std::future::ready(Err(CallError::Conflict))),
             Found::Decided(decided) => {
                 count(CacheEvent::Hit);

@@ -153,7 +153,10 @@ fn stamp(headers: &mut HeaderMap, trail: &Trail, arrived: Instant) {
         line.write_str("wb;dur=")?;
         line.milliseconds(overhead_us)?;
         line.write_str(", up;dur=")?;
-        line.milliseconds(upstream_us)
+        line.milliseconds(upstream_us)?;
+        let Some(recording) = story.recording else { return Ok(()) };
+        line.write_str(", record;dur=")?;
+        line.milliseconds(u64::try_from(recording.as_micros()).unwrap_or(u64::MAX))
     });
     headers.insert(SERVER_TIMING, timing);
 }

@@ -1,6 +1,6 @@
-//! One connection that writes: what adding to the chain and forgetting somebody mean.
+//! One connection that writes: what adding to the chain means.
 //!
-//! It is used by the writer thread and by `audit erase`, which may run beside it: whoever writes reads the chain's head
+//! Forgetting is in [`retention`](super::retention). It is used by the writer thread and by `audit erase`, which may run beside it: whoever writes reads the chain's head
 //! inside the transaction, and lets go of cached keys when another connection has changed the file. It starts no thread.
 
 use std::collections::HashMap;
@@ -10,11 +10,12 @@ use std::sync::Arc;
 use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior, params};
 use serde::Serialize;
 
-use super::chain::{ChainId, Checkpoint, Content, Hash, hash, hex, root};
+use super::chain::{ChainId, Checkpoint, Content, Hash, hash, root};
 use super::db::{self, StoreError};
 use super::keys::{KEY_FILE, Keys, SubjectId, SubjectKey};
 use super::record::{Entry, NewDecision, NewOutcome, spelled};
 use crate::domain::clock;
+use crate::domain::retention::Day;
 
 /// Persons whose keys are kept at hand; with more, all are let go.
 const MOST_KEYS: usize = 10_000;
@@ -48,7 +49,8 @@ pub struct Gap {
     pub entries: u64,
 }
 
-type Cached = HashMap<[u8; 32], (SubjectId, Arc<SubjectKey>)>;
+/// By person and last day; 0 for none.
+type Cached = HashMap<([u8; 32], u32), (SubjectId, Arc<SubjectKey>)>;
 
 /// The file, open for writing.
 pub struct Book {
@@ -133,23 +135,20 @@ impl Book {
         done
     }
 
-    /// Destroys a person's key and records that it was done; the number of that record, `None` if there is no such key.
-    ///
-    /// # Errors
-    /// [`StoreError`]; then the key is still there.
-    pub fn erase(&mut self, tenant: &str, user: &str) -> Result<Option<i64>, StoreError> {
-        let lookup = self.keys.lookup(tenant, user);
+    /// The file, for what reads or forgets in it.
+    pub(super) fn db(&self) -> &Connection {
+        &self.db
+    }
+
+    /// Where a person's keys are found.
+    pub(super) fn lookup(&self, tenant: &str, user: &str) -> [u8; 32] {
+        self.keys.lookup(tenant, user)
+    }
+
+    /// A transaction in which keys may go: none is at hand afterwards.
+    pub(super) fn turn(&mut self) -> Result<Page<'_>, StoreError> {
         self.cached.clear();
-        let page = Page::turn(&mut self.db, &self.keys, &mut self.cached, &self.chain)?;
-        let Some(seq) = page.erase(tenant, &lookup)? else { return Ok(None) };
-        // The key is in older pages of the log until they are written over.
-        let busy = self.db.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get::<_, i64>(0))?;
-        if busy != 0 {
-            tracing::warn!(
-                "the key was destroyed, and a reader keeps the write-ahead log: it may hold the key until its next checkpoint"
-            );
-        }
-        Ok(Some(seq))
+        Page::turn(&mut self.db, &self.keys, &mut self.cached, &self.chain)
     }
 
     /// A signed word on the chain's end.
@@ -161,6 +160,14 @@ impl Book {
         Ok(Checkpoint::sign(&self.chain, (head.seq, &head.hash), now(), self.keys.signer()))
     }
 
+    /// Moves what is left of the log into the file, so that the next commit begins a new one.
+    ///
+    /// # Errors
+    /// [`StoreError`] if the disk does not take it.
+    pub fn finish_log(&self) -> Result<(), StoreError> {
+        db::move_log(&self.db).map(drop)
+    }
+
     /// From here on the file may not grow: what a full disk is, for tests.
     pub(super) fn stop_growing(&self) -> Result<(), StoreError> {
         let pages: i64 = self.db.pragma_query_value(None, "page_count", |row| row.get(0))?;
@@ -169,7 +176,7 @@ impl Book {
     }
 }
 
-fn now() -> i64 {
+pub(super) fn now() -> i64 {
     i64::try_from(clock::unix_ms()).unwrap_or(i64::MAX)
 }
 
@@ -202,7 +209,7 @@ fn head(db: &Connection, chain: &ChainId) -> Result<Head, StoreError> {
 }
 
 /// A transaction and the end of the chain in it.
-struct Page<'b> {
+pub(super) struct Page<'b> {
     tx: Transaction<'b>,
     keys: &'b Keys,
     cached: &'b mut Cached,
@@ -222,27 +229,22 @@ impl<'b> Page<'b> {
     }
 
     /// Commits what went well.
-    fn close<T>(self, done: Result<T, StoreError>) -> Result<T, StoreError> {
+    pub(super) fn close<T>(self, done: Result<T, StoreError>) -> Result<T, StoreError> {
         let done = done?;
         self.tx.commit()?;
         Ok(done)
     }
 
-    fn erase(mut self, tenant: &str, lookup: &[u8; 32]) -> Result<Option<i64>, StoreError> {
-        let found =
-            self.tx.query_row("DELETE FROM subjects WHERE lookup = ?1 RETURNING id", [lookup], |row| row.get(0));
-        let Some(id): Option<SubjectId> = found.optional()? else { return Ok(None) };
-        let name = hex(&id);
-        let content =
-            Content { kind: "erasure", id: &name, at: now(), tenant, body: b"{}", subject: Some(&id), sealed: None };
-        let seq = self.write(content);
-        self.close(seq).map(Some)
+    /// The transaction itself.
+    pub(super) fn tx(&self) -> &Transaction<'b> {
+        &self.tx
     }
 
     fn add(&mut self, entry: &Entry) -> Result<Recorded, StoreError> {
         match entry {
             Entry::Decision(decision) => self.decision(decision),
             Entry::Outcome(outcome) => self.outcome(outcome),
+            Entry::Refusal(refusal) => self.sealed("refusal", refusal),
         }
     }
 
@@ -252,11 +254,15 @@ impl<'b> Page<'b> {
         if self.tx.prepare_cached(known)?.exists([id])? {
             return Ok(Recorded::Before);
         }
-        let (subject, key) = self.subject(&new.tenant, &new.user)?;
+        self.sealed("decision", new)
+    }
+
+    fn sealed(&mut self, kind: &str, new: &NewDecision) -> Result<Recorded, StoreError> {
+        let id = new.id.as_str();
+        let (subject, key) = self.subject(&new.tenant, &new.user, new.until)?;
         let sealed = key.seal(id.as_bytes(), &new.personal)?;
         let (subject, sealed) = (Some(subject.as_slice()), Some(sealed.as_slice()));
-        let content =
-            Content { kind: "decision", id, at: now(), tenant: &new.tenant, body: &new.body, subject, sealed };
+        let content = Content { kind, id, at: now(), tenant: &new.tenant, body: &new.body, subject, sealed };
         Ok(Recorded::As(self.write(content)?))
     }
 
@@ -287,30 +293,39 @@ impl<'b> Page<'b> {
         Ok(wrapped.and_then(|wrapped| self.keys.subject(id, &wrapped)))
     }
 
-    /// A person's key, a fresh one if they have none.
-    fn subject(&mut self, tenant: &str, user: &str) -> Result<(SubjectId, Arc<SubjectKey>), StoreError> {
+    /// A person's key for what can be read until that day, a fresh one if they have none.
+    fn subject(
+        &mut self,
+        tenant: &str,
+        user: &str,
+        until: Option<Day>,
+    ) -> Result<(SubjectId, Arc<SubjectKey>), StoreError> {
         let lookup = self.keys.lookup(tenant, user);
-        if let Some((id, key)) = self.cached.get(&lookup) {
+        let until = until.map_or(0, |day| day.0);
+        if let Some((id, key)) = self.cached.get(&(lookup, until)) {
             return Ok((*id, Arc::clone(key)));
         }
-        let known = "SELECT id, wrapped FROM subjects WHERE lookup = ?1";
-        let known =
-            self.tx.prepare_cached(known)?.query_row([lookup], |row| Ok((row.get(0)?, row.get(1)?))).optional()?;
+        let known = "SELECT id, wrapped FROM subjects WHERE lookup = ?1 AND until = ?2";
+        let known = self
+            .tx
+            .prepare_cached(known)?
+            .query_row(params![lookup, until], |row| Ok((row.get(0)?, row.get(1)?)))
+            .optional()?;
         let known: Option<(SubjectId, Vec<u8>)> = known;
         let (id, key) = if let Some((id, wrapped)) = known {
             (id, self.keys.subject(&id, &wrapped).ok_or(StoreError::OtherKey)?)
         } else {
             let (id, key, wrapped) = self.keys.fresh_subject()?;
-            let add = "INSERT INTO subjects (id, lookup, wrapped) VALUES (?1, ?2, ?3)";
-            self.tx.prepare_cached(add)?.execute(params![id, lookup, wrapped])?;
+            let add = "INSERT INTO subjects (id, lookup, wrapped, until) VALUES (?1, ?2, ?3, ?4)";
+            self.tx.prepare_cached(add)?.execute(params![id, lookup, wrapped, until])?;
             (id, key)
         };
         let key = Arc::new(key);
-        self.cached.insert(lookup, (id, Arc::clone(&key)));
+        self.cached.insert((lookup, until), (id, Arc::clone(&key)));
         Ok((id, key))
     }
 
-    fn write(&mut self, content: Content<'_>) -> Result<i64, StoreError> {
+    pub(super) fn write(&mut self, content: Content<'_>) -> Result<i64, StoreError> {
         let seq = self.head.seq + 1;
         let own = hash(seq, &self.head.hash, &content);
         let Content { kind, id, at, tenant, body, subject, sealed } = content;

@@ -22,7 +22,7 @@ const CHECKPOINT: &[u8] = b"weighbridge audit checkpoint 1\n";
 /// Everything of a record but its place.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Content<'a> {
-    /// `decision`, `outcome`, `erasure`, `gap`.
+    /// `decision`, `outcome`, `refusal`, `erasure`, `expiry`, `gap`.
     pub kind: &'a str,
     /// The decision it is or is about; another name for the other kinds.
     pub id: &'a str,
@@ -94,6 +94,16 @@ pub enum Wrong {
     CutOff,
     /// It has no place in the chain: its number is below one.
     Misplaced,
+    /// Its personal part does not open under its key.
+    Unsealable,
+    /// The key of its personal part is not the one that was made then.
+    KeyDamaged,
+    /// The key of its personal part has another last day than it had.
+    KeyMoved,
+    /// The key of its personal part is gone, and no record says that it was destroyed.
+    KeyGone,
+    /// It says that a key was destroyed that is there again.
+    KeyBack,
 }
 
 /// The first bad record.
@@ -119,6 +129,11 @@ impl Wrong {
             }
             Self::CutOff => "and all after it, up to a checkpoint, are missing",
             Self::Misplaced => "has a number that no record can have",
+            Self::Unsealable => "has a personal part that its key does not open",
+            Self::KeyDamaged => "has a personal part whose key is damaged or was replaced",
+            Self::KeyMoved => "has a personal part whose key got another last day",
+            Self::KeyGone => "has a personal part whose key is gone, and no record says that it was destroyed",
+            Self::KeyBack => "says that a key was destroyed, and it is there: an older file was put back",
         }
     }
 }
@@ -139,6 +154,10 @@ pub struct Proof {
     pub head: Hash,
     /// Up to which record checkpoints vouch for them; 0 for none.
     pub anchored: i64,
+    /// Personal parts that were opened.
+    pub readable: u64,
+    /// Keys that were destroyed, as the chain says.
+    pub destroyed: u64,
 }
 
 impl Walk {
@@ -196,7 +215,7 @@ impl Walk {
         if anchored >= self.next {
             return Err(Finding { seq: self.next, wrong: Wrong::CutOff });
         }
-        Ok(Proof { records: self.next - 1, head: self.head, anchored })
+        Ok(Proof { records: self.next - 1, head: self.head, anchored, readable: 0, destroyed: 0 })
     }
 }
 

@@ -17,10 +17,10 @@ use super::keys::{KEY_FILE, KeyError};
 /// The name of the file.
 pub const FILE: &str = "decisions.db";
 /// How long another process that writes is waited for.
-const BUSY: Duration = Duration::from_secs(2);
+pub(super) const BUSY: Duration = Duration::from_secs(2);
 
 /// Each one brings the file from the version before it to its own.
-const SCHEMA: [&str; 1] = [include_str!("schema/1.sql")];
+const SCHEMA: [&str; 2] = [include_str!("schema/1.sql"), include_str!("schema/2.sql")];
 
 /// Why there is no record to be had.
 #[derive(Debug, thiserror::Error)]
@@ -100,8 +100,31 @@ pub fn open(folder: &Path) -> Result<Connection, StoreError> {
     db.pragma_update(None, "secure_delete", "ON")?;
     db.pragma_update_and_check(None, "journal_mode", "WAL", |_| Ok(()))?;
     db.pragma_update(None, "synchronous", "FULL")?;
+    // Not in the middle of a commit: see `sweep.rs`.
+    db.pragma_update(None, "wal_autocheckpoint", 0)?;
     migrate(&db)?;
     Ok(db)
+}
+
+/// Opens the file for moving the log into it, beside whoever writes.
+///
+/// # Errors
+/// [`StoreError`] if it cannot be opened.
+pub fn open_beside(folder: &Path) -> Result<Connection, StoreError> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let db = Connection::open_with_flags(folder.join(FILE), flags)?;
+    db.busy_timeout(BUSY)?;
+    db.pragma_update(None, "secure_delete", "ON")?;
+    db.pragma_update(None, "synchronous", "FULL")?;
+    Ok(db)
+}
+
+/// Moves as much of the log into the file as nobody still reads; how many pages the log has. It stops nobody.
+///
+/// # Errors
+/// [`StoreError`] if the disk does not take it.
+pub fn move_log(db: &Connection) -> Result<i64, StoreError> {
+    Ok(db.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |row| row.get(1))?)
 }
 
 /// Opens the file for reading, beside whoever writes.

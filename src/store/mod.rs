@@ -11,6 +11,10 @@ pub mod db;
 pub mod keys;
 pub mod query;
 pub mod record;
+pub mod refusal;
+pub mod retention;
+mod sealed;
+mod sweep;
 pub mod writer;
 
 #[cfg(test)]

@@ -13,6 +13,7 @@ use super::chain::{self, Content, Finding, Proof, Row, Walk, Wrong};
 use super::db::{self, StoreError};
 use super::keys::{Keys, SubjectId, SubjectKey};
 use super::record::{Body, OutcomeBody, Personal};
+use super::sealed::Seals;
 use crate::domain::decision::Decision;
 
 /// Records read at a time.
@@ -248,17 +249,25 @@ pub enum Verified {
 pub fn verify(folder: &Path, checkpoints: Option<&str>, told: impl FnMut(Progress)) -> Result<Verified, StoreError> {
     let db = db::open_to_read(folder)?;
     let (chain, key) = chain_of(&db)?.ok_or_else(|| StoreError::None(folder.to_owned()))?;
-    if Keys::read(folder)?.public() != key {
+    let keys = Keys::read(folder)?;
+    if keys.public() != key {
         return Err(StoreError::OtherKey);
     }
     let anchors = checkpoints.map(|text| chain::anchors(text, &chain, &key)).transpose()?.unwrap_or_default();
     // One transaction: a view of one moment, whatever is written meanwhile.
     let tx = db.unchecked_transaction()?;
-    Walk::new(&chain, anchors).map_or_else(|finding| Ok(Verified::Bad(finding)), |walk| examine(&tx, walk, told))
+    match Walk::new(&chain, anchors) {
+        Ok(walk) => examine(&tx, (walk, Seals::new(&keys, &tx)?), told),
+        Err(finding) => Ok(Verified::Bad(finding)),
+    }
 }
 
 /// Walks over the records of a transaction.
-pub(super) fn examine(tx: &Connection, mut walk: Walk, mut told: impl FnMut(Progress)) -> Result<Verified, StoreError> {
+pub(super) fn examine(
+    tx: &Connection,
+    (mut walk, mut seals): (Walk, Seals<'_>),
+    mut told: impl FnMut(Progress),
+) -> Result<Verified, StoreError> {
     let all = last(tx)?;
     let text = "SELECT seq, kind, id, at, tenant, body, subject, sealed, prev, hash FROM records ORDER BY seq";
     let mut statement = tx.prepare(text)?;
@@ -270,15 +279,23 @@ pub(super) fn examine(tx: &Connection, mut walk: Walk, mut told: impl FnMut(Prog
             Err(_) => return Ok(Verified::Bad(Finding { seq: walk.next(), wrong: Wrong::Unreadable })),
         };
         let unreadable = Finding { seq: walk.next(), wrong: Wrong::Unreadable };
-        if let Err(finding) = read(row).ok_or(unreadable).and_then(|row| walk.take(&row)) {
-            return Ok(Verified::Bad(finding));
+        let row = match read(row).ok_or(unreadable).and_then(|row| walk.take(&row).map(|()| row)) {
+            Ok(row) => row,
+            Err(finding) => return Ok(Verified::Bad(finding)),
+        };
+        if let Some(wrong) = seals.take(tx, &row)? {
+            return Ok(Verified::Bad(Finding { seq: row.seq, wrong }));
         }
         if walk.next() % PAGE == 0 {
             told(Progress { done: walk.next() - 1, all });
         }
     }
     told(Progress { done: all, all });
-    Ok(walk.finish().map_or_else(Verified::Bad, Verified::Sound))
+    let proof = walk.finish().and_then(|proof| {
+        let (readable, destroyed) = seals.finish()?;
+        Ok(Proof { readable, destroyed, ..proof })
+    });
+    Ok(proof.map_or_else(Verified::Bad, Verified::Sound))
 }
 
 /// `None` if a column holds something of another kind.

@@ -7,6 +7,7 @@
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 use zeroize::Zeroizing;
 
 use super::chain::{hex, unhex};
@@ -18,6 +19,7 @@ use crate::domain::decision::{
 use crate::domain::id::{DecisionId, ProviderId};
 use crate::domain::money::Cost;
 use crate::domain::policy::{Applied, Bands};
+use crate::domain::retention::{Day, Keeping, Withheld};
 use crate::wire::risk::{Assessment, Device, Instrument};
 
 /// The spelling of both parts.
@@ -30,14 +32,18 @@ pub enum Entry {
     Decision(Box<NewDecision>),
     /// What became of one.
     Outcome(Box<NewOutcome>),
+    /// A payment attempt that was answered without a decision.
+    Refusal(Box<NewDecision>),
 }
 
-/// A decision to be recorded.
+/// A decision to be recorded, or that there was none.
 #[derive(Clone)]
 pub struct NewDecision {
     pub(super) id: DecisionId,
     pub(super) tenant: String,
     pub(super) user: String,
+    /// The last day on which the personal part can be read.
+    pub(super) until: Option<Day>,
     pub(super) body: Vec<u8>,
     pub(super) personal: Zeroizing<Vec<u8>>,
 }
@@ -71,6 +77,8 @@ pub struct Told<'a> {
     pub took_ms: u64,
     /// The answer given before this one, for a verdict that came late.
     pub instead_of: Option<&'a str>,
+    /// What is kept of the person, and for how long.
+    pub keeping: Keeping,
 }
 
 /// One attempt at a provider.
@@ -136,6 +144,9 @@ pub struct Body {
     instead_of: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none", default)]
     reused: Option<Again>,
+    /// The last day, in UTC, on which the personal part can be read.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub kept_until: Option<String>,
 }
 
 /// Which earlier decision was given again.
@@ -181,13 +192,16 @@ pub struct Personal {
 impl Entry {
     /// A decision's record. A verdict given again is recorded as what it was when it came: it is the same decision.
     pub fn decision(told: &Told<'_>) -> Self {
+        let until = told.keeping.last_day(told.decision.created_at_ms);
         let body = Body::of(told);
+        let personal = Personal::of(told.assessment, told.digest, told.keeping).and_words(told.decision);
         Self::Decision(Box::new(NewDecision {
             id: told.decision.id.clone(),
             tenant: told.tenant.to_owned(),
             user: told.assessment.user.id.clone(),
+            until,
             body: spelled(&body),
-            personal: Zeroizing::new(spelled(&Personal::of(told))),
+            personal: Zeroizing::new(spelled(&personal)),
         }))
     }
 
@@ -207,6 +221,16 @@ pub struct OutcomeBody {
     pub by: String,
     /// When it happened, milliseconds since 1970.
     pub at_ms: i64,
+}
+
+/// A digest of all that a record keeps of a request in the clear, the attempt's number excepted.
+pub fn rest_of(asked: &Assessment) -> [u8; 32] {
+    let (category, country) = (asked.merchant.category.as_deref(), asked.merchant.country.as_deref());
+    rest([&asked.merchant.id, &asked.amount_text, asked.currency().code()], [category, country], &asked.features)
+}
+
+fn rest(always: [&str; 3], maybe: [Option<&str>; 2], features: &[String]) -> [u8; 32] {
+    Sha256::digest(spelled(&(always, maybe, features))).into()
 }
 
 pub(super) fn spelled(value: &impl Serialize) -> Vec<u8> {
@@ -272,12 +296,19 @@ impl Body {
                 expires_in_ms: reused.expires_in_ms,
                 stood_in: reused.because == ReusedBecause::NoVerdict,
             }),
+            kept_until: told.keeping.last_day(decision.created_at_ms).map(Day::text),
         }
     }
 
     /// Reads the bytes of a record.
     pub fn read(bytes: &[u8]) -> Option<Self> {
         serde_json::from_slice(bytes).ok().filter(|body: &Self| body.version == VERSION)
+    }
+
+    /// As [`rest_of`] the request it was made for.
+    pub fn rest(&self) -> [u8; 32] {
+        let (category, country) = (self.merchant_category.as_deref(), self.merchant_country.as_deref());
+        rest([&self.merchant_id, &self.amount, &self.currency], [category, country], &self.features)
     }
 
     /// The provider's score.
@@ -352,27 +383,38 @@ impl Body {
 }
 
 impl Personal {
-    fn of(told: &Told<'_>) -> Self {
-        let Assessment { user, instrument, device, subject, metadata, .. } = told.assessment;
-        let verdict = told.decision.verdict.as_ref();
-        let words = verdict.into_iter().flat_map(|_| &told.decision.reasons);
+    pub(super) fn of(assessment: &Assessment, digest: [u8; 32], keeping: Keeping) -> Self {
+        let Assessment { user, instrument, device, subject, metadata, .. } = assessment;
         let Instrument { kind, fingerprint, bin, last4 } = instrument.clone();
         let Device { id, ip, known_since } = device.clone();
+        let known_since = known_since.map(|moment| moment.text);
+        let kept = |field| !keeping.redact.has(field);
+        let in_device = |value: Option<String>| value.filter(|_| kept(Withheld::Device));
+        let in_instrument = |value: Option<String>| value.filter(|_| kept(Withheld::Instrument));
         Self {
             version: VERSION,
-            digest: hex(&told.digest),
+            digest: hex(&digest),
             user_id: user.id.clone(),
             country: user.country.clone(),
-            email: user.email.clone(),
-            phone: user.phone.clone(),
+            email: user.email.clone().filter(|_| kept(Withheld::Email)),
+            phone: user.phone.clone().filter(|_| kept(Withheld::Phone)),
             registered_at: user.registered_at.as_ref().map(|moment| moment.text.clone()),
-            instrument: [kind, fingerprint, bin, last4],
-            device: [id, ip, known_since.map(|moment| moment.text)],
-            subject: subject.clone(),
-            metadata: metadata.clone(),
-            explanation: verdict.and_then(|verdict| verdict.explanation.clone()),
-            reasons: words.map(|reason| reason.text.clone()).collect(),
+            instrument: [kind, in_instrument(fingerprint), in_instrument(bin), in_instrument(last4)],
+            device: [in_device(id), in_device(ip).filter(|_| kept(Withheld::Ip)), in_device(known_since)],
+            subject: if kept(Withheld::Subject) { subject.clone() } else { String::new() },
+            metadata: metadata.clone().filter(|_| kept(Withheld::Metadata)),
+            explanation: None,
+            reasons: Vec::new(),
         }
+    }
+
+    /// With the provider's words.
+    fn and_words(mut self, decision: &Decision) -> Self {
+        if let Some(verdict) = &decision.verdict {
+            self.explanation.clone_from(&verdict.explanation);
+            self.reasons = decision.reasons.iter().map(|reason| reason.text.clone()).collect();
+        }
+        self
     }
 
     /// Reads what was sealed.

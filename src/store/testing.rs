@@ -11,6 +11,7 @@ use crate::domain::decision::{
 };
 use crate::domain::id::{DecisionId, ProviderId};
 use crate::domain::policy::Applied;
+use crate::domain::retention::Keeping;
 use crate::wire::risk::{Assessment, decode};
 
 pub(super) struct Deaf;
@@ -81,6 +82,10 @@ pub(super) fn told(user: &str, number: usize) -> Entry {
 }
 
 pub(super) fn entry(assessment: &Assessment, decision: &Decision) -> Entry {
+    kept(assessment, decision, Keeping::default())
+}
+
+pub(super) fn kept(assessment: &Assessment, decision: &Decision, keeping: Keeping) -> Entry {
     Entry::decision(&Told {
         tenant: "shop-eu",
         caller: "shop",
@@ -91,5 +96,6 @@ pub(super) fn entry(assessment: &Assessment, decision: &Decision) -> Entry {
         attempts: Vec::new(),
         took_ms: 50,
         instead_of: None,
+        keeping,
     })
 }

@@ -9,9 +9,10 @@ use rusqlite::{Connection, params};
 use super::book::{self, Book, Recorded, chain_of};
 use super::chain::{Finding, Walk, Wrong, anchors};
 use super::db::{FILE, StoreError};
-use super::keys::KEY_FILE;
+use super::keys::{KEY_FILE, Keys};
 use super::query::{Reader, Stored, Verified, Wanted, examine, verify};
 use super::record::{Entry, OutcomeBody};
+use super::sealed::Seals;
 use super::testing::{assessment, decision, entry, fallback, open, told};
 use super::writer::{CHECKPOINTS, Fault, Records, Unrecorded};
 use crate::domain::aftermath::Aftermath;
@@ -238,9 +239,9 @@ impl Dice {
 fn mutate(db: &Connection, dice: &mut Dice, last: i64) -> Finding {
     let seq = dice.roll(last as usize) as i64 + 1;
     let found = |seq, wrong| Finding { seq, wrong };
-    match dice.roll(8) {
+    match dice.roll(12) {
         0..=2 => {
-            let (column, value): (_, rusqlite::types::Value) = match dice.roll(8) {
+            let (column, value): (_, rusqlite::types::Value) = match dice.roll(9) {
                 0 => ("kind", "outcome".to_owned().into()),
                 1 => ("id", format!("ra_x{}", dice.roll(1_000)).into()),
                 2 => ("at", (dice.roll(1_000_000) as i64).into()),
@@ -248,6 +249,7 @@ fn mutate(db: &Connection, dice: &mut Dice, last: i64) -> Finding {
                 4 => ("body", vec![b'{', dice.roll(256) as u8].into()),
                 5 => ("subject", vec![dice.roll(256) as u8; 16].into()),
                 6 => ("sealed", rusqlite::types::Value::Null),
+                7 => ("prev", vec![dice.roll(256) as u8; 32].into()),
                 _ => ("hash", vec![dice.roll(256) as u8; 32].into()),
             };
             db.execute(&format!("UPDATE records SET {column} = ?1 WHERE seq = ?2"), params![value, seq]).unwrap();
@@ -279,10 +281,60 @@ fn mutate(db: &Connection, dice: &mut Dice, last: i64) -> Finding {
             db.execute("DELETE FROM records WHERE seq >= ?1", [seq]).unwrap();
             found(seq, Wrong::CutOff)
         }
+        7 => {
+            // A true record in the place of another, hash and all.
+            let other = 1 + (seq + dice.roll(last as usize - 1) as i64) % last;
+            db.execute("DELETE FROM records WHERE seq = ?1", [seq]).unwrap();
+            let copy = "INSERT INTO records SELECT ?1, kind, id, at, tenant, body, subject, sealed, prev, hash \
+                        FROM records WHERE seq = ?2";
+            db.execute(copy, [seq, other]).unwrap();
+            found(seq, Wrong::Changed)
+        }
+        8..=10 => tamper_with_a_key(db, dice),
         _ => {
             // The careful one: a record is edited and its own hash made anew.
             rewrite(db, seq, seq);
             found(seq, if seq == last { Wrong::NotAnchored } else { Wrong::Replaced })
+        }
+    }
+}
+
+/// Does one thing to a person's key and says what must be found.
+fn tamper_with_a_key(db: &Connection, dice: &mut Dice) -> Finding {
+    let subjects = "SELECT s.id, wrapped, min(r.seq) FROM subjects s JOIN records r ON r.subject = s.id GROUP BY s.id";
+    let subjects: Vec<([u8; 16], Vec<u8>, i64)> = db
+        .prepare(subjects)
+        .unwrap()
+        .query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))
+        .unwrap()
+        .map(Result::unwrap)
+        .collect();
+    let one = dice.roll(subjects.len());
+    let (id, mut wrapped, seq) = subjects[one].clone();
+    let put = |id: [u8; 16], wrapped: &[u8]| {
+        db.execute("UPDATE subjects SET wrapped = ?1 WHERE id = ?2", params![wrapped, id]).unwrap();
+    };
+    match dice.roll(4) {
+        0 => {
+            let place = dice.roll(wrapped.len());
+            wrapped[place] ^= 1 << dice.roll(8);
+            put(id, &wrapped);
+            Finding { seq, wrong: Wrong::KeyDamaged }
+        }
+        1 => {
+            let (other, theirs, first) = &subjects[(one + 1) % subjects.len()];
+            put(*other, &wrapped);
+            put(id, theirs);
+            Finding { seq: seq.min(*first), wrong: Wrong::KeyDamaged }
+        }
+        2 => {
+            db.execute("UPDATE subjects SET until = until + 1 + ?1 WHERE id = ?2", params![dice.roll(99) as i64, id])
+                .unwrap();
+            Finding { seq, wrong: Wrong::KeyMoved }
+        }
+        _ => {
+            db.execute("DELETE FROM subjects WHERE id = ?1", [id]).unwrap();
+            Finding { seq, wrong: Wrong::KeyGone }
         }
     }
 }
@@ -317,7 +369,7 @@ fn rewrite(db: &Connection, from: i64, to: i64) {
 }
 
 #[tokio::test]
-async fn a_thousand_ways_to_tamper_are_all_found_and_placed() {
+async fn row_28_a_thousand_ways_to_tamper_are_all_found_and_placed() {
     let original = tempfile::tempdir().unwrap();
     filled(original.path(), 60).await;
     assert_eq!(sound(original.path()), 60);
@@ -325,11 +377,13 @@ async fn a_thousand_ways_to_tamper_are_all_found_and_placed() {
     db.execute_batch("DROP INDEX decisions").unwrap();
     let (chain, key) = chain_of(&db).unwrap().unwrap();
     let anchors = anchors(&checkpoints(original.path()), &chain, &key).unwrap();
+    let keys = Keys::read(original.path()).unwrap();
     let mut dice = Dice(0x5eed_0001);
     for round in 0..1_000 {
         db.execute_batch("BEGIN").unwrap();
         let expected = mutate(&db, &mut dice, 60);
-        let verified = examine(&db, Walk::new(&chain, anchors.clone()).unwrap(), |_| ()).unwrap();
+        let walk = (Walk::new(&chain, anchors.clone()).unwrap(), Seals::new(&keys, &db).unwrap());
+        let verified = examine(&db, walk, |_| ()).unwrap();
         assert_eq!(verified, Verified::Bad(expected), "round {round}");
         db.execute_batch("ROLLBACK").unwrap();
     }

@@ -8,7 +8,7 @@ use std::fs::OpenOptions;
 use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, SyncSender, TrySendError};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
@@ -21,14 +21,17 @@ use super::book::{self, Book, Gap, Recorded};
 use super::db::{self, StoreError};
 use super::query::Reader;
 use super::record::Entry;
+use super::retention::Schedule;
+use super::sweep::Sweeper;
 use crate::domain::clock;
+use crate::domain::retention::Day;
 
 /// Entries that may wait; one more is refused at once.
 pub const MOST_WAITING: usize = 8_192;
 /// Entries in one commit.
 const MOST_TOGETHER: usize = 256;
 /// A checkpoint is due after so many records,
-const CHECKPOINT_RECORDS: usize = 256;
+const CHECKPOINT_RECORDS: usize = 1_024;
 /// or after this long, if there is a record since.
 const CHECKPOINT_EVERY: Duration = Duration::from_secs(10);
 /// The name of the file of checkpoints in the data folder.
@@ -54,11 +57,15 @@ pub trait Watch: Send + Sync + 'static {
     fn waiting(&self, more: i64);
     /// A commit that added something, or failed to, took so long, waiting for its turn excluded.
     fn committed(&self, took: Duration);
+    /// So many keys were destroyed because their time was over.
+    fn expired(&self, keys: u64) {
+        let _ = keys;
+    }
 }
 
-/// What a test makes go wrong with the next commits. Cloning shares it.
+/// What a test makes go wrong with the next commits, and how far ahead of the clock it is. Cloning shares it.
 #[derive(Clone, Default)]
-pub struct Faults(Arc<AtomicU8>);
+pub struct Faults(Arc<AtomicU8>, Arc<AtomicU32>);
 
 /// A thing that goes wrong.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -71,7 +78,12 @@ pub enum Fault {
     Write,
     /// The disk says that it could not keep what it kept.
     Sync,
+    /// The disk takes [`SLOW`] for each commit.
+    Slow,
 }
+
+/// What a slow disk takes.
+pub const SLOW: Duration = Duration::from_millis(500);
 
 impl Faults {
     /// From now on this goes wrong.
@@ -79,8 +91,17 @@ impl Faults {
         self.0.store(fault as u8, Ordering::SeqCst);
     }
 
+    /// From now on it is so many days later, for what is destroyed on schedule.
+    pub fn days_later(&self, days: u32) {
+        self.1.store(days, Ordering::SeqCst);
+    }
+
+    fn today(&self) -> Day {
+        Day::of(clock::unix_ms()).plus(self.1.load(Ordering::SeqCst))
+    }
+
     fn get(&self) -> Fault {
-        let faults = [Fault::DiskFull, Fault::Write, Fault::Sync];
+        let faults = [Fault::DiskFull, Fault::Write, Fault::Sync, Fault::Slow];
         faults.into_iter().find(|fault| *fault as u8 == self.0.load(Ordering::SeqCst)).unwrap_or(Fault::None)
     }
 }
@@ -156,7 +177,9 @@ impl Records {
             checkpoints,
             watch: Arc::clone(&watch),
             faults,
+            sweeper: Sweeper::start(&folder)?,
             gap: None,
+            schedule: Schedule::new(),
             unmarked: 0,
             marked_at: Instant::now(),
             mark_failed: false,
@@ -221,7 +244,9 @@ struct Writer {
     checkpoints: PathBuf,
     watch: Arc<dyn Watch>,
     faults: Faults,
+    sweeper: Sweeper,
     gap: Option<Gap>,
+    schedule: Schedule,
     /// Records since the last checkpoint.
     unmarked: usize,
     marked_at: Instant,
@@ -234,7 +259,8 @@ impl Writer {
         loop {
             let mut goes_on = true;
             let mut batch = Vec::new();
-            match self.waiting.recv_timeout(CHECKPOINT_EVERY) {
+            let pause = self.forget();
+            match self.waiting.recv_timeout(pause.min(CHECKPOINT_EVERY)) {
                 Ok(Job::Add(entry, tell)) => batch.push((entry, tell)),
                 Ok(Job::Stop) | Err(RecvTimeoutError::Disconnected) => goes_on = false,
                 Err(RecvTimeoutError::Timeout) => {}
@@ -247,7 +273,9 @@ impl Writer {
                 }
             }
             if !batch.is_empty() {
+                let wrote = batch.len();
                 self.commit(batch);
+                self.sweep(wrote);
             }
             let due = self.marked_at.elapsed() >= CHECKPOINT_EVERY || self.unmarked >= CHECKPOINT_RECORDS;
             if self.unmarked > 0 && (due || !goes_on) {
@@ -298,6 +326,7 @@ impl Writer {
         match fault {
             Fault::Write => return Err(StoreError::Asked),
             Fault::DiskFull => book.stop_growing()?,
+            Fault::Slow => thread::sleep(SLOW),
             Fault::None | Fault::Sync => {}
         }
         let entries: Vec<&Entry> = entries.iter().collect();
@@ -307,6 +336,45 @@ impl Writer {
         }
         self.book = Some(book);
         Ok(recorded)
+    }
+
+    /// Nobody waits while this is done: all who were in the batch have their answer.
+    fn sweep(&mut self, wrote: usize) {
+        if self.sweeper.wrote(wrote)
+            && let Some(book) = &self.book
+            && let Err(error) = book.finish_log()
+        {
+            tracing::warn!(%error, "the record's log cannot be moved into its file");
+        }
+    }
+
+    /// One step of what is destroyed on schedule, if one is due; how long until the next.
+    fn forget(&mut self) -> Duration {
+        let today = self.faults.today();
+        let pause = self.schedule.pause(today);
+        if !pause.is_zero() {
+            return pause;
+        }
+        let book = self.book.take().map_or_else(&self.reopen, Ok);
+        let step = book.and_then(|mut book| {
+            let keys = self.schedule.step(&mut book, today)?;
+            self.book = Some(book);
+            Ok(keys)
+        });
+        match step {
+            Ok(0) => {}
+            Ok(keys) => {
+                self.unmarked += 1;
+                self.sweeper.ask();
+                self.watch.expired(u64::try_from(keys).unwrap_or(u64::MAX));
+            }
+            Err(error) => {
+                self.schedule.rest();
+                let cause = std::error::Error::source(&error).map(ToString::to_string);
+                tracing::error!(%error, cause, "keys whose time is over cannot be destroyed, it is tried again");
+            }
+        }
+        self.schedule.pause(today)
     }
 
     /// Told once, when it begins: what follows is counted.

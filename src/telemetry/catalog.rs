@@ -253,6 +253,8 @@ catalog! {
         "Entries that wait to be recorded.";
     AUDIT_UNRECORDED: Counter, Count, "weighbridge_audit_unrecorded_total" ["result"]
         "Decisions that could not be recorded in time, by whether they were withheld, given all the same or waited for by nobody.";
+    AUDIT_EXPIRED: Counter, Count, "weighbridge_audit_expired_keys_total" []
+        "Keys of persons that were destroyed because their time was over.";
     OUTCOMES: Counter, Count, "weighbridge_outcomes_total" ["label"]
         "What became of payments, as reported.";
     ODD_ANSWERS: Counter, Count, "weighbridge_odd_answers_total" ["provider", "reason"]

@@ -36,6 +36,8 @@ pub struct AuditMetrics {
     pub commit: Histogram,
     /// Entries that wait.
     pub backlog: Gauge,
+    /// Keys destroyed on schedule.
+    pub expired: Counter,
     unrecorded: Vec<Counter>,
     outcomes: Vec<Counter>,
 }
@@ -313,6 +315,7 @@ impl AuditMetrics {
         Self {
             commit: f.histogram(&catalog::AUDIT_COMMIT, &[]),
             backlog: f.gauge(&catalog::AUDIT_BACKLOG, &[]),
+            expired: f.counter(&catalog::AUDIT_EXPIRED, &[]),
             unrecorded: set(f, &catalog::AUDIT_UNRECORDED, &[], &Unrecorded::labels()),
             outcomes: set(f, &catalog::OUTCOMES, &[], &Aftermath::ALL.map(Aftermath::as_str)),
         }

@@ -4,7 +4,10 @@
 //! may be left to chance. Values stay raw here, so a number keeps its own spelling. It deliberately does not say which
 //! keys are allowed: each format does.
 
-use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
+use std::borrow::Cow;
+
+use serde::Deserialize;
+use serde::de::{Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
 /// How deep arrays and objects may be nested, the outermost included.
@@ -27,7 +30,7 @@ pub enum ObjectError {
 /// One level of an object: its keys and raw values as they came, repeated keys included.
 #[derive(Default)]
 pub struct Object<'a> {
-    entries: Vec<(String, &'a RawValue)>,
+    entries: Vec<(Cow<'a, str>, &'a RawValue)>,
 }
 
 impl<'a> Object<'a> {
@@ -40,8 +43,11 @@ impl<'a> Object<'a> {
         if is_too_deep(body) {
             return Err(ObjectError::TooDeep);
         }
-        let value: &RawValue = serde_json::from_str(text).map_err(|_| ObjectError::NotJson)?;
-        Self::of(value)
+        if text.trim_ascii_start().starts_with('{') {
+            return serde_json::from_str(text).map_err(|_| ObjectError::NotJson);
+        }
+        let other: Result<&RawValue, _> = serde_json::from_str(text);
+        Err(other.map_or(ObjectError::NotJson, |_| ObjectError::NotAnObject))
     }
 
     /// Reads a value found inside another object.
@@ -63,12 +69,25 @@ impl<'a> Object<'a> {
 
     /// Every key with its raw value, in the order they came, repeated keys and nulls included.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &'a RawValue)> {
-        self.entries.iter().map(|(key, value)| (key.as_str(), *value))
+        self.entries.iter().map(|(key, value)| (key.as_ref(), *value))
     }
 
     /// Every key as it came.
     pub fn keys(&self) -> impl Iterator<Item = &str> {
-        self.entries.iter().map(|(key, _)| key.as_str())
+        self.entries.iter().map(|(key, _)| key.as_ref())
+    }
+
+    /// True if every key is one of `known` and comes once: then nobody need ask which do not.
+    pub fn is_plain(&self, known: &[&str]) -> bool {
+        let mut seen = 0u64;
+        self.keys().all(|key| {
+            let place = known.iter().position(|name| *name == key).filter(|place| *place < 64);
+            place.is_some_and(|place| {
+                let first = seen & (1 << place) == 0;
+                seen |= 1 << place;
+                first
+            })
+        })
     }
 
     /// Every key that came more than once, each named once.
@@ -84,11 +103,21 @@ impl<'a> Object<'a> {
 
 /// A value as text, `None` if it is no string of valid Unicode.
 pub fn text(value: &RawValue) -> Option<String> {
+    // A raw value is valid JSON: a text without escapes is what lies between its quotes.
+    if let Some(plain) = value.get().strip_prefix('"').and_then(|rest| rest.strip_suffix('"'))
+        && !plain.contains('\\')
+    {
+        return Some(plain.to_owned());
+    }
     serde_json::from_str(value.get()).ok()
 }
 
 /// Counts levels without reading values: a parser that skips a value does not limit how deep it is.
 fn is_too_deep(body: &[u8]) -> bool {
+    // Nearly always there are not as many brackets, wherever they are.
+    if body.iter().filter(|byte| matches!(byte, b'{' | b'[')).count() <= DEEPEST {
+        return false;
+    }
     let (mut depth, mut in_string, mut escaped) = (0usize, false, false);
     for &byte in body {
         match byte {
@@ -120,8 +149,8 @@ impl<'de> Deserialize<'de> for Object<'de> {
 
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
                 let mut object = Object::default();
-                while let Some(entry) = map.next_entry()? {
-                    object.entries.push(entry);
+                while let Some((Key(key), value)) = map.next_entry()? {
+                    object.entries.push((key, value));
                 }
                 Ok(object)
             }
@@ -130,6 +159,10 @@ impl<'de> Deserialize<'de> for Object<'de> {
         deserializer.deserialize_map(Entries)
     }
 }
+
+/// A key as it lies in the body, or spelled out if it was escaped.
+#[derive(Deserialize)]
+struct Key<'a>(#[serde(borrow)] Cow<'a, str>);
 
 #[cfg(test)]
 mod tests {
@@ -142,6 +175,23 @@ mod tests {
         let object = Object::read(br#"{"a":1,"b":2,"\u0061":3,"a":4}"#).unwrap();
         assert_eq!(object.repeated(), ["a"]);
         assert_eq!(object.get("a").unwrap().get(), "1");
+    }
+
+    #[test]
+    fn plain_is_what_has_only_known_keys_and_each_once() {
+        let plain = |body: &str| Object::read(body.as_bytes()).unwrap().is_plain(&["a", "b"]);
+        assert!(plain("{}") && plain(r#"{"b":1,"a":2}"#) && plain(r#"{"\u0061":1}"#));
+        assert!(!plain(r#"{"a":1,"c":2}"#) && !plain(r#"{"a":1,"b":2,"\u0061":3}"#));
+    }
+
+    #[test]
+    fn a_text_is_what_a_reader_of_json_makes_of_it() {
+        let read =
+            |spelled: &str| Object::read(format!(r#"{{"a":{spelled}}}"#).as_bytes()).unwrap().get("a").and_then(text);
+        assert_eq!(read(r#""x é \u00e9 \" ""#).as_deref(), Some("x é é \" "));
+        assert_eq!(read(r#""""#).as_deref(), Some(""));
+        assert_eq!(read(r#""plain""#).as_deref(), Some("plain"));
+        assert_eq!((read("1"), read("[]"), read(r#""\ud800""#)), (None, None, None));
     }
 
     #[test]

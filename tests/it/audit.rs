@@ -12,7 +12,7 @@ use tempfile::TempDir;
 use tokio::time::sleep;
 use weighbridge::store::db::{FILE, StoreError};
 use weighbridge::store::query::{Reader, Stored, Verified, Wanted, verify};
-use weighbridge::store::writer::{CHECKPOINTS, Fault, Faults};
+use weighbridge::store::writer::{CHECKPOINTS, Fault, Faults, SLOW};
 
 use crate::harness::*;
 
@@ -178,6 +178,39 @@ async fn row_25_a_failed_write_or_sync_never_leaves_an_acknowledged_decision_mis
         assert_eq!(stored, given, "{fault:?}");
         sound(folder.path());
     }
+}
+
+#[tokio::test]
+async fn row_29_a_slow_disk_widens_commits_and_never_makes_an_answer_late() {
+    let site = Site::new();
+    id(&site.world.assess(&payment("T-warm", "1.00")).await);
+    site.faults.set(Fault::Slow);
+    let commits = site.world.metric("weighbridge_audit_commit_seconds_count", &[]);
+    let payments: Vec<Value> = (0..30).map(|number| payment(&format!("T{number}"), "1.00")).collect();
+    let answers = join_all(payments.iter().map(|payment| site.world.assess(payment))).await;
+    for answer in &answers {
+        assert!(answer.took <= DEADLINE + Duration::from_millis(50), "{:?}", answer.took);
+    }
+    let given: Vec<String> = answers.iter().filter(|answer| answer.status == 200).map(id).collect();
+    answers.iter().filter(|answer| answer.status != 200).for_each(unavailable);
+    let stored: Vec<String> = decisions(site.folder.path()).into_iter().map(|stored| stored.id).collect();
+    assert!(given.iter().all(|id| stored.contains(id)), "what was given is on record");
+    // What was withheld is written all the same, in few commits, and is the answer to the next try.
+    site.faults.set(Fault::None);
+    sleep(SLOW * 2).await;
+    let written = decisions(site.folder.path()).len();
+    assert!(written >= 31, "{written}: each, and on a busy machine a fallback before a late verdict");
+    let commits = site.world.metric("weighbridge_audit_commit_seconds_count", &[]) - commits;
+    assert!(commits <= 5.0, "{commits} commits for 30 decisions");
+    for payment in &payments {
+        id(&site.world.assess(payment).await);
+    }
+    assert_eq!(
+        (decisions(site.folder.path()).len(), site.world.scorings()),
+        (written, 31),
+        "and nobody was asked twice"
+    );
+    sound(site.stop().path());
 }
 
 #[tokio::test]

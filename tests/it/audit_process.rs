@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 
 use crate::process::{Ended, PATIENCE, Sandbox, Site, run, wait_until, weighbridge};
 
-fn audit(folder: &Path, arguments: &[&str]) -> Ended {
+pub fn audit(folder: &Path, arguments: &[&str]) -> Ended {
     let (command, rest) = arguments.split_first().unwrap();
     run(weighbridge().args(["audit", command, "--data-dir"]).arg(folder).args(rest))
 }
@@ -41,14 +41,14 @@ fn assess(sandbox: &Sandbox, out_trade_no: &str, user: &str) -> Value {
     answer.json()
 }
 
-fn rows(folder: &Path) -> Vec<Value> {
+pub fn rows(folder: &Path) -> Vec<Value> {
     let exported = audit(folder, &["export"]);
     assert_eq!((exported.code, exported.err.as_str()), (Some(0), ""), "no bar in a pipe");
     exported.out.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
 /// Several clients with payments of their own until the connection breaks; what each was told goes into `told`.
-fn load(sandbox: &Sandbox, round: u64, told: &Arc<Mutex<BTreeMap<String, String>>>) -> Vec<thread::JoinHandle<()>> {
+pub fn load(sandbox: &Sandbox, round: u64, told: &Arc<Mutex<BTreeMap<String, String>>>) -> Vec<thread::JoinHandle<()>> {
     let client = |number| {
         let (mut client, key, told) = (sandbox.client(), key(sandbox), Arc::clone(told));
         thread::spawn(move || {

@@ -139,6 +139,7 @@ const ONLY: &[Only] = &[
             ("src/gateway/reload.rs", "watches files"),
             ("src/telemetry/", "writes the log off the request's path"),
             ("src/store/writer.rs", "fsync blocks and has its own thread"),
+            ("src/store/sweep.rs", "moving the log blocks, and no commit may wait for it"),
         ],
         instead: "await it where you are; a new task needs an owner, a deadline and a row here",
     },

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::callers::RawCaller;
+use super::jurisdiction::RawJurisdiction;
 use super::lint::{self, RawAllowed};
 use super::llm::{self, RawRoute};
 use super::risk::{self, RawRisk};
@@ -11,8 +12,8 @@ use crate::config::error::Code;
 use crate::config::read::{ANY_LIMIT, Table, Value};
 use crate::config::report::Field;
 
-const KEYS: [&str; 7] = ["version", "lint", "limits", "caller", "model", "risk", "webhook"];
-const PLANNED: [&str; 2] = ["jurisdiction", "test"];
+const KEYS: [&str; 8] = ["version", "lint", "limits", "caller", "model", "risk", "jurisdiction", "webhook"];
+const PLANNED: [&str; 1] = ["test"];
 const MIB: usize = 1 << 20;
 const GIB: usize = 1 << 30;
 
@@ -25,6 +26,7 @@ pub(in crate::config) struct RawRoutes {
     pub(in crate::config) models: Vec<RawRoute>,
     pub(in crate::config) risk: Option<RawRisk>,
     pub(in crate::config) webhooks: Vec<RawWebhook>,
+    pub(in crate::config) jurisdictions: Vec<RawJurisdiction>,
 }
 
 #[derive(Clone, Debug)]
@@ -77,6 +79,7 @@ impl RawRoutes {
                 .get("webhook")
                 .map(|value| value.tables().iter().map(RawWebhook::read).collect())
                 .unwrap_or_default(),
+            jurisdictions: root.get("jurisdiction").map(|value| RawJurisdiction::read_all(&value)).unwrap_or_default(),
         }
     }
 }

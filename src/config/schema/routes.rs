@@ -18,6 +18,11 @@ pub(super) const ROOT: &[Key] = &[
     key("caller", List(&Table(CALLER)), "Who may call, one [[caller]] each."),
     key("model", Map(&Table(MODEL)), "LLM routes: [model.NAME], where NAME is what applications write in `model`."),
     key("risk", Table(RISK), "The risk route: payment decisions."),
+    key(
+        "jurisdiction",
+        Map(&Table(JURISDICTION)),
+        "What is kept of people, by the country of payer or merchant: [jurisdiction.TH]; the strictest wins.",
+    ),
     key("webhook", List(&Table(WEBHOOK)), "Where a tenant is told of late verdicts, one [[webhook]] for each tenant."),
     key("limits", Table(LIMITS), "Bounds for everybody together."),
 ];
@@ -268,6 +273,15 @@ const LISTS: &[Key] = &[
     ),
     key("values", List(&Text), "The values; or `file` in its place."),
     key("file", Text, "A file with one value a line, relative to the folder of this one."),
+];
+
+const JURISDICTION: &[Key] = &[
+    key("retention", Duration, "How long a person can be read of, in whole days, as in \"180d\"."),
+    key(
+        "redact",
+        List(&Words(&["name", "national-id", "email", "phone", "ip", "device", "instrument", "subject", "metadata"])),
+        "What of a payment is not kept at all.",
+    ),
 ];
 
 const WEBHOOK: &[Key] = &[

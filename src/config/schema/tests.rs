@@ -11,6 +11,9 @@ use crate::config::tests::compile_golden;
 const REQUIRED_OF_SOME: &[(&str, &str)] =
     &[("routes/caller/[]/signature", "key_id"), ("routes/caller/[]/signature", "secret_encoding")];
 
+/// Keys that are read to be refused with advice of their own: an editor must not offer them.
+const REFUSED: &[&str] = &["store"];
+
 /// What the schema says at a place; several kinds where there is a choice.
 fn at<'k>(kinds: &[&'k Kind], place: &[&str]) -> Vec<&'k Kind> {
     let mut flat = Vec::new();
@@ -52,6 +55,9 @@ fn names(keys: &[Key]) -> BTreeSet<String> {
 
 /// True if the schema lets the reader read what it reads there.
 fn agrees(kind: &Kind, read: &Read) -> bool {
+    let offered = |known: &BTreeSet<String>| {
+        known.iter().filter(|name| !REFUSED.contains(&name.as_str())).cloned().collect::<BTreeSet<_>>()
+    };
     let textual = matches!(
         kind,
         Kind::Text | Kind::Form(_) | Kind::Words(_) | Kind::Duration | Kind::Size | Kind::Money | Kind::Day
@@ -59,7 +65,7 @@ fn agrees(kind: &Kind, read: &Read) -> bool {
     match read {
         _ if matches!(kind, Kind::Json) => true,
         Read::Text => textual,
-        Read::Keys(known) => matches!(kind, Kind::Table(keys) if names(keys) == *known),
+        Read::Keys(known) => matches!(kind, Kind::Table(keys) if names(keys) == offered(known)),
         Read::Required(_) => matches!(kind, Kind::Table(_)),
         Read::Words(known) => words(kind).is_some_and(|words| words == *known),
         Read::Whole(least, most) => {
@@ -115,7 +121,10 @@ fn everything_in_the_schema_is_read() {
             let Kind::Table(keys) = kind else { return };
             let seen = |read: Read| all.contains(&(shape.to_owned(), read));
             let mut note = |what: String, holds: bool| *shown.entry((names(keys), what)).or_default() |= holds;
-            note("as one table".to_owned(), seen(Read::Keys(names(keys))));
+            let as_read =
+                |more: &[&str]| names(keys).into_iter().chain(more.iter().map(|name| (*name).to_owned())).collect();
+            let whole = seen(Read::Keys(names(keys))) || seen(Read::Keys(as_read(REFUSED)));
+            note("as one table".to_owned(), whole);
             for key in *keys {
                 let place = format!("{shape}/{}", key.name);
                 let inside =

@@ -25,7 +25,7 @@ fn decision() -> Reply {
         reused: None,
         created_at_ms: 7,
     };
-    replay(&Decided { body: [0; 32], decision: Arc::new(decision), late: false })
+    replay(&Decided { asked: super::Asked::Body([0; 32]), decision: Arc::new(decision), late: false })
 }
 
 fn live() -> Reply {

@@ -80,9 +80,11 @@ async fn a_call_answered_before_its_provider_has_tried_it_and_waited_for_it() {
         story.take_off(Flying::new(Arc::clone(&names), Instant::now()));
         story.served = Some(Arc::clone(&names));
         story.cost = CostNote::Unknown;
+        story.recording = Some(Duration::from_micros(3_105));
     });
     let headers = headers.await;
     assert_eq!((&headers["wb-attempts"], &headers["wb-overhead-us"]), (&"1".parse().unwrap(), &"0".parse().unwrap()));
     assert_eq!(headers["wb-cost"], "unknown");
+    assert_eq!(headers["server-timing"].to_str().unwrap().split(", ").nth(2), Some("record;dur=3.105"));
     assert!(!headers.contains_key("wb-model"), "the risk side has none");
 }

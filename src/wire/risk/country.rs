@@ -14,7 +14,10 @@ const CODES: &str = "AD AE AF AG AI AL AM AO AQ AR AS AT AU AW AX AZ BA BB BD BE
 
 /// True for an officially assigned code in upper case.
 pub fn is_known(code: &str) -> bool {
-    code.len() == 2 && CODES.split(' ').any(|known| known == code)
+    // Each code and the space after it.
+    let (spaced, last) = CODES.as_bytes().as_chunks::<3>();
+    let known = |[a, b, _]: &[u8; 3]| [*a, *b].as_slice().cmp(code.as_bytes());
+    last == code.as_bytes() || spaced.binary_search_by(known).is_ok()
 }
 
 #[cfg(test)]
@@ -26,6 +29,7 @@ mod tests {
         let codes: Vec<&str> = CODES.split(' ').collect();
         assert_eq!(codes.len(), 249);
         assert!(codes.is_sorted() && codes.iter().all(|code| code.len() == 2));
+        assert!(codes.into_iter().all(is_known));
     }
 
     #[test]

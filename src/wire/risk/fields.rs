@@ -119,6 +119,9 @@ impl<'a> Section<'a> {
     }
 
     fn checked(self, known: &[&str], mistakes: &mut Mistakes) -> Self {
+        if self.object.is_plain(known) {
+            return self;
+        }
         let unknown: BTreeSet<&str> = self.object.keys().filter(|key| !known.contains(key)).collect();
         for name in unknown.iter().filter(|name| is_showable(name)) {
             mistakes.add(self.pointer_to(name), Complaint::malformed("is not a known field"));
@@ -135,7 +138,7 @@ impl<'a> Section<'a> {
 
     /// Where a field of this object is. `name` must not need escaping, which plain identifiers do not.
     pub(super) fn pointer_to(&self, name: &str) -> String {
-        format!("{}/{name}", self.pointer)
+        [self.pointer.as_str(), "/", name].concat()
     }
 
     /// The raw value of a field; `null` counts as absent.
