@@ -16,17 +16,21 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use rustls::ClientConfig;
 use rustls_platform_verifier::BuilderVerifierExt;
+use tokio::sync::oneshot;
 
 use crate::admin::guard::{Guard, Unguarded};
 use crate::admin::{Admin, AdminService};
 use crate::config::error::ConfigError;
-use crate::config::table::RoutingTable;
+use crate::config::table::{Limits, RoutingTable};
 use crate::domain::clock;
 use crate::domain::secret::Secret;
 use crate::flight::quota::Calendar;
 use crate::flight::velocity::Velocity;
 use crate::gateway::build::build;
-use crate::gateway::reload::{LastReload, Origin, Reloader, Reloads, remark};
+use crate::gateway::certificates::{CertificateError, CertificateFiles, Certificates};
+use crate::gateway::courier::Courier;
+use crate::gateway::pressure::Watch as PressureWatch;
+use crate::gateway::reload::{LastReload, Origin, Reloader, Reloads, Seen, remark, say_who_cannot_call};
 use crate::gateway::snapshot::{Live, Shared};
 use crate::gateway::spending::Keeper;
 use crate::gateway::stack;
@@ -39,17 +43,21 @@ use crate::layer::idempotency_key::Answers;
 use crate::layer::verify_signature::Nonces;
 use crate::server::limits::ConnectionLimits;
 use crate::server::shutdown::Shutdown;
-use crate::server::{DrainReport, Server, ServerConfig, bind};
+use crate::server::{DrainReport, Server, ServerConfig, TlsSource, bind};
 use crate::store::db::StoreError;
 use crate::store::writer::{Faults, Records, RecordsConfig, Watch};
 use crate::telemetry::access::AccessLog;
 use crate::telemetry::metrics::Metrics;
+use crate::telemetry::process::{self, Meter};
 use crate::upstream::dial::{Dial, TcpDial};
 
 /// Bytes of cached answers.
 const CACHE_BYTES: u64 = 64 * 1024 * 1024;
 /// Bytes of answers kept for repeated idempotency keys.
 const ANSWER_BYTES: u64 = 64 * 1024 * 1024;
+
+/// Descriptors for everything that is neither a client nor a provider: the record, listeners, runtimes, logs.
+const OTHER_FILES: usize = 128;
 
 /// What a start needs.
 pub struct AppConfig {
@@ -61,6 +69,10 @@ pub struct AppConfig {
     pub admin_listen: SocketAddr,
     /// Needed where the admin listener is reachable from elsewhere.
     pub admin_token: Option<Secret>,
+    /// Where the listeners' certificate is; `None` for listeners in the clear.
+    pub tls: Option<CertificateFiles>,
+    /// Whether the admin listener uses it too.
+    pub admin_tls: bool,
     /// Runtimes, one per core.
     pub workers: usize,
     /// Where what callers spent is kept over a restart; `None` for nowhere.
@@ -98,6 +110,9 @@ pub enum StartError {
     /// No trust store for provider certificates.
     #[error("cannot set up TLS")]
     Tls(#[from] rustls::Error),
+    /// The listener's own certificate cannot be used.
+    #[error("the listener's certificate cannot be used, see --tls-cert and --tls-key")]
+    Certificate(#[from] CertificateError),
     /// Decisions are to be recorded, and cannot be.
     #[error("decisions cannot be recorded, choose another folder with --data-dir")]
     Record(#[from] StoreError),
@@ -111,16 +126,27 @@ pub struct App {
     data: Server,
     admin: Server,
     live: Live,
+    /// Whether data and admin listener speak TLS.
+    secured: [bool; 2],
     reloads: Reloads,
     reloading: thread::JoinHandle<()>,
     spending: Option<Spending>,
+    courier: Option<Sending>,
     records: Option<Records>,
+    /// Its thread ends when this is gone.
+    _pressure: SyncSender<()>,
     draining: Arc<AtomicBool>,
 }
 
 /// The thread that keeps what callers spent; it ends when its sender is gone.
 struct Spending {
     stop: SyncSender<()>,
+    thread: thread::JoinHandle<()>,
+}
+
+/// The thread that sends what the outbox holds; it ends when its sender is gone.
+struct Sending {
+    stop: oneshot::Sender<()>,
     thread: thread::JoinHandle<()>,
 }
 
@@ -134,6 +160,10 @@ impl App {
         let seen = config.origin.hash();
         let table = config.origin.load().map_err(StartError::Config)?;
         remark(&table);
+        enough_descriptors(table.limits());
+        let renewed = config.tls.map(|files| load_certificates(files, &config.metrics)).transpose()?;
+        let certificates = renewed.as_ref().map(|(certificates, _)| Arc::clone(certificates));
+        say_who_cannot_call(&table, certificates.as_deref());
         let listen = |address, option| bind(address).map_err(|source| StartError::Listen { address, option, source });
         let data_listener = listen(config.listen, "--listen")?;
         let admin_listener = listen(config.admin_listen, "--admin-listen")?;
@@ -152,6 +182,7 @@ impl App {
         // Before anybody can spend.
         let spending = config.data_dir.as_deref().map(|folder| keep_spending(folder, &live)).transpose();
         let spending = spending.map_err(StartError::System)?;
+        let courier = Courier::new(&live, &shared).map(send_notices).transpose().map_err(StartError::System)?;
 
         let last = Arc::new(LastReload::default());
         let reloader = Reloader {
@@ -160,10 +191,16 @@ impl App {
             shared: Arc::clone(&shared),
             last: Arc::clone(&last),
             seen,
+            certificates: renewed,
         };
         let (reloads, reloading) = reloader.start().map_err(StartError::System)?;
 
-        let data = start_data(data_listener, config.workers, &live, &shared, data_shutdown)?;
+        let for_admin = certificates.clone().filter(|_| config.admin_tls);
+        let secured = [certificates.is_some(), for_admin.is_some()];
+        let (data_tls, admin_tls) = (certificates.as_ref().map(for_data), for_admin.map(for_operators));
+        let data = (data_listener, data_tls);
+        let data = start_data(data, config.workers, &live, &shared, data_shutdown)?;
+        let pressure = watch_pressure(&data, &live, &shared).map_err(StartError::System)?;
         let draining = Arc::new(AtomicBool::new(false));
         let admin = Admin {
             live: Arc::clone(&live),
@@ -172,9 +209,11 @@ impl App {
             reloads: reloads.clone(),
             draining: Arc::clone(&draining),
             guard,
+            certificates,
         };
-        let admin = start_admin(admin_listener, admin)?;
-        Ok(Self { data, admin, live, reloads, reloading, spending, records, draining })
+        let admin = start_admin((admin_listener, admin_tls), admin)?;
+        let _pressure = pressure;
+        Ok(Self { data, admin, live, secured, reloads, reloading, spending, courier, records, _pressure, draining })
     }
 
     /// Where applications connect.
@@ -185,6 +224,16 @@ impl App {
     /// Where operators connect.
     pub fn admin_address(&self) -> SocketAddr {
         self.admin.address()
+    }
+
+    /// The same as applications write it.
+    pub fn data_url(&self) -> String {
+        url(self.secured[0], self.data_address())
+    }
+
+    /// The same as operators write it.
+    pub fn admin_url(&self) -> String {
+        url(self.secured[1], self.admin_address())
     }
 
     /// The configuration in force.
@@ -208,6 +257,10 @@ impl App {
         drop(self.admin);
         // It is asleep or reading files; it ends within a poll.
         drop(self.reloading);
+        if let Some(Sending { stop, thread }) = self.courier {
+            drop(stop);
+            let _ = tokio::task::spawn_blocking(move || thread.join()).await;
+        }
         // After the last answer ended: whatever waits is recorded, and a last checkpoint signed.
         if let Some(records) = self.records {
             let _ = tokio::task::spawn_blocking(move || records.stop()).await;
@@ -245,12 +298,48 @@ fn open_record(
     }
 }
 
+/// Looks once before anybody is served, and then once a second.
+fn watch_pressure(data: &Server, live: &Live, shared: &Arc<Shared>) -> io::Result<SyncSender<()>> {
+    let (meter, idle) = (Meter::new(), data.idle());
+    let measure = Box::new(move |memory| meter.read(memory));
+    let mut watch = PressureWatch::new(Arc::clone(live), shared, measure, Box::new(move || idle.close()));
+    watch.look();
+    let (stop, stopped) = mpsc::sync_channel(1);
+    thread::Builder::new().name("pressure".to_owned()).spawn(move || watch.run(&stopped))?;
+    Ok(stop)
+}
+
+/// Raises the limit of open files, and says so where it is too low all the same: a connection of a client and one to a
+/// provider each need one.
+fn enough_descriptors(limits: &Limits) {
+    let needed = limits.connections.saturating_add(limits.in_flight).saturating_add(OTHER_FILES);
+    if let Some(limit) = process::raise_descriptors().filter(|limit| *limit < needed as u64) {
+        let (connections, in_flight) = (limits.connections, limits.in_flight);
+        tracing::warn!(
+            limit,
+            needed,
+            connections,
+            in_flight,
+            "the limit of open files is too low for [limits] connections and in_flight, raise it (ulimit -n) or lower them"
+        );
+    }
+}
+
 fn keep_spending(folder: &Path, live: &Live) -> io::Result<Spending> {
     let keeper = Keeper::new(folder, Arc::clone(live));
     keeper.restore();
     let (stop, stopped) = mpsc::sync_channel(1);
     let thread = thread::Builder::new().name("spending".to_owned()).spawn(move || keeper.run(&stopped))?;
     Ok(Spending { stop, thread })
+}
+
+fn send_notices(courier: Courier) -> io::Result<Sending> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let (stop, stopped) = oneshot::channel();
+    let thread = thread::Builder::new().name("notices".to_owned()).spawn(move || {
+        runtime.block_on(courier.run(stopped));
+    })?;
+    Ok(Sending { stop, thread })
 }
 
 fn shared(
@@ -294,8 +383,30 @@ fn tls() -> Result<ClientConfig, rustls::Error> {
     }
 }
 
+/// A bound listener and what its TLS is made of.
+type Socket = (std::net::TcpListener, Option<TlsSource>);
+
+fn for_data(certificates: &Arc<Certificates>) -> TlsSource {
+    let certificates = Arc::clone(certificates);
+    Arc::new(move || Arc::clone(&certificates.now().data))
+}
+
+fn for_operators(certificates: Arc<Certificates>) -> TlsSource {
+    Arc::new(move || Arc::clone(&certificates.now().admin))
+}
+
+fn load_certificates(files: CertificateFiles, metrics: &Arc<Metrics>) -> Result<Seen, CertificateError> {
+    // Before reading: what changes from here on is a change.
+    let seen = files.hash();
+    Ok((Arc::new(Certificates::load(files, Arc::clone(metrics))?), seen))
+}
+
+fn url(secured: bool, address: SocketAddr) -> String {
+    format!("{}://{address}", if secured { "https" } else { "http" })
+}
+
 fn start_data(
-    listener: std::net::TcpListener,
+    (listener, tls): Socket,
     workers: usize,
     live: &Live,
     shared: &Arc<Shared>,
@@ -306,17 +417,19 @@ fn start_data(
         listener,
         workers,
         limits: Arc::new(move || connection_limits(&for_limits)),
+        tls,
         metrics: Arc::clone(&shared.metrics),
         shutdown,
     };
     Server::start(config, move |_| stack::ingress(&for_stack, &for_ingress)).map_err(StartError::System)
 }
 
-fn start_admin(listener: std::net::TcpListener, admin: Admin) -> Result<Server, StartError> {
+fn start_admin((listener, tls): Socket, admin: Admin) -> Result<Server, StartError> {
     let config = ServerConfig {
         listener,
         workers: 1,
         limits: Arc::new(|| ConnectionLimits { connections: 64, ..ConnectionLimits::default() }),
+        tls,
         // Its connections are not the applications': they are counted nowhere.
         metrics: Metrics::new(),
         shutdown: Shutdown::new(),
@@ -334,6 +447,7 @@ fn connection_limits(live: &Live) -> ConnectionLimits {
         head_timeout: limits.head_timeout,
         write_stall: limits.write_stall,
         keep_alive: limits.keep_alive,
+        handshake: limits.handshake,
         connections: limits.connections,
     }
 }

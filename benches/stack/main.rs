@@ -12,7 +12,8 @@
 //! instructions a request, see benches/callgrind.sh), `--deadline` (the risk route under each fault of its provider: its
 //! slowest answer must leave by the deadline and 20 ms), `--decisions` (the risk route with its record: decisions a second,
 //! and latencies at 2,000 a second, asked of the provider and given again), `--town` (what memory is worth to a simulated
-//! town whose provider is slow). Every run ends by itself.
+//! town whose provider is slow), `--overload` (1,000 calls a second where 100 can be served, and payments beside them: what
+//! is served, how soon the rest is refused, and how soon it is over). Every run ends by itself.
 //!
 //! It does not measure the network, TLS or real providers.
 
@@ -32,6 +33,7 @@ mod callgrind;
 mod deadline;
 mod decisions;
 mod load;
+mod overload;
 mod process;
 mod servers;
 mod streams;
@@ -56,6 +58,7 @@ pub struct Options {
     deadline: bool,
     decisions: bool,
     town: bool,
+    overload: bool,
     budget: Option<f64>,
 }
 
@@ -86,6 +89,7 @@ fn options(arguments: &[String]) -> Options {
         deadline: arguments.iter().any(|argument| argument == "--deadline"),
         decisions: arguments.iter().any(|argument| argument == "--decisions"),
         town: arguments.iter().any(|argument| argument == "--town"),
+        overload: arguments.iter().any(|argument| argument == "--overload"),
         budget: value("--budget").map(|text| text.parse().expect("--budget")),
     }
 }
@@ -103,6 +107,10 @@ fn measure(options: &Options) {
     }
     if options.town {
         town::run(&pinned);
+        return;
+    }
+    if options.overload {
+        overload::run(&pinned, options.seconds);
         return;
     }
     let upstream = Upstream::start(&pinned);

@@ -12,6 +12,8 @@ use tempfile::TempDir;
 
 const READY_WITHIN: Duration = Duration::from_secs(60);
 const STOP_WITHIN: Duration = Duration::from_secs(20);
+/// What providers are shown.
+pub const PROVIDER_KEY: &str = "null-upstream-key-0123456789abcdef0123456789";
 const CALLER_KEY: &str = "wb-bench-0123456789abcdef0123456789abcdef";
 
 /// Which core belongs to whom, if cores can be given away at all.
@@ -204,9 +206,16 @@ impl Proxy {
 
     /// Starts the product with a configuration of its own: the text of its routes and of its one provider.
     pub fn configured(pinned: &Pinned, routes: &str, provider: &str) -> Self {
+        Self::configured_with(pinned, routes, &[("only", provider)])
+    }
+
+    /// As [`Proxy::configured`], with several providers by the names of their files.
+    pub fn configured_with(pinned: &Pinned, routes: &str, providers: &[(&str, &str)]) -> Self {
         let (folder, listen) = (TempDir::new().unwrap(), free_address());
         fs::create_dir(folder.path().join("providers")).unwrap();
-        fs::write(folder.path().join("providers/only.toml"), provider).unwrap();
+        for (name, provider) in providers {
+            fs::write(folder.path().join(format!("providers/{name}.toml")), provider).unwrap();
+        }
         let digest = Sha256::digest(CALLER_KEY).iter().fold(String::new(), |hex, byte| hex + &format!("{byte:02x}"));
         fs::write(folder.path().join("routes.toml"), routes.replace("KEY_DIGEST", &digest)).unwrap();
         Self::run(pinned, &product(listen, &folder), listen, folder)
@@ -214,7 +223,7 @@ impl Proxy {
 
     fn run(pinned: &Pinned, words: &[String], listen: SocketAddr, folder: TempDir) -> Self {
         let mut command = pinned.command("0", words);
-        command.env("WEIGHBRIDGE_BENCH_KEY", "null-upstream-key-0123456789abcdef0123456789");
+        command.env("WEIGHBRIDGE_BENCH_KEY", PROVIDER_KEY);
         command.env("WEIGHBRIDGE_BENCH_SECRET", "4f".repeat(32));
         command.env("WEIGHBRIDGE_DATA_DIR", folder.path().join("data"));
         // Not beside the configuration: its folder is watched, and each line of the log would be an event.

@@ -19,6 +19,7 @@ use tower::Service;
 use self::guard::Guard;
 use crate::config::error::ConfigError;
 use crate::config::schema;
+use crate::gateway::certificates::Certificates;
 use crate::gateway::reload::{LastReload, Reloads};
 use crate::gateway::snapshot::{Live, Shared};
 
@@ -36,6 +37,8 @@ pub struct Admin {
     pub draining: Arc<AtomicBool>,
     /// Who may ask.
     pub guard: Guard,
+    /// The listeners' certificate, if they have one.
+    pub certificates: Option<Arc<Certificates>>,
 }
 
 /// Serves the admin plane; cloned per connection.
@@ -84,6 +87,7 @@ impl Admin {
             "/metrics" => {
                 // A window may have turned since anybody called.
                 self.live.load().turn_budgets();
+                self.shared.metrics.pressure.in_flight(self.shared.gate.held_bytes());
                 typed(StatusCode::OK, "text/plain; version=0.0.4", self.shared.metrics.render())
             }
             "/schema/routes.json" => self::schema(schema::ROUTES),

@@ -8,14 +8,17 @@ use tokio::time::Instant;
 use crate::admin::Admin;
 use crate::config::budgets::{MerchantBudget, Whose};
 use crate::config::error::ConfigError;
-use crate::config::table::{Budget, Candidate};
+use crate::config::table::{Budget, Candidate, Limits};
 use crate::domain::clock;
 use crate::domain::id::{ProviderId, UpstreamId};
 use crate::domain::money::Cost;
+use crate::domain::overload::Stage;
 use crate::flight::arrival::LiveCaller;
 use crate::flight::quota::Spending;
+use crate::gateway::certificates::{self, Certificates};
 use crate::gateway::notify::{DeadLetter, Notices};
-use crate::gateway::snapshot::{ReadyRoute, Snapshot};
+use crate::gateway::snapshot::{ReadyRoute, Shared, Snapshot};
+use crate::telemetry::process::Used;
 use crate::upstream::skew::Measured;
 
 /// The whole page.
@@ -25,7 +28,8 @@ pub struct Status {
     config_hash: String,
     config_age_seconds: u64,
     draining: bool,
-    in_flight: usize,
+    in_flight: u32,
+    overload: Overload,
     routes: Vec<RouteStatus>,
     providers: Vec<ProviderStatus>,
     callers: Vec<CallerStatus>,
@@ -35,7 +39,31 @@ pub struct Status {
     /// Absent where nobody is told of late verdicts.
     #[serde(skip_serializing_if = "Option::is_none")]
     webhooks: Option<WebhookStatus>,
+    /// Absent on listeners in the clear.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tls: Option<TlsStatus>,
     last_reload: LastReloadStatus,
+}
+
+/// The listeners' certificate.
+#[derive(Serialize)]
+struct TlsStatus {
+    /// SHA-256 of the certificate in use.
+    certificate_sha256: String,
+    /// RFC 3339.
+    not_before: String,
+    /// RFC 3339.
+    not_after: String,
+    /// Negative once it has expired.
+    expires_in_seconds: i64,
+    /// Whether clients must show a certificate: `none`, `optional`, `required`.
+    client_auth: &'static str,
+    /// When its files were last read again, RFC 3339; absent before the first time.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reloaded_at: Option<String>,
+    /// Why what was read then is not in use.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -99,6 +127,33 @@ struct TokenStatus {
     reset_ms: u64,
 }
 
+/// What there is of what can run out, and what is given up for want of it.
+#[derive(Serialize)]
+struct Overload {
+    stage: &'static str,
+    /// What the stage is for; absent in the normal one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    scarce: Option<&'static str>,
+    in_flight: Amount,
+    in_flight_bytes: Amount,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    memory_bytes: Option<Amount>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    descriptors: Option<Amount>,
+}
+
+#[derive(Serialize)]
+struct Amount {
+    used: u64,
+    limit: u64,
+}
+
+impl From<Used> for Amount {
+    fn from(Used { used, limit }: Used) -> Self {
+        Self { used, limit }
+    }
+}
+
 /// Amounts are decimal strings in major units.
 #[derive(Serialize)]
 struct BudgetStatus {
@@ -139,6 +194,8 @@ struct MerchantStatus {
 #[derive(Serialize)]
 struct WebhookStatus {
     pending: usize,
+    /// In the outbox and not under way.
+    waiting: usize,
     delivered: u64,
     /// The newest that were given up.
     dead: Vec<DeadLetterStatus>,
@@ -152,7 +209,9 @@ struct DeadLetterStatus {
     /// RFC 3339.
     at: String,
     tries: usize,
-    failure: &'static str,
+    failure: String,
+    /// In the outbox, where it can be sent again; the others are in memory alone.
+    kept: bool,
 }
 
 #[derive(Serialize)]
@@ -181,11 +240,13 @@ pub fn status(admin: &Admin) -> Status {
         config_age_seconds: clock::unix_seconds().saturating_sub(snapshot.loaded_at()),
         draining: admin.draining.load(Ordering::Acquire),
         in_flight: admin.shared.gate.in_flight(),
+        overload: overload(&admin.shared, table.limits()),
         routes: routes.collect(),
         providers: providers(&snapshot),
         callers: callers(&snapshot),
         merchant_budgets: merchant_budgets(&snapshot),
         webhooks: (!table.webhooks().is_empty()).then(|| webhooks(&admin.shared.notices)),
+        tls: admin.certificates.as_deref().map(tls),
         last_reload: LastReloadStatus {
             at: (told.at_ms > 0).then(|| clock::rfc3339(told.at_ms)),
             rendered: told.errors.iter().map(|error| error.rendered(crate::config::error::Style::Plain)).collect(),
@@ -194,12 +255,41 @@ pub fn status(admin: &Admin) -> Status {
     }
 }
 
+fn overload(shared: &Shared, limits: &Limits) -> Overload {
+    let (gate, reading) = (&shared.gate, shared.metrics.pressure.reading());
+    let stage = gate.stage();
+    Overload {
+        stage: stage.label(),
+        scarce: (stage > Stage::Normal).then(|| gate.scarce().label()),
+        in_flight: Amount { used: gate.in_flight().into(), limit: limits.in_flight as u64 },
+        in_flight_bytes: Amount { used: gate.held_bytes(), limit: gate.most_bytes(limits) },
+        memory_bytes: reading.memory.map(Amount::from),
+        descriptors: reading.descriptors.map(Amount::from),
+    }
+}
+
+fn tls(certificates: &Certificates) -> TlsStatus {
+    let (now, told) = (certificates.now(), certificates.told());
+    let seconds = i64::try_from(clock::unix_seconds()).unwrap_or(i64::MAX);
+    TlsStatus {
+        certificate_sha256: certificates::hex(&now.sha256),
+        not_before: certificates::day(now.validity.not_before),
+        not_after: certificates::day(now.validity.not_after),
+        expires_in_seconds: now.validity.not_after.saturating_sub(seconds),
+        client_auth: certificates.files().clients.as_ref().map_or("none", |clients| clients.auth.label()),
+        reloaded_at: (told.at_ms > 0).then(|| clock::rfc3339(told.at_ms)),
+        error: told.error.map(|error| error.to_string()),
+    }
+}
+
 fn webhooks(notices: &Notices) -> WebhookStatus {
     let dead = notices.dead().into_iter().map(|letter| {
-        let (at, DeadLetter { event, tenant, decision, tries, failure, .. }) = (clock::rfc3339(letter.at_ms), letter);
-        DeadLetterStatus { event, tenant, decision, at, tries, failure }
+        let DeadLetter { event, tenant, decision, at_ms, tries, failure, kept } = letter;
+        let (at, failure) = (clock::rfc3339(at_ms), failure.into_owned());
+        DeadLetterStatus { event, tenant, decision, at, tries, failure, kept }
     });
-    WebhookStatus { pending: notices.pending(), delivered: notices.delivered(), dead: dead.collect() }
+    let (pending, waiting, delivered) = (notices.pending(), notices.waiting(), notices.delivered());
+    WebhookStatus { pending, waiting, delivered, dead: dead.collect() }
 }
 
 fn route(snapshot: &Snapshot, ready: &ReadyRoute, candidates: &[Candidate]) -> RouteStatus {

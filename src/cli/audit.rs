@@ -1,6 +1,7 @@
 //! `weighbridge audit`: the record of decisions without the proxy, or beside it while it serves.
 //!
-//! `verify` says whether all is as it was written, `export` hands it to analysts, `erase` forgets a person. Exit code 1 says
+//! `verify` says whether all is as it was written, `export` hands it to analysts, `erase` forgets a person, `notices` shows
+//! the outbox. Exit code 1 says
 //! that the record is not sound, or that what was asked for could not be done.
 
 use std::fs;
@@ -13,7 +14,8 @@ use serde::Serialize;
 use time::format_description::well_known::Rfc3339;
 use time::{Date, OffsetDateTime};
 
-use super::serve::DATA;
+use super::notices::{self, NoticesArgs};
+use super::place::{Done, Place};
 use super::{chain, complain, say};
 use crate::domain::clock;
 use crate::store::book::{self, Book};
@@ -39,14 +41,8 @@ enum AuditCommand {
     Export(ExportArgs),
     /// Destroy a person's keys, so that nobody can read any more what the record says of them
     Erase(EraseArgs),
-}
-
-/// Where the record is.
-#[derive(Args)]
-struct Place {
-    /// The data folder of the proxy
-    #[arg(long, env = "WEIGHBRIDGE_DATA_DIR", default_value = DATA, value_name = "DIR")]
-    data_dir: PathBuf,
+    /// Show the notices that no webhook took yet, send dead letters again, or drop them
+    Notices(NoticesArgs),
 }
 
 #[derive(Args)]
@@ -106,6 +102,7 @@ pub fn run(args: &AuditArgs) -> ExitCode {
         AuditCommand::Verify(args) => run_verify(args),
         AuditCommand::Export(args) => run_export(args),
         AuditCommand::Erase(args) => run_erase(args),
+        AuditCommand::Notices(args) => notices::run(args),
     };
     match done {
         Ok(text) => {
@@ -120,8 +117,6 @@ pub fn run(args: &AuditArgs) -> ExitCode {
         }
     }
 }
-
-type Done = Result<Option<String>, String>;
 
 /// A moment in milliseconds since 1970; a date is its first moment in UTC.
 fn moment(text: &str) -> Result<i64, String> {

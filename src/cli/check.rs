@@ -17,6 +17,7 @@ use crate::config::lint::lint;
 use crate::config::policy::Rules;
 use crate::config::table::{Auth, Caller, Candidate, LlmRoute, Provider, RoutingTable, Unpriced};
 use crate::domain::id::RouteId;
+use crate::domain::overload::Class;
 use crate::gateway::reload::{Origin, Overlays};
 use crate::sign::keyring::{Keyring, SigningKey};
 
@@ -72,15 +73,17 @@ fn describe(table: &RoutingTable) -> String {
     let routes: Vec<_> = llm.chain(risk).chain(rules).chain(laws).collect();
     let budgets: Vec<_> = table.callers().iter().filter_map(|caller| budgets(table, caller)).collect();
     let signatures: Vec<_> = table.callers().iter().filter_map(|caller| signature(caller)).collect();
+    let classes: Vec<_> = table.callers().iter().filter_map(|caller| class(caller)).collect();
     let keys: Vec<_> = table.providers().values().filter_map(|provider| keys(provider)).collect();
     let merchants =
         table.risk_route().and_then(|route| route.budgets.as_deref()).map(merchant_budgets).unwrap_or_default();
     let callers = table.callers().len();
     format!(
-        "{}\n{}{merchants}{}{}ok, version {}, {callers} callers",
+        "{}\n{}{merchants}{}{}{}ok, version {}, {callers} callers",
         routes.join("\n"),
         budgets.concat(),
         signatures.concat(),
+        classes.concat(),
         keys.concat(),
         table.version()
     )
@@ -90,6 +93,12 @@ fn describe(table: &RoutingTable) -> String {
 fn signature(caller: &Caller) -> Option<String> {
     let ring = caller.signature.as_ref()?;
     Some(format!("  signature of {:<15} {}\n", caller.id.as_str(), states(ring)))
+}
+
+/// A caller whose calls are shed before others'.
+fn class(caller: &Caller) -> Option<String> {
+    let class = (caller.class < Class::Normal).then(|| caller.class.label())?;
+    Some(format!("  class of {:<19} {class}\n", caller.id.as_str()))
 }
 
 /// Which key a provider's requests are signed with, where there is more than one.
@@ -188,6 +197,7 @@ pub(super) fn llm_line(route: &LlmRoute) -> String {
         (!fallback.is_empty()).then(|| format!("fallback on {}", fallback.join(", "))),
         asking.hedge.map(|_| "hedged".to_owned()),
         route.shadow.as_ref().map(|shadow| format!("shadow {}", shadow.candidate.upstream)),
+        (route.class < Class::Normal).then(|| format!("class {}", route.class.label())),
     ];
     let notes: Vec<_> = notes.into_iter().flatten().collect();
     let line = line(route.id.as_str(), &route.candidates);

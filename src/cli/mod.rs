@@ -7,6 +7,9 @@ mod digest;
 mod findings;
 mod fmt;
 mod import;
+mod listen;
+mod notices;
+mod place;
 mod providers;
 mod sandbox;
 mod schema;
@@ -52,7 +55,7 @@ enum Command {
     Providers(providers::ProvidersArgs),
     /// Print the JSON Schema of routes.toml or of provider files
     Schema(schema::SchemaArgs),
-    /// Verify or export the record of decisions, or forget a person in it
+    /// Verify or export the record of decisions, forget a person in it, or see to notices nobody took
     Audit(audit::AuditArgs),
     /// Read a caller key on standard input and print its digest for routes.toml
     Digest(digest::DigestArgs),
@@ -83,6 +86,8 @@ struct ServeArgs {
     /// Where operators connect; any other address than loopback needs WEIGHBRIDGE_ADMIN_TOKEN
     #[arg(long, env = "WEIGHBRIDGE_ADMIN_LISTEN", default_value = "127.0.0.1:9090", value_name = "ADDRESS")]
     admin_listen: SocketAddr,
+    #[command(flatten)]
+    tls: listen::TlsArgs,
     /// How log lines are written; the default is text on a terminal and json elsewhere
     #[arg(long, env = "WEIGHBRIDGE_LOG_FORMAT", value_name = "FORMAT")]
     log_format: Option<LogStyle>,

@@ -43,6 +43,9 @@ use crate::sign::hmac::sha256_hex;
 const TOKEN_LIFE: Duration = Duration::from_secs(3600);
 /// What makes the caller key that of the caller who must sign.
 const SIGNS: &str = "-signed";
+/// For curl, Python and Node, which trust no authority that was made on the spot.
+const TRUST: &str =
+    "\n  export CURL_CA_BUNDLE=ca.pem SSL_CERT_FILE=ca.pem NODE_EXTRA_CA_CERTS=ca.pem   # who signed the certificate";
 /// The provider whose models misbehave by name.
 const MAGIC: &str = "sandbox";
 /// The provider behind it, which does not: another account, so that a 429 of the first does not pause it.
@@ -57,6 +60,7 @@ pub struct SandboxArgs {
     json: bool,
     /// Send so many simulated payments a second to the risk route, and say every ten seconds what was decided
     #[arg(long, value_name = "A_SECOND", value_parser = clap::value_parser!(u32).range(1..=1_000))]
+    #[arg(conflicts_with = "tls_cert")]
     traffic: Option<u32>,
     /// Which town the simulated payments come from
     #[arg(long, value_name = "NUMBER", default_value = "1", requires = "traffic")]
@@ -320,9 +324,9 @@ impl Peers {
             })
         };
         json!({
-            "data": format!("http://{}", app.data_address()),
-            "base_url": format!("http://{}/v1", app.data_address()),
-            "admin": format!("http://{}", app.admin_address()),
+            "data": app.data_url(),
+            "base_url": format!("{}/v1", app.data_url()),
+            "admin": app.admin_url(),
             "api_key": self.caller_key,
             "signed_api_key": format!("{}{SIGNS}", self.caller_key),
             "signing_key_id": ALIPAY_KEY_ID,
@@ -337,7 +341,7 @@ impl Peers {
     }
 
     fn banner(&self, app: &App) -> String {
-        let (data, admin, key) = (app.data_address(), app.admin_address(), &self.caller_key);
+        let (data, admin, key) = (app.data_url(), app.admin_url(), &self.caller_key);
         let mut routes = String::new();
         let snapshot = app.live().load_full();
         let table = snapshot.table();
@@ -352,16 +356,16 @@ impl Peers {
             "weighbridge sandbox: nothing here is real, no call leaves this machine
 
 listeners
-  data                         http://{data}
-  admin                        http://{admin}   (/status.json, /metrics, /readyz)
+  data                         {data}
+  admin                        {admin}   (/status.json, /metrics, /readyz)
   simulated Alipay             http://{alipay}
   simulated aggregator         http://{aggregator}
 
 routes, candidates in order (configuration {version})
 {routes}
 in another terminal, first: the commands below and those of README.md use it
-  export WB_URL=http://{data} WB_ADMIN=http://{admin} WB_KEY={key}
-  export WB_SIGNING_SECRET={secret}   # of $WB_KEY{SIGNS}, which must sign, as {ALIPAY_KEY_ID}
+  export WB_URL={data} WB_ADMIN={admin} WB_KEY={key}
+  export WB_SIGNING_SECRET={secret}   # of $WB_KEY{SIGNS}, which must sign, as {ALIPAY_KEY_ID}{trust}
 
 a risk decision
   curl -s $WB_URL/v1/risk/assessments -H \"authorization: Bearer $WB_KEY\" \\
@@ -385,6 +389,7 @@ watch a failover: the first candidate answers 503, wb-attempts says 2
             } else {
                 "edit routes.toml or a provider file"
             },
+            trust = if data.starts_with("https:") { TRUST } else { "" },
             secret = self.caller_secret,
             alipay = self.alipay,
             aggregator = self.aggregator,

@@ -49,8 +49,8 @@ pub fn run(args: &ServeArgs) -> ExitCode {
         rewiring: None,
     };
     run_app(args, args.data_dir.clone(), origin, |app| {
-        say(&format!("data   http://{}", app.data_address()));
-        say(&format!("admin  http://{}", app.admin_address()));
+        say(&format!("data   {}", app.data_url()));
+        say(&format!("admin  {}", app.admin_url()));
         let snapshot = app.live().load_full();
         for route in snapshot.table().llm_routes().values() {
             say(&check::line(route.id.as_str(), &route.candidates));
@@ -84,6 +84,8 @@ pub(super) fn run_app(
         listen: args.listen,
         admin_listen: args.admin_listen,
         admin_token: Environment.env(ADMIN_TOKEN).filter(|token: &Secret| !token.expose().is_empty()),
+        tls: args.tls.files(),
+        admin_tls: args.tls.admin(),
         workers: args.workers.unwrap_or_else(|| available_parallelism().map_or(1, usize::from)),
         data_dir: args.data_dir.clone(),
         record_dir,

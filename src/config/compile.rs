@@ -111,8 +111,8 @@ fn llm_route(id: RouteId, plan: &PlannedRoute, providers: &BTreeMap<ProviderId, 
         Some(plan) => Some(shadow(plan, providers)?),
         None => None,
     };
-    let (asking, &PlannedRoute { timeouts, max_attempts, cache, .. }) = (plan.asking.clone(), plan);
-    Some(LlmRoute { id, candidates, timeouts, max_attempts, cache, asking, shadow, fingerprint })
+    let (asking, &PlannedRoute { timeouts, max_attempts, class, cache, .. }) = (plan.asking.clone(), plan);
+    Some(LlmRoute { id, candidates, timeouts, max_attempts, class, cache, asking, shadow, fingerprint })
 }
 
 fn shadow(plan: &PlannedShadow, providers: &BTreeMap<ProviderId, Arc<Provider>>) -> Option<Shadow> {

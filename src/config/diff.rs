@@ -157,9 +157,11 @@ fn changed_limits(old: &Limits, new: &Limits) -> Vec<&'static str> {
         ("body_idle", old.body_idle == new.body_idle),
         ("write_stall", old.write_stall == new.write_stall),
         ("keep_alive", old.keep_alive == new.keep_alive),
+        ("handshake", old.handshake == new.handshake),
         ("connections", old.connections == new.connections),
         ("in_flight", old.in_flight == new.in_flight),
         ("in_flight_bytes", old.in_flight_bytes == new.in_flight_bytes),
+        ("memory", old.memory == new.memory),
     ])
 }
 
@@ -167,6 +169,7 @@ fn changed_caller(old: &Caller, new: &Caller) -> Vec<&'static str> {
     differing([
         ("tenant", old.tenant == new.tenant),
         ("key_digest", old.key_digest == new.key_digest),
+        ("client_cert_sha256", old.client_certs == new.client_certs),
         ("allow", old.allow == new.allow),
         ("limits.requests_per_minute", old.requests_per_minute == new.requests_per_minute),
         ("limits.in_flight", old.in_flight == new.in_flight),
@@ -174,6 +177,7 @@ fn changed_caller(old: &Caller, new: &Caller) -> Vec<&'static str> {
         ("budget", old.budgets == new.budgets),
         ("unpriced", old.unpriced == new.unpriced),
         ("signature", old.signature == new.signature),
+        ("class", old.class == new.class),
     ])
 }
 
@@ -235,6 +239,7 @@ fn changed_route(old: &LlmRoute, new: &LlmRoute) -> Vec<&'static str> {
         ("fallback_on", old.asking.fallback_on == new.asking.fallback_on),
         ("hedge", old.asking.hedge == new.asking.hedge),
         ("shadow", same_shadow(old.shadow.as_ref(), new.shadow.as_ref())),
+        ("class", old.class == new.class),
     ])
 }
 

@@ -92,7 +92,7 @@ pub enum Style {
 
 impl ConfigError {
     /// A mistake about a whole file.
-    pub(super) fn of_file(file: String, message: String, hint: Option<String>) -> Self {
+    pub fn of_file(file: String, message: String, hint: Option<String>) -> Self {
         Self {
             file,
             line: 1,

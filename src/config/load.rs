@@ -135,7 +135,11 @@ fn read_source(path: &Path) -> Result<SourceFile, Box<ConfigError>> {
     Ok(SourceFile { name: path.display().to_string(), text })
 }
 
-fn read_bytes(path: &Path, most: u64) -> Result<Vec<u8>, &'static str> {
+/// The content of a regular file of at most so many bytes.
+///
+/// # Errors
+/// What is wrong with it, in words for a person.
+pub fn read_bytes(path: &Path, most: u64) -> Result<Vec<u8>, &'static str> {
     // Asked before opening: opening a FIFO blocks until somebody writes to it.
     let metadata = fs::metadata(path).map_err(|error| reason(error.kind()))?;
     if !metadata.is_file() {

@@ -37,6 +37,7 @@ mod budgeting;
 mod callers;
 mod catalog;
 mod checks;
+mod client_certs;
 mod counters;
 mod descriptor;
 mod keys;

@@ -18,6 +18,7 @@ pub(super) mod keys;
 pub(super) mod lint;
 pub(super) mod lists;
 pub(super) mod llm;
+pub(super) mod overload;
 pub(super) mod policy;
 pub(super) mod prices;
 pub(super) mod provider;

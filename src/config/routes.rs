@@ -11,6 +11,7 @@ use super::asking::Asking;
 use super::callers;
 use super::catalog::{Catalog, Pick, picks};
 use super::checks;
+use super::client_certs;
 use super::error::Code;
 use super::jurisdictions::Jurisdictions;
 use super::keys::Resolving;
@@ -29,6 +30,7 @@ use super::secrets::{Secrets, Use};
 use super::table::{CachePolicy, Caller, Limits};
 use crate::domain::deadline::Timeouts;
 use crate::domain::id::{CallerId, RouteId, TenantId};
+use crate::domain::overload::Class;
 
 /// The id of the risk route.
 pub(super) const RISK: &str = "risk";
@@ -43,6 +45,7 @@ pub(super) struct PlannedRoute {
     pub(super) picks: Vec<Pick>,
     pub(super) timeouts: Timeouts,
     pub(super) max_attempts: u32,
+    pub(super) class: Class,
     pub(super) cache: Option<CachePolicy>,
     pub(super) asking: Asking,
     pub(super) shadow: Option<PlannedShadow>,
@@ -185,6 +188,7 @@ impl Allowing<'_> {
             picks: vec![pick],
             timeouts: default_timeouts(),
             max_attempts: DEFAULT_ATTEMPTS,
+            class: Class::default(),
             cache: None,
             asking: Asking { weights: vec![1], ..Asking::default() },
             shadow: None,
@@ -211,6 +215,8 @@ fn plan_caller(raw: &RawCaller, resolving: Resolving<'_>, allowing: &mut Allowin
         id: CallerId::new(id.value.as_str()),
         tenant: TenantId::new(tenant.value.as_str()),
         key_digest: key_digest?,
+        client_certs: raw.client_certs.as_ref().map_or_else(Vec::new, |certs| client_certs::plan(certs, report)),
+        class: callers::class(raw, report),
         allow: allow?,
         requests_per_minute: raw.requests_per_minute.as_ref().map(|limit| limit.value),
         in_flight: raw.in_flight.as_ref().map(|limit| limit.value),
@@ -246,6 +252,7 @@ fn plan_route(raw: &RawRoute, catalog: &Catalog, report: &Report<'_>) -> Planned
     PlannedRoute {
         asking: llm::asking(raw, &beside, report),
         shadow: raw.shadow.as_ref().and_then(|shadow| llm::shadow(shadow, catalog, report)),
+        class: raw.class.as_ref().map(|class| class.value).unwrap_or_default(),
         cache: raw.cache.as_ref().map(RawCache::policy),
         picks,
         timeouts,
@@ -299,9 +306,11 @@ fn plan_limits(raw: Option<&RawLimits>, report: &Report<'_>) -> Limits {
         body_idle: seconds(|raw| &raw.body_idle, 10),
         write_stall: seconds(|raw| &raw.write_stall, 30),
         keep_alive: seconds(|raw| &raw.keep_alive, 60),
+        handshake: seconds(|raw| &raw.handshake, 5),
         connections: count(|raw| &raw.connections, 10_000),
         in_flight: count(|raw| &raw.in_flight, 2000),
         in_flight_bytes: count(|raw| &raw.in_flight_bytes, 512 * MIB),
+        memory: raw.and_then(|raw| raw.memory.as_ref()).map(|memory| memory.value as u64),
     };
     let largest = limits.body_bytes.max(limits.risk_body_bytes);
     if let Some(raw) = raw.filter(|_| limits.in_flight_bytes < largest) {

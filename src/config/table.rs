@@ -20,6 +20,7 @@ use crate::domain::id::{CallerId, ProviderId, RouteId, TenantId, UpstreamId};
 use crate::domain::money::{Cost, TokenPrice};
 use crate::domain::operation::Operation;
 use crate::domain::outcome::FailureClass;
+use crate::domain::overload::Class;
 use crate::domain::period::Period;
 use crate::domain::policy::Ruling;
 use crate::domain::secret::Secret;
@@ -130,12 +131,16 @@ pub struct Limits {
     pub write_stall: Duration,
     /// Longest idle time of a kept-alive connection.
     pub keep_alive: Duration,
+    /// Longest time a TLS handshake may take.
+    pub handshake: Duration,
     /// Most open client connections.
     pub connections: usize,
     /// Most requests in flight in the process.
     pub in_flight: usize,
     /// Most body bytes held by requests in flight.
     pub in_flight_bytes: usize,
+    /// Bytes of memory the process may use; `None` for what the system allows.
+    pub memory: Option<u64>,
 }
 
 /// Who may call, and how much.
@@ -147,6 +152,10 @@ pub struct Caller {
     pub tenant: TenantId,
     /// SHA-256 of the caller's key.
     pub key_digest: [u8; 32],
+    /// SHA-256 of the client certificates over whose connections alone the key counts; empty for over any connection.
+    pub client_certs: Vec<[u8; 32]>,
+    /// What its calls to models are worth when there is not enough for all.
+    pub class: Class,
     /// Routes it may use: `risk`, public model names, `provider/model`.
     pub allow: Vec<RouteId>,
     /// Requests a minute, `None` for no limit.
@@ -205,6 +214,8 @@ pub struct LlmRoute {
     pub timeouts: Timeouts,
     /// Most attempts for one call.
     pub max_attempts: u32,
+    /// What its calls are worth at most, whoever asks.
+    pub class: Class,
     /// Absent: answers are never reused.
     pub cache: Option<CachePolicy>,
     /// Whose turn it is, and when it is another's.

@@ -10,6 +10,7 @@ pub mod id;
 pub mod money;
 pub mod operation;
 pub mod outcome;
+pub mod overload;
 pub mod period;
 pub mod policy;
 pub mod retention;

@@ -12,7 +12,9 @@ use crate::config::table::{Caller, ConfigVersion, Limits};
 use crate::domain::id::RequestId;
 use crate::domain::operation::Operation;
 use crate::flight::allowance::Allowance;
+use crate::flight::gate::Growth;
 use crate::flight::quota::Quota;
+use crate::flight::shares::Standing;
 use crate::flight::trail::Trail;
 
 /// One request with the configuration pinned to it. `P` is the pinned snapshot, `B` the body: a stream, later bytes.
@@ -35,19 +37,36 @@ pub struct Arrival<P, B> {
     pub parameter: Option<String>,
     /// Who asks, once identified.
     pub caller: Option<Arc<LiveCaller>>,
+    /// Where its body is counted as it comes, if nobody said how much it is.
+    pub growth: Option<Arc<Growth>>,
 }
 
 impl<P, B> Arrival<P, B> {
     /// The arrival and its body apart.
     pub fn split(self) -> (Arrival<P, ()>, B) {
-        let Self { head, body, id, arrived, trail, pinned, operation, parameter, caller } = self;
-        (Arrival { head, body: (), id, arrived, trail, pinned, operation, parameter, caller }, body)
+        let Self { head, body, id, arrived, trail, pinned, operation, parameter, caller, growth } = self;
+        (Arrival { head, body: (), id, arrived, trail, pinned, operation, parameter, caller, growth }, body)
     }
 
     /// The same arrival with another body.
     pub fn with_body<C>(self, body: C) -> Arrival<P, C> {
-        let Self { head, body: _, id, arrived, trail, pinned, operation, parameter, caller } = self;
-        Arrival { head, body, id, arrived, trail, pinned, operation, parameter, caller }
+        let Self { head, body: _, id, arrived, trail, pinned, operation, parameter, caller, growth } = self;
+        Arrival { head, body, id, arrived, trail, pinned, operation, parameter, caller, growth }
+    }
+}
+
+/// What is known of a connection that came through our own TLS. A request carries it as an extension, shared by all of
+/// its connection, because only a server below can know it; requests that came in the clear carry nothing.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Secured {
+    /// SHA-256 of the certificate that the client proved to hold, if it showed one.
+    pub client_certificate: Option<[u8; 32]>,
+}
+
+impl Secured {
+    /// What the head's connection was, `None` for one in the clear.
+    pub fn of(head: &Parts) -> Option<&Self> {
+        head.extensions.get::<Arc<Self>>().map(|secured| &**secured)
     }
 }
 
@@ -59,6 +78,8 @@ pub struct LiveCaller {
     pub allowance: Arc<Allowance>,
     /// What it has used of its tokens and budgets; `None` if it has neither limit.
     pub quota: Option<Arc<Quota>>,
+    /// What its calls are worth, and its seat among those who share.
+    pub standing: Standing,
 }
 
 /// What the ingress layers ask of a pinned snapshot, so that they need not know how it is composed.

@@ -14,6 +14,7 @@ use crate::domain::policy::Ruling;
 use crate::flight::carried::Carried;
 use crate::flight::facts::LlmFacts;
 use crate::flight::quota::Quota;
+use crate::flight::shares::Standing;
 use crate::flight::trail::Trail;
 use crate::flight::upload::Upload;
 use crate::flight::velocity::Readings;
@@ -47,6 +48,8 @@ pub struct CallContext {
     pub caller: Arc<Caller>,
     /// What the caller has used of its tokens and budgets; `None` if it has neither limit.
     pub quota: Option<Arc<Quota>>,
+    /// What it is worth, and its caller's seat among those who share a provider.
+    pub standing: Standing,
     /// When its first byte was seen.
     pub arrived: Instant,
     /// What happened to it.

@@ -9,6 +9,7 @@ use crate::domain::clock;
 use crate::domain::decision::FallbackReason;
 use crate::domain::outcome::{FailureClass, Sent};
 use crate::domain::period::Period;
+use crate::telemetry::labels::ShedReason;
 use crate::wire::openai::EmbeddedError;
 use crate::wire::risk::FieldError;
 
@@ -206,6 +207,20 @@ pub enum CallError {
 }
 
 impl CallError {
+    /// A call the process turns away.
+    pub fn shed(reason: ShedReason) -> Self {
+        Self::Shed {
+            what: match reason {
+                ShedReason::InFlight => "requests in flight",
+                ShedReason::Bytes => "request bytes in flight",
+                ShedReason::CallerShare => "what one key may have while others want it too",
+                ShedReason::Memory => "memory",
+                ShedReason::Descriptors => "file descriptors",
+                ShedReason::Draining => "time, it is stopping",
+            },
+        }
+    }
+
     /// A closed set of words for metrics and logs.
     pub fn label(&self) -> &'static str {
         match self {

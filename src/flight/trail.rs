@@ -9,7 +9,7 @@ use std::time::Duration;
 use http::HeaderValue;
 use tokio::time::Instant;
 
-use crate::domain::decision::{Action, DecisionSource};
+use crate::domain::decision::{Action, Decision, DecisionSource};
 use crate::domain::id::{CallerId, DecisionId, ProviderId, RouteId, TenantId, UpstreamId};
 use crate::domain::money::Cost;
 use crate::domain::operation::Operation;
@@ -232,6 +232,12 @@ impl Story {
             end.saturating_duration_since(since)
         };
         flying.chain(ended).map(alone).sum()
+    }
+
+    /// The answer that was given in this verdict's stead, if the verdict is worse than it.
+    pub fn overtaken_by(&self, decision: &Decision) -> Option<(DecisionId, Action, DecisionSource)> {
+        let ((action, source), id) = self.decision.zip(self.stood_in.clone())?;
+        (id != decision.id && decision.action > action).then_some((id, action, source))
     }
 
     /// An attempt begins.

@@ -8,14 +8,17 @@ use tokio::time::Instant;
 
 use crate::config::table::{Caller, LlmRoute, RiskRoute, RoutingTable};
 use crate::domain::id::RouteId;
+use crate::domain::overload::Class;
 use crate::flight::allowance::Allowance;
 use crate::flight::arrival::LiveCaller;
 use crate::flight::merchants::Merchants;
 use crate::flight::quota::Quota;
+use crate::flight::shares::Standing;
 use crate::flight::trail::RouteNames;
-use crate::gateway::notify::Notifier;
-use crate::gateway::snapshot::{Kept, Parts, ReadyRoute, Shared, Snapshot};
+use crate::gateway::notify::{Notifier, Post};
+use crate::gateway::snapshot::{Doorkeeper, Kept, Parts, ReadyRoute, Shared, Snapshot};
 use crate::gateway::stack;
+use crate::layer::audit::Clerk;
 use crate::telemetry::metrics::Metrics;
 use crate::upstream::live::Fleet;
 
@@ -27,15 +30,19 @@ pub fn build(table: RoutingTable, previous: Option<&Snapshot>, shared: &Shared) 
         let names = names(&route.id, &shared.metrics);
         let kept = kept(route, previous);
         let service = stack::llm(route, &kept, &fleet, shared);
-        (route.id.clone(), ReadyRoute { names, service, kept })
+        let doorkeeper = (route.class < Class::Normal).then(|| doorkeeper(shared));
+        (route.id.clone(), ReadyRoute { names, service, kept, doorkeeper })
     });
     let risk = table.risk_route().map(|route| {
         let names = names(&route.id, &shared.metrics);
-        let revise = Notifier::wanted(table.webhooks(), &shared.dial, &shared.notices, &shared.metrics);
+        let records = shared.clerk.as_ref().map(Clerk::records);
+        let post = Post::new(&shared.dial, &shared.notices, &shared.metrics, records);
+        let revise = Notifier::wanted(table.webhooks(), post);
         shared.velocity.adopt(&route.velocity, &shared.metrics);
         let velocity = (!route.velocity.is_empty()).then(|| Arc::clone(&shared.velocity));
         let kept = Kept { merchants: merchants(route, previous, shared), velocity, ..Kept::default() };
-        ReadyRoute { names, service: stack::risk(route, &kept, revise, &fleet, shared), kept }
+        let service = stack::risk(route, &kept, revise, &fleet, shared);
+        ReadyRoute { names, service, kept, doorkeeper: None }
     });
     let (llm, callers) = (llm.collect(), callers(&table, previous, shared));
     Snapshot::assemble(
@@ -50,6 +57,10 @@ pub fn build(table: RoutingTable, previous: Option<&Snapshot>, shared: &Shared) 
         },
         shared.metrics.snapshots_alive.hold(),
     )
+}
+
+fn doorkeeper(shared: &Shared) -> Arc<Doorkeeper> {
+    Arc::new(Doorkeeper { gate: Arc::clone(&shared.gate), metrics: Arc::clone(&shared.metrics) })
 }
 
 /// What the route remembers, taken over from the route of the same name.
@@ -87,14 +98,15 @@ fn callers(table: &RoutingTable, previous: Option<&Snapshot>, shared: &Shared) -
         .flat_map(|snapshot| snapshot.callers().values())
         .map(|live| (live.caller.id.clone(), Arc::clone(live)))
         .collect();
-    let revive = |caller: &Arc<Caller>| {
+    let revive = |(number, caller): (usize, &Arc<Caller>)| {
         let before = known.get(&caller.id);
         let allowance =
             before.map_or_else(|| Arc::new(Allowance::new(Instant::now())), |live| Arc::clone(&live.allowance));
         let quota = caller.has_quota().then(|| quota(caller, before.and_then(|live| live.quota.as_ref()), shared));
-        (caller.key_digest, Arc::new(LiveCaller { caller: Arc::clone(caller), allowance, quota }))
+        let standing = Standing { class: caller.class, seat: Standing::seat_of(number) };
+        (caller.key_digest, Arc::new(LiveCaller { caller: Arc::clone(caller), allowance, quota, standing }))
     };
-    let callers: BTreeMap<_, Arc<LiveCaller>> = table.callers().iter().map(revive).collect();
+    let callers: BTreeMap<_, Arc<LiveCaller>> = table.callers().iter().enumerate().map(revive).collect();
     let goes_on: HashSet<_> =
         callers.values().filter(|live| live.quota.is_some()).map(|live| &live.caller.id).collect();
     let gone = known.values().filter(|live| !goes_on.contains(&live.caller.id));

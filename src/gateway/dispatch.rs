@@ -12,8 +12,9 @@ use tower::{Layer, Service};
 use crate::config::table::{LlmRoute, Model, RiskRoute};
 use crate::domain::clock;
 use crate::domain::deadline::Deadline;
-use crate::domain::operation::Operation;
+use crate::domain::operation::{Operation, TrafficClass};
 use crate::domain::outcome::FailureClass;
+use crate::domain::overload::Class;
 use crate::domain::policy::Ruling;
 use crate::flight::arrival::{Arrival, LiveCaller};
 use crate::flight::call::{CacheWish, Call, CallContext, Facts, RiskFacts};
@@ -21,6 +22,7 @@ use crate::flight::carried::Carried;
 use crate::flight::error::CallError;
 use crate::flight::facts::LlmFacts;
 use crate::flight::reply::Reply;
+use crate::flight::shares::Standing;
 use crate::flight::upload::{Fault, Received, Upload};
 use crate::flight::velocity::{Counted, Readings};
 use crate::gateway::casebook;
@@ -197,15 +199,20 @@ fn take_off(
 ) -> Result<Flying, CallError> {
     let Understood { route, facts, carried, conversation } = understood;
     let ready = arrival.pinned.llm(&route.id).ok_or(CallError::Internal)?;
+    let class = caller.standing.class.min(route.class);
+    if let Some(doorkeeper) = ready.doorkeeper.as_deref().filter(|_| class < caller.standing.class) {
+        doorkeeper.admit(class, arrival.pinned.table().limits())?;
+    }
     let asked = Asked::of(&arrival.head.headers)?;
     let shows_early = facts.stream || operation == Operation::Speech;
     let longest = route.timeouts.total.min(asked.patience(shows_early));
     arrival.trail.lock().stream = facts.stream;
     let mut call = Call { carried, ..call(arrival, caller, operation, Facts::Llm(facts), (longest, asked)) };
-    if conversation.is_some()
+    if (conversation.is_some() || class < caller.standing.class)
         && let Some(context) = Arc::get_mut(&mut call.context)
     {
         context.conversation = conversation;
+        context.standing.class = class;
     }
     Ok(fly(ready, call, None))
 }
@@ -313,6 +320,10 @@ fn call(
         id: arrival.id.clone(),
         caller: Arc::clone(&caller.caller),
         quota: caller.quota.clone(),
+        standing: match operation.class() {
+            TrafficClass::Risk => Standing { class: Class::Risk, ..caller.standing },
+            TrafficClass::Llm => caller.standing,
+        },
         arrived: arrival.arrived,
         trail: arrival.trail.clone(),
         cache: match asked.cache {

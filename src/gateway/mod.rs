@@ -2,10 +2,13 @@
 
 pub mod build;
 mod casebook;
+pub mod certificates;
+pub mod courier;
 mod decode;
 pub mod dispatch;
 pub mod notify;
 pub mod pin;
+pub mod pressure;
 pub mod reload;
 pub mod snapshot;
 pub mod spending;

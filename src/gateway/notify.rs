@@ -2,53 +2,62 @@
 //!
 //! At least once: the same event, under the same id, until the receiver answers 2xx or all tries are used up. It is signed
 //! in the response form of `di-hmac`, the event's id in the place of the nonce. Everything has a bound: notices under way,
-//! tries, their times, the dead letters that are kept to be seen. A notice goes where the configuration of its request
-//! said. It does not outlive the process: what is under way when that ends is lost, and the verdict itself can still be
-//! asked for under the same `out_trade_no` as long as it is remembered.
+//! tries, their times, the dead letters that are kept to be seen. Where there is a record a notice is durable in its outbox
+//! before it is first sent, and `courier.rs` sends what an earlier process left; without one, or while that cannot be
+//! written, it lives in memory alone and the log says so. A notice goes where the configuration of its request said, one
+//! that was left where the configuration in force says.
 
-use std::collections::VecDeque;
+use std::borrow::Cow;
+use std::collections::{BTreeSet, VecDeque};
 use std::io;
 use std::pin::pin;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use bytes::Bytes;
-use http::header::{CONTENT_TYPE, HOST, USER_AGENT};
-use http::{Request, StatusCode};
-use http_body_util::Full;
+use http::StatusCode;
 use hyper::client::conn::http1::handshake;
 use hyper_util::rt::TokioIo;
-use serde_json::json;
-use serde_json::value::RawValue;
 use tokio::time::{sleep, timeout};
 
 use crate::config::table::{Webhook, Webhooks};
 use crate::domain::clock;
-use crate::domain::decision::{Decision, DecisionSource};
+use crate::domain::id::TenantId;
 use crate::layer::BoxFuture;
 use crate::layer::soft_deadline::{Revise, Revision};
-use crate::sign::di::{self, ResponseParts};
+use crate::store::book::Recorded;
+use crate::store::outbox::{Kept, Notice as Letter, Overtaken, Posted, State, Tried};
+use crate::store::record::Entry;
+use crate::store::writer::Records;
 use crate::telemetry::labels::Notice;
 use crate::telemetry::metrics::Metrics;
 use crate::upstream::dial::{Dial, Origin};
-use crate::wire::risk::{DecisionView, encode_decision};
+
+pub use event::EVENT_HEADER;
+pub(super) use event::Event;
+
+mod event;
 
 /// Notices under way at once.
-const MOST_PENDING: usize = 1_000;
+pub(super) const MOST_PENDING: usize = 1_000;
 /// Dead letters kept to be seen.
-const MOST_DEAD: usize = 100;
+pub(super) const MOST_DEAD: usize = 100;
 /// What one try may take.
 const TRY: Duration = Duration::from_secs(10);
 /// Between tries, in seconds; one more try than there are pauses.
 const PAUSES: [u64; 6] = [1, 5, 30, 120, 600, 1_800];
-/// The event's id, for receivers that have seen it.
-pub const EVENT_HEADER: &str = "wb-event-id";
+/// How long the outbox is waited for.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// Before what became of a notice is told to the outbox again.
+const BREATH: Duration = Duration::from_secs(60);
 
 /// What became of notices, for the life of the process.
 #[derive(Default)]
 pub struct Notices {
-    pending: AtomicUsize,
+    /// A blocking lock, held for one look.
+    under_way: Mutex<BTreeSet<String>>,
+    /// In the outbox and not under way, as last seen.
+    waiting: AtomicUsize,
     delivered: AtomicU64,
     /// A blocking lock, held for a push or a copy.
     dead: Mutex<VecDeque<DeadLetter>>,
@@ -68,13 +77,28 @@ pub struct DeadLetter {
     /// Tries made.
     pub tries: usize,
     /// What the last one ended with.
-    pub failure: &'static str,
+    pub failure: Cow<'static, str>,
+    /// True if it is in the outbox, where it can be sent again.
+    pub kept: bool,
+}
+
+/// Why a notice is not begun.
+enum Crowded {
+    /// It is under way.
+    Already,
+    /// Too many are.
+    Full,
 }
 
 impl Notices {
     /// Under way now.
     pub fn pending(&self) -> usize {
-        self.pending.load(Ordering::Relaxed)
+        self.places().len()
+    }
+
+    /// In the outbox and not under way, as last seen: their tenants have no webhook any more, or too many are under way.
+    pub fn waiting(&self) -> usize {
+        self.waiting.load(Ordering::Relaxed)
     }
 
     /// Accepted by their receivers since the start.
@@ -82,9 +106,28 @@ impl Notices {
         self.delivered.load(Ordering::Relaxed)
     }
 
-    /// The newest hundred that were given up, oldest first.
+    /// The newest hundred that were given up, oldest first; those of earlier processes included where there is an outbox.
     pub fn dead(&self) -> Vec<DeadLetter> {
         self.letters().iter().cloned().collect()
+    }
+
+    /// Takes over what the outbox says: dead letters there, newest first, and how many wait.
+    pub(super) fn seen(&self, dead: Vec<Kept>, waiting: usize) {
+        self.waiting.store(waiting, Ordering::Relaxed);
+        let mut letters = self.letters();
+        let mut all: Vec<DeadLetter> = letters.drain(..).filter(|letter| !letter.kept).collect();
+        all.extend(dead.into_iter().map(DeadLetter::from));
+        all.sort_by_key(|letter| letter.at_ms);
+        letters.extend(all.split_off(all.len().saturating_sub(MOST_DEAD)));
+    }
+
+    /// Whether this one is under way.
+    pub(super) fn has(&self, id: &str) -> bool {
+        self.places().contains(id)
+    }
+
+    fn places(&self) -> MutexGuard<'_, BTreeSet<String>> {
+        self.under_way.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn letters(&self) -> MutexGuard<'_, VecDeque<DeadLetter>> {
@@ -99,62 +142,105 @@ impl Notices {
         letters.push_back(letter);
     }
 
-    fn enter(self: &Arc<Self>) -> Option<Pending> {
-        let more = |pending| (pending < MOST_PENDING).then_some(pending + 1);
-        let entered = self.pending.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more);
-        entered.ok().map(|_| Pending(Arc::clone(self)))
+    fn enter(self: &Arc<Self>, id: &str) -> Result<Pending, Crowded> {
+        let mut places = self.places();
+        if places.contains(id) {
+            return Err(Crowded::Already);
+        }
+        if places.len() >= MOST_PENDING {
+            return Err(Crowded::Full);
+        }
+        places.insert(id.to_owned());
+        Ok(Pending { notices: Arc::clone(self), id: id.to_owned() })
+    }
+}
+
+impl From<Kept> for DeadLetter {
+    fn from(kept: Kept) -> Self {
+        Self {
+            event: kept.notice.id().to_owned(),
+            tenant: kept.notice.tenant().to_owned(),
+            decision: kept.notice.decision().to_owned(),
+            at_ms: kept.changed_ms,
+            tries: kept.tries,
+            failure: Cow::Owned(kept.failure),
+            kept: true,
+        }
     }
 }
 
 /// A place among those under way.
-struct Pending(Arc<Notices>);
+pub(super) struct Pending {
+    notices: Arc<Notices>,
+    id: String,
+}
 
 impl Drop for Pending {
     fn drop(&mut self) {
-        self.0.pending.fetch_sub(1, Ordering::Relaxed);
+        self.notices.places().remove(&self.id);
     }
 }
 
-/// Sends notices to the webhooks of one configuration.
-pub struct Notifier {
-    hooks: Webhooks,
+/// Sends notices, wherever they come from. Cloning shares it.
+#[derive(Clone)]
+pub struct Post {
     dial: Arc<dyn Dial>,
     notices: Arc<Notices>,
     metrics: Arc<Metrics>,
+    /// Whose outbox keeps them; `None` for none.
+    records: Option<Records>,
 }
 
-/// One event, ready to be sent again and again.
-struct Event {
-    id: String,
-    body: Bytes,
-    trace_id: String,
-    model_version: String,
+/// A notice on its way.
+pub(super) struct Parcel {
+    pub(super) letter: Letter,
+    /// Tries made before.
+    pub(super) tries: usize,
+    /// It is in the outbox.
+    pub(super) kept: bool,
 }
 
-impl Notifier {
-    /// `None` without any webhook, so that nothing is prepared for nobody.
-    pub fn wanted(
-        hooks: &Webhooks,
+impl Post {
+    /// Sends over `dial`, counts in `notices` and `metrics`.
+    pub fn new(
         dial: &Arc<dyn Dial>,
         notices: &Arc<Notices>,
         metrics: &Arc<Metrics>,
-    ) -> Option<Arc<dyn Revise>> {
+        records: Option<&Records>,
+    ) -> Self {
         let (dial, notices, metrics) = (Arc::clone(dial), Arc::clone(notices), Arc::clone(metrics));
-        (!hooks.is_empty()).then(|| Arc::new(Self { hooks: hooks.clone(), dial, notices, metrics }) as Arc<dyn Revise>)
+        Self { dial, notices, metrics, records: records.cloned() }
     }
 
-    async fn deliver(&self, hook: &Webhook, revision: &Revision) {
-        let Some(event) = event(revision) else { return };
-        let Some(_pending) = self.notices.enter() else {
-            return self.give_up(revision, &event, 0, "too many notices are under way");
+    /// A place for a notice that nobody sends yet, if there is one.
+    pub(super) fn place(&self, letter: &Letter) -> Option<Pending> {
+        self.notices.enter(letter.id()).ok()
+    }
+
+    /// True once the outbox has it.
+    async fn keep(&self, letter: &Letter) -> bool {
+        let Some(records) = &self.records else { return false };
+        let why = match timeout(PATIENCE, records.add(Entry::Notice(Box::new(letter.clone())))).await {
+            Ok(Ok(Recorded::Beside(Posted::Now | Posted::Before))) => return true,
+            Ok(Ok(Recorded::Beside(Posted::NoRoom))) => "the outbox is full",
+            Ok(Ok(_)) => "its decision is not on record",
+            Ok(Err(_)) | Err(_) => "the outbox cannot be written",
         };
+        let (event, tenant) = (letter.id(), letter.tenant());
+        tracing::warn!(event, tenant, why, "a notice is kept in memory alone and would not outlive the process");
+        false
+    }
+
+    /// Tries until the receiver has taken it or all tries are used up.
+    pub(super) async fn deliver(&self, hook: &Webhook, parcel: &Parcel, event: &Event) {
         let mut failure = "";
-        for pause in PAUSES.map(Some).into_iter().chain([None]) {
-            match timeout(TRY, self.attempt(hook, &event)).await {
+        let done = parcel.tries.min(PAUSES.len());
+        for (tries, pause) in (1..).zip(PAUSES.map(Some).into_iter().chain([None])).skip(done) {
+            match timeout(TRY, self.attempt(hook, event)).await {
                 Ok(Ok(status)) if status.is_success() => {
                     self.metrics.notice(Notice::Delivered);
                     self.notices.delivered.fetch_add(1, Ordering::Relaxed);
-                    return;
+                    return self.settle(parcel, State::Delivered, tries, "").await;
                 }
                 Ok(Ok(_)) => failure = "the receiver did not answer 2xx",
                 Ok(Err(_)) => failure = "the receiver could not be reached",
@@ -162,26 +248,52 @@ impl Notifier {
             }
             self.metrics.notice(Notice::Failed);
             if let Some(seconds) = pause {
+                if self.told(parcel, State::Pending, tries, failure).await == Ok(Recorded::Beside(Posted::Gone)) {
+                    return tracing::info!(event = parcel.letter.id(), "a notice was dropped by an operator");
+                }
                 // 80 % to 120 %, so that a receiver that comes back is not met by all at once.
                 sleep(Duration::from_millis(seconds * 10 * (80 + clock::unix_ms() % 41))).await;
             }
         }
-        self.give_up(revision, &event, PAUSES.len() + 1, failure);
+        self.give_up(parcel, PAUSES.len() + 1, failure).await;
     }
 
-    fn give_up(&self, revision: &Revision, event: &Event, tries: usize, failure: &'static str) {
+    /// Nobody will take it: it stays to be seen.
+    pub(super) async fn give_up(&self, parcel: &Parcel, tries: usize, failure: &'static str) {
+        self.bury(&parcel.letter, (tries, failure), parcel.kept);
+        self.settle(parcel, State::Dead, tries, failure).await;
+    }
+
+    fn bury(&self, letter: &Letter, (tries, failure): (usize, &'static str), kept: bool) {
         self.metrics.notice(Notice::Dead);
-        let (decision, tenant) = (revision.decision.id.to_string(), revision.context.caller.tenant.to_string());
-        tracing::warn!(event = %event.id, %tenant, %decision, tries, failure, "a late verdict could not be told");
-        let (event, at_ms) = (event.id.clone(), clock::unix_ms());
-        self.notices.bury(DeadLetter { event, tenant, decision, at_ms, tries, failure });
+        let (event, tenant, decision) = (letter.id(), letter.tenant(), letter.decision());
+        tracing::warn!(event, tenant, decision, tries, failure, "a late verdict could not be told");
+        let (event, tenant, decision) = (event.to_owned(), tenant.to_owned(), decision.to_owned());
+        let (failure, at_ms) = (Cow::Borrowed(failure), clock::unix_ms());
+        self.notices.bury(DeadLetter { event, tenant, decision, at_ms, tries, failure, kept });
     }
 
-    /// Signed anew each time, so that a late try is not a stale one.
+    /// Tells the outbox, again and again, for a delivery it does not know of would be made anew after a restart. Meanwhile
+    /// the notice keeps its place, so that nobody sends it again.
+    async fn settle(&self, parcel: &Parcel, state: State, tries: usize, failure: &'static str) {
+        while self.told(parcel, state, tries, failure).await.is_err() {
+            sleep(BREATH).await;
+        }
+    }
+
+    async fn told(&self, parcel: &Parcel, state: State, tries: usize, failure: &str) -> Result<Recorded, ()> {
+        let Some(records) = self.records.as_ref().filter(|_| parcel.kept) else {
+            return Ok(Recorded::Beside(Posted::Now));
+        };
+        let tried = Tried { id: parcel.letter.id().to_owned(), state, tries, failure: failure.to_owned() };
+        let told = timeout(PATIENCE, records.add(Entry::Tried(Box::new(tried)))).await;
+        told.map_err(|_| ())?.map_err(|_| ())
+    }
+
     async fn attempt(&self, hook: &Webhook, event: &Event) -> io::Result<StatusCode> {
         let (host, port) = (hook.url.host.clone(), hook.url.port);
         let origin = Origin { tls: hook.url.tls, host, port, allow_private: hook.allow_private };
-        let request = signed(hook, event)?;
+        let request = event.request(hook)?;
         let stream = self.dial.dial(&origin).await?;
         let (mut sender, connection) = handshake(TokioIo::new(stream)).await.map_err(io::Error::other)?;
         let (mut answer, mut connection) = (pin!(sender.send_request(request)), pin!(connection));
@@ -195,68 +307,55 @@ impl Notifier {
     }
 }
 
+/// Sends notices to the webhooks of one configuration.
+pub struct Notifier {
+    hooks: Webhooks,
+    post: Post,
+}
+
+impl Notifier {
+    /// `None` without any webhook, so that nothing is prepared for nobody.
+    pub fn wanted(hooks: &Webhooks, post: Post) -> Option<Arc<dyn Revise>> {
+        (!hooks.is_empty()).then(|| Arc::new(Self { hooks: hooks.clone(), post }) as Arc<dyn Revise>)
+    }
+
+    async fn tell(&self, hook: &Webhook, revision: &Revision) {
+        let (post, letter) = (&self.post, letter(revision));
+        let out_trade_no = &revision.facts.assessment.out_trade_no;
+        let Some(event) = Event::of(&letter, out_trade_no, &revision.decision) else { return };
+        // First of all: from here on the courier leaves it alone.
+        let place = post.notices.enter(letter.id());
+        let kept = post.keep(&letter).await;
+        match place {
+            Ok(_pending) => post.deliver(hook, &Parcel { letter, tries: 0, kept }, &event).await,
+            // The courier sends it when there is room.
+            Err(Crowded::Full) if !kept => post.bury(&letter, (0, "too many notices are under way"), false),
+            Err(Crowded::Full | Crowded::Already) => {}
+        }
+    }
+}
+
 impl Revise for Notifier {
+    fn wants(&self, tenant: &TenantId) -> bool {
+        self.hooks.contains_key(tenant)
+    }
+
     fn revised(self: Arc<Self>, revision: Revision) -> BoxFuture<()> {
         Box::pin(async move {
             if let Some(hook) = self.hooks.get(&revision.context.caller.tenant) {
-                self.deliver(hook, &revision).await;
+                self.tell(hook, &revision).await;
             }
         })
     }
 }
 
-fn event(revision: &Revision) -> Option<Event> {
-    let id = di::fresh_nonce().ok()?;
-    let decision = Decision { source: DecisionSource::Late, ..revision.decision.as_ref().clone() };
-    let view = DecisionView { out_trade_no: &revision.facts.assessment.out_trade_no, decision: &decision };
-    let told = String::from_utf8(encode_decision(&view).to_vec()).ok()?;
-    let body = json!({
-        "id": id,
-        "type": "decision.revised",
-        "created_at": clock::rfc3339(clock::unix_ms()),
-        "tenant": revision.context.caller.tenant.as_str(),
-        "served": {
-            "id": revision.served.id.as_str(),
-            "action": revision.served.action.as_str(),
-            "source": revision.served.source.as_str(),
-            "request_id": revision.context.id.as_str(),
-        },
-        "decision": RawValue::from_string(told).ok()?,
-    });
-    let provider = decision.verdict.map(|verdict| verdict.provider);
-    let (trace_id, model_version) =
-        provider.map_or((None, None), |provider| (provider.trace_id, provider.model_version));
-    Some(Event {
-        id,
-        body: Bytes::from(body.to_string()),
-        trace_id: trace_id.unwrap_or_default(),
-        model_version: model_version.unwrap_or_default(),
-    })
-}
-
-fn signed(hook: &Webhook, event: &Event) -> io::Result<Request<Full<Bytes>>> {
-    let key = hook.keys.signer();
-    let parts = ResponseParts {
-        key_id: &key.id,
-        timestamp_ms: clock::unix_ms(),
-        request_nonce: &event.id,
-        status: StatusCode::OK.as_u16(),
-        trace_id: &event.trace_id,
-        model_version: &event.model_version,
-        body: &event.body,
+fn letter(revision: &Revision) -> Letter {
+    let Revision { context, served, decision, .. } = revision;
+    let served = Overtaken {
+        id: served.id.to_string(),
+        action: served.action.as_str().to_owned(),
+        source: served.source.as_str().to_owned(),
+        request_id: context.id.as_str().to_owned(),
     };
-    let signature = di::sign_response(key.secret.expose(), &parts).map_err(io::Error::other)?;
-    let path = if hook.url.path.is_empty() { "/" } else { &hook.url.path };
-    let mut request = Request::post(path)
-        .header(HOST, hook.url.authority())
-        .header(CONTENT_TYPE, "application/json")
-        .header(USER_AGENT, concat!("weighbridge/", env!("CARGO_PKG_VERSION")))
-        .header(EVENT_HEADER, &event.id)
-        .header(di::RESPONSE_HEADER, signature);
-    for (name, value) in [(di::TRACE_HEADER, &event.trace_id), (di::MODEL_HEADER, &event.model_version)] {
-        if !value.is_empty() {
-            request = request.header(name, value);
-        }
-    }
-    request.body(Full::new(event.body.clone())).map_err(io::Error::other)
+    Letter::new(context.caller.tenant.as_str(), decision.id.as_str(), served)
 }

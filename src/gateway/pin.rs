@@ -58,6 +58,7 @@ where
             operation: None,
             parameter: None,
             caller: None,
+            growth: None,
             head: Box::new(head),
             body,
         })

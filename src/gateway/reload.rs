@@ -32,6 +32,7 @@ use crate::domain::clock;
 use crate::domain::id::ProviderId;
 use crate::domain::secret::SecretSource;
 use crate::gateway::build::build;
+use crate::gateway::certificates::Certificates;
 use crate::gateway::snapshot::{Live, Shared};
 use crate::telemetry::labels::ReloadResult;
 
@@ -199,6 +200,8 @@ pub struct Reloader {
     pub last: Arc<LastReload>,
     /// The hash taken before the first load, so that a change during the start is a change.
     pub seen: [u8; 32],
+    /// The listener's certificate and the hash it was first loaded with: its files are watched too.
+    pub certificates: Option<Seen>,
 }
 
 impl Reloader {
@@ -209,7 +212,9 @@ impl Reloader {
     pub fn start(self) -> std::io::Result<(Reloads, thread::JoinHandle<()>)> {
         let (wishes, heard) = mpsc::sync_channel(MOST_WISHES);
         let reloads = Reloads { wishes, looking: Arc::default() };
-        let watcher = watch(&self.origin, reloads.clone());
+        let certificates = self.certificates.iter().flat_map(|(certificates, _)| certificates.folders());
+        let folders = self.origin.folders().map(Path::to_owned).into_iter().chain(certificates);
+        let watcher = watch(&folders.collect::<Vec<_>>(), reloads.clone());
         let looking = Arc::clone(&reloads.looking);
         let thread = thread::Builder::new().name("reload".to_owned()).spawn(move || {
             self.run(&heard, &looking);
@@ -220,17 +225,22 @@ impl Reloader {
 
     fn run(&self, heard: &Receiver<Wish>, looking: &AtomicBool) {
         let mut seen = self.seen;
+        let mut certificates = self.certificates.clone();
         loop {
             match heard.recv_timeout(POLL) {
                 Ok(Wish::Stop) | Err(RecvTimeoutError::Disconnected) => return,
                 Ok(Wish::Now(told)) => {
                     seen = self.origin.hash();
-                    let _ = told.try_send(self.contained_reload());
+                    let renewed = certificates.as_mut().map_or(Ok(()), renew);
+                    let _ = told.try_send(both(self.contained_reload(), renewed));
                 }
                 Ok(Wish::Look) | Err(RecvTimeoutError::Timeout) => {
                     // Before looking: what changes from here on is a new wish.
                     looking.store(false, Ordering::Release);
-                    match self.settled_change(seen) {
+                    if let Some(certificates) = &mut certificates {
+                        look_at(certificates);
+                    }
+                    match settled_change(seen, || self.origin.hash()) {
                         Some(changed) => {
                             seen = changed;
                             let _ = self.contained_reload();
@@ -240,23 +250,6 @@ impl Reloader {
                 }
             }
         }
-    }
-
-    /// The new hash, if it differs and has stopped changing.
-    fn settled_change(&self, seen: [u8; 32]) -> Option<[u8; 32]> {
-        let mut hash = self.origin.hash();
-        for _ in 0..MOST_LOOKS {
-            if hash == seen {
-                return None;
-            }
-            thread::sleep(SETTLE);
-            let again = self.origin.hash();
-            if again == hash {
-                return Some(hash);
-            }
-            hash = again;
-        }
-        None
     }
 
     /// A bug in compiling must not end reloading for the life of the process.
@@ -280,6 +273,7 @@ impl Reloader {
         let changes = in_one_line(&TableDiff::between(before.table(), &table));
         let version = table.version().to_string();
         remark(&table);
+        say_who_cannot_call(&table, self.certificates.as_ref().map(|(certificates, _)| &**certificates));
         let snapshot = build(table, Some(&before), &self.shared);
         self.live.store(Arc::new(snapshot));
         metrics.config_in_use(&version, clock::unix_seconds());
@@ -290,10 +284,63 @@ impl Reloader {
     }
 }
 
+/// The new hash, if it differs and has stopped changing.
+fn settled_change(seen: [u8; 32], look: impl Fn() -> [u8; 32]) -> Option<[u8; 32]> {
+    let mut hash = look();
+    for _ in 0..MOST_LOOKS {
+        if hash == seen {
+            return None;
+        }
+        thread::sleep(SETTLE);
+        let again = look();
+        if again == hash {
+            return Some(hash);
+        }
+        hash = again;
+    }
+    None
+}
+
+/// A certificate with the hash of its files when they were last read.
+pub type Seen = (Arc<Certificates>, [u8; 32]);
+
+fn look_at((certificates, seen): &mut Seen) {
+    if let Some(changed) = settled_change(*seen, || certificates.files().hash()) {
+        *seen = changed;
+        // Told where it happens.
+        let _ = certificates.reload();
+    }
+}
+
+fn renew((certificates, seen): &mut Seen) -> Result<(), Box<ConfigError>> {
+    *seen = certificates.files().hash();
+    certificates.reload()
+}
+
+/// The configuration and the certificate are put in force apart; whoever asked hears of both.
+fn both(reloaded: Result<(), Vec<ConfigError>>, renewed: Result<(), Box<ConfigError>>) -> Result<(), Vec<ConfigError>> {
+    match (reloaded, renewed) {
+        (reloaded, Ok(())) => reloaded,
+        // None of its own mistakes means that it did not answer.
+        (Err(mistakes), Err(_)) if mistakes.is_empty() => Err(mistakes),
+        (reloaded, Err(mistake)) => Err(reloaded.err().into_iter().flatten().chain([*mistake]).collect()),
+    }
+}
+
 /// Says what may mean something else than its writer thinks.
 pub fn remark(table: &RoutingTable) {
     for remark in remarks(table).iter().take(MOST_TOLD) {
         tracing::warn!("worth a look: {remark}");
+    }
+}
+
+/// Complains of callers that must show a certificate nobody asks for: each of their requests would be a 401.
+pub fn say_who_cannot_call(table: &RoutingTable, certificates: Option<&Certificates>) {
+    if certificates.is_some_and(|certificates| certificates.files().clients.is_some()) {
+        return;
+    }
+    for caller in table.callers().iter().filter(|caller| !caller.client_certs.is_empty()).take(MOST_TOLD) {
+        tracing::warn!(caller = %caller.id, "this caller must show a client certificate, and --tls-client-ca is not given");
     }
 }
 
@@ -314,7 +361,7 @@ fn in_one_line(diff: &TableDiff) -> String {
 }
 
 /// Watches the folders, not the files: a file that is replaced takes its watch along. Without a watcher the poll remains.
-fn watch(origin: &Origin, reloads: Reloads) -> Option<notify::RecommendedWatcher> {
+fn watch(folders: &[PathBuf], reloads: Reloads) -> Option<notify::RecommendedWatcher> {
     let hint = move |event: notify::Result<notify::Event>| {
         // Looking opens the files, and that is an event too: to look at each would be to look for ever.
         if event.map_or(true, |event| is_change(event.kind)) {
@@ -324,7 +371,7 @@ fn watch(origin: &Origin, reloads: Reloads) -> Option<notify::RecommendedWatcher
     let mut watcher = notify::recommended_watcher(hint)
         .inspect_err(|error| tracing::warn!(%error, "files are not watched, only polled"))
         .ok()?;
-    for folder in origin.folders().into_iter().filter(|folder| folder.is_dir()) {
+    for folder in folders.iter().filter(|folder| folder.is_dir()) {
         if let Err(error) = watcher.watch(folder, RecursiveMode::NonRecursive) {
             tracing::warn!(%error, folder = %folder.display(), "a folder is not watched, only polled");
         }

@@ -13,6 +13,7 @@ use tokio::sync::watch;
 use crate::config::table::{ConfigVersion, Limits, RoutingTable};
 use crate::domain::clock;
 use crate::domain::id::{CallerId, ProviderId, RouteId, UpstreamId};
+use crate::domain::overload::Class;
 use crate::flight::arrival::{LiveCaller, Pinned};
 use crate::flight::call::Call;
 use crate::flight::error::CallError;
@@ -84,6 +85,29 @@ pub struct ReadyRoute {
     pub service: RouteService,
     /// What of it outlives a reload.
     pub kept: Kept,
+    /// Present where its calls are worth less than their callers': asked once its name was read.
+    pub doorkeeper: Option<Arc<Doorkeeper>>,
+}
+
+/// Turns calls away that are worth less by their route than they were admitted as.
+pub struct Doorkeeper {
+    /// What there is.
+    pub gate: Arc<Gate>,
+    /// Counts what is shed.
+    pub metrics: Arc<Metrics>,
+}
+
+impl Doorkeeper {
+    /// Lets the call stay, counted as it is already.
+    ///
+    /// # Errors
+    /// [`CallError::Shed`].
+    pub fn admit(&self, class: Class, limits: &Limits) -> Result<(), CallError> {
+        self.gate.remains(class, limits).map_err(|reason| {
+            self.metrics.shed(class, reason);
+            CallError::shed(reason)
+        })
+    }
 }
 
 /// What a route remembers, made only where it is needed.

@@ -84,14 +84,14 @@ pub fn ingress(
         .layer(CatchPanicLayer { metrics: Arc::clone(&metrics) })
         // Ambiguous requests go no further; inside Record and Rescue, so that refusals are counted and answered.
         .layer(StrictLayer)
-        // Path and method to operation: risk and LLM calls have different permits below.
+        // Path and method to operation: risk and LLM calls have different room below.
         .layer(MatchLayer)
-        // Process-wide room, before a body byte is read; its permit lives in the reply's body.
+        // Who is it: an unknown caller takes no room, and never makes us buffer a body.
+        .layer(IdentifyLayer)
+        // Process-wide room by class and caller, before a body byte is read; its permit lives in the reply's body.
         .layer(AdmissionLayer(admission::Params { gate, metrics }))
         // Streams that outlive a drain end in one error event.
         .layer(DrainLayer(drain::Params { over: shared.drained.clone() }))
-        // Who is it: an unknown caller never makes us buffer a body.
-        .layer(IdentifyLayer)
         // The caller's own limits, for the same reason before the body.
         .layer(ThrottleLayer)
         // The body becomes bytes, bounded in size and silence.
@@ -131,12 +131,13 @@ pub fn risk(
             deadline: in_time,
             clerk: shared.clerk.clone(),
             metrics: Arc::clone(metrics),
-            revise,
+            revise: revise.clone(),
         }))
         // Inside Fallback, so that a fallback is never kept as a verdict; below the timer, so that late ones are.
         .layer(IdempotencyLayer(idempotency::Params {
             ledger: shared.ledger.clone(),
             clerk: shared.clerk.clone(),
+            revise,
             metrics: Arc::clone(metrics),
         }))
         // Inside Idempotency, so that what is given again is this attempt's decision; outside Velocity: counted first.
@@ -169,9 +170,13 @@ pub fn llm(route: &Arc<LlmRoute>, kept: &Kept, fleet: &Fleet, shared: &Shared) -
         policy: route.cache,
         fingerprint: route.fingerprint,
         metrics: Arc::clone(&shared.metrics),
+        gate: Arc::clone(&shared.gate),
     };
     let hedge = route.asking.hedge.zip(kept.tempo.clone());
-    let hedge = hedge.map(|(policy, tempo)| Hedge { policy, tempo, metrics: shared.metrics.hedges(&route.id) });
+    let hedge = hedge.map(|(policy, tempo)| {
+        let (metrics, gate) = (shared.metrics.hedges(&route.id), Arc::clone(&shared.gate));
+        Hedge { policy, tempo, metrics, gate }
+    });
     let stack = ServiceBuilder::new()
         // Outermost: a stream ends with its call's total time; until there is a reply, Failover keeps the same deadline.
         .layer(DeadlineLayer)
@@ -256,6 +261,7 @@ fn shadow(route: &LlmRoute, kept: &Kept, fleet: &Fleet, shared: &Shared) -> Opti
         total: route.timeouts.total,
         series: shared.metrics.shadow(&upstream.names.provider, &upstream.names.model),
         metrics: Arc::clone(&shared.metrics),
+        gate: Arc::clone(&shared.gate),
         upstream: Arc::clone(upstream),
     }))
 }

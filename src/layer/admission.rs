@@ -1,25 +1,40 @@
-//! Keeps the process within its means: requests in flight, and body bytes held by them.
+//! Keeps the process within its means: requests in flight, the body bytes held by them, and what pressure leaves.
 //!
-//! Decided from the path alone, before a body byte is read, so that refusing costs next to nothing. A share is reserved
-//! for risk calls: LLM traffic is shed first and can never take the last place from a payment.
+//! Decided from the path and the key alone, before a body byte is read, so that refusing costs next to nothing: nothing is
+//! parsed, nothing is kept, and nobody waits in a queue. The rules are in [`Gate`]; here they meet a request.
+//!
+//! A refused request's body is read and thrown away if it is small, so that its connection can be used again and its sender
+//! sees the answer instead of a reset; of a large one the connection is closed.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+use std::time::Duration;
 
-use http::header::CONTENT_LENGTH;
+use bytes::Bytes;
+use http::header::EXPECT;
+use http::{Method, Version};
+use http_body::Body;
+use http_body_util::BodyExt;
 use tower::{Layer, Service};
 
 use crate::domain::operation::{Operation, TrafficClass};
+use crate::domain::overload::Class;
 use crate::flight::arrival::{Arrival, Pinned};
 use crate::flight::error::CallError;
+pub use crate::flight::gate::Gate;
+use crate::flight::gate::{Admitted, Wish};
 use crate::flight::reply::Reply;
+use crate::flight::shares::Standing;
 use crate::layer::always_ready;
 use crate::layer::answering::{Gated, Keep, Touching};
-use crate::telemetry::labels::ShedReason;
 use crate::telemetry::metrics::Metrics;
+use crate::upstream::patience::within;
 
-/// What a body of unknown length is taken to weigh until it is read; `read_body` enforces the real limit.
-const UNDECLARED_BYTES: usize = 256 * 1024;
+/// Most of a refused body that is read to be thrown away, and how long that may take.
+const WASTE_BYTES: u64 = 1024 * 1024;
+const WASTE_TIME: Duration = Duration::from_secs(1);
+/// How many may be at it at a time.
+const WASTES_AT_ONCE: u32 = 64;
 
 /// Plain values for [`AdmissionLayer`].
 #[derive(Clone)]
@@ -28,57 +43,6 @@ pub struct Params {
     pub gate: Arc<Gate>,
     /// Counts what is shed.
     pub metrics: Arc<Metrics>,
-}
-
-/// What is taken now, process-wide.
-#[derive(Debug, Default)]
-pub struct Gate {
-    in_flight: AtomicUsize,
-    bytes: AtomicUsize,
-}
-
-/// One admitted request; gives back what it took when dropped.
-pub struct Admitted {
-    gate: Arc<Gate>,
-    bytes: usize,
-}
-
-impl Drop for Admitted {
-    fn drop(&mut self) {
-        self.gate.in_flight.fetch_sub(1, Ordering::AcqRel);
-        self.gate.bytes.fetch_sub(self.bytes, Ordering::AcqRel);
-    }
-}
-
-impl Gate {
-    /// Requests in flight now.
-    pub fn in_flight(&self) -> usize {
-        self.in_flight.load(Ordering::Acquire)
-    }
-
-    /// Body bytes held now, or declared and awaited.
-    pub fn held_bytes(&self) -> usize {
-        self.bytes.load(Ordering::Acquire)
-    }
-
-    fn enter(self: &Arc<Self>, bytes: usize, most: Most) -> Result<Admitted, ShedReason> {
-        let before = self.in_flight.fetch_add(1, Ordering::AcqRel);
-        let held = self.bytes.fetch_add(bytes, Ordering::AcqRel);
-        let admitted = Admitted { gate: Arc::clone(self), bytes };
-        if before >= most.in_flight {
-            return Err(ShedReason::InFlight);
-        }
-        if held.saturating_add(bytes) > most.bytes {
-            return Err(ShedReason::Bytes);
-        }
-        Ok(admitted)
-    }
-}
-
-#[derive(Clone, Copy)]
-struct Most {
-    in_flight: usize,
-    bytes: usize,
 }
 
 /// Makes [`Admission`].
@@ -104,6 +68,7 @@ impl<S, P, B> Service<Arrival<P, B>> for Admission<S>
 where
     S: Service<Arrival<P, B>, Response = Reply, Error = CallError>,
     P: Pinned,
+    B: Body<Data = Bytes> + Unpin + Send + 'static,
 {
     type Response = Reply;
     type Error = CallError;
@@ -111,51 +76,81 @@ where
 
     always_ready!();
 
-    fn call(&mut self, arrival: Arrival<P, B>) -> Self::Future {
-        let class = arrival.operation.map_or(TrafficClass::Llm, Operation::class);
-        let declared = arrival.head.headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
-        let most = most(&arrival.pinned, class);
-        match self.params.gate.enter(declared.unwrap_or(UNDECLARED_BYTES).min(most.bytes), most) {
+    fn call(&mut self, mut arrival: Arrival<P, B>) -> Self::Future {
+        let standing = standing(&arrival);
+        let wish = Wish { standing, bytes: arrival.body.size_hint().exact(), now: arrival.arrived };
+        match self.params.gate.enter(&wish, arrival.pinned.limits()) {
             Err(reason) => {
-                self.params.metrics.shed(class, reason);
-                Gated::shut(CallError::Shed { what: reason.label() })
+                self.params.metrics.shed(standing.class, reason);
+                waste(arrival);
+                Gated::shut(CallError::shed(reason))
             }
-            Ok(admitted) => Gated::open(Touching::new(self.inner.call(arrival), Keep(admitted))),
+            Ok(mut admitted) => {
+                if wish.bytes.is_none() {
+                    arrival.growth = Some(admitted.grow(arrival.pinned.limits(), &self.params.metrics));
+                }
+                Gated::open(Touching::new(self.inner.call(arrival), Keep(admitted)))
+            }
         }
     }
 }
 
-/// A tenth is reserved for risk, and at least one place where there is more than one.
-fn most(pinned: &impl Pinned, class: TrafficClass) -> Most {
-    let limits = pinned.limits();
-    let share = |whole: usize| match class {
-        TrafficClass::Risk => whole,
-        TrafficClass::Llm => whole - (whole / 10).max(usize::from(whole > 1)),
-    };
-    Most { in_flight: share(limits.in_flight), bytes: share(limits.in_flight_bytes) }
+/// What a call is worth by its path, or else by its caller.
+fn standing<P, B>(arrival: &Arrival<P, B>) -> Standing {
+    let caller = arrival.caller.as_ref().map(|caller| caller.standing).unwrap_or_default();
+    match arrival.operation.map(Operation::class) {
+        Some(TrafficClass::Risk) => Standing { class: Class::Risk, ..caller },
+        Some(TrafficClass::Llm) | None => caller,
+    }
+}
+
+/// How many refused bodies are being read.
+static WASTES: AtomicU32 = AtomicU32::new(0);
+
+struct Waste;
+
+impl Waste {
+    fn begin() -> Option<Self> {
+        let more = |count: u32| (count < WASTES_AT_ONCE).then_some(count + 1);
+        WASTES.fetch_update(Relaxed, Relaxed, more).ok().map(|_| Self)
+    }
+}
+
+impl Drop for Waste {
+    fn drop(&mut self) {
+        WASTES.fetch_sub(1, Relaxed);
+    }
+}
+
+/// Reads the rest of a refused body, if that is worth it. Over HTTP/2 a stream ends without its connection.
+fn waste<P, B>(arrival: Arrival<P, B>)
+where
+    B: Body<Data = Bytes> + Unpin + Send + 'static,
+{
+    let (head, mut body) = (arrival.head, arrival.body);
+    let size = body.size_hint().exact();
+    let pointless = body.is_end_stream() || size.is_some_and(|size| size > WASTE_BYTES) || head.method != Method::POST;
+    // Who asks before it sends is told no, and sends nothing.
+    if pointless || head.version > Version::HTTP_11 || head.headers.contains_key(EXPECT) {
+        return;
+    }
+    let Some(place) = Waste::begin() else { return };
+    tokio::spawn(async move {
+        let mut left = WASTE_BYTES;
+        let all = async {
+            while let Some(Ok(frame)) = body.frame().await {
+                let size = frame.data_ref().map_or(0, |data| data.len() as u64);
+                left = match left.checked_sub(size) {
+                    Some(left) => left,
+                    None => return,
+                };
+            }
+        };
+        // Whatever has not come by then, its sender has had time to read the answer.
+        let _ = within(WASTE_TIME, all).await;
+        drop((body, place));
+    });
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn f35_the_last_tenth_is_kept_for_payments() {
-        let gate = Arc::new(Gate::default());
-        let llm = Most { in_flight: 9, bytes: 900 };
-        let risk = Most { in_flight: 10, bytes: 1000 };
-        let held: Vec<_> = (0..9).map(|_| gate.enter(10, llm).ok().unwrap()).collect();
-        assert_eq!(gate.enter(10, llm).err(), Some(ShedReason::InFlight));
-        assert!(gate.enter(10, risk).is_ok());
-        drop(held);
-        assert_eq!((gate.in_flight(), gate.bytes.load(Ordering::Acquire)), (0, 0));
-    }
-
-    #[test]
-    fn a_body_that_does_not_fit_is_shed_and_leaves_nothing_behind() {
-        let gate = Arc::new(Gate::default());
-        let most = Most { in_flight: 9, bytes: 100 };
-        assert_eq!(gate.enter(101, most).err(), Some(ShedReason::Bytes));
-        assert_eq!((gate.in_flight(), gate.bytes.load(Ordering::Acquire)), (0, 0));
-    }
-}
+mod tests;

@@ -23,6 +23,7 @@ use crate::flight::error::CallError;
 use crate::flight::reply::Reply;
 use crate::flight::trail::Story;
 use crate::layer::{BoxFuture, always_ready};
+use crate::store::outbox::{Notice, Overtaken};
 use crate::store::record::{Attempt, Entry, Told};
 use crate::store::refusal::Refused;
 use crate::store::writer::{Pending, Records, Watch};
@@ -111,24 +112,37 @@ pub struct Paper {
     context: Arc<CallContext>,
     facts: Arc<RiskFacts>,
     body: bytes::Bytes,
+    told: bool,
 }
 
 impl Paper {
     /// Of a risk call.
     pub fn of(call: &Call) -> Option<Self> {
         let facts = Arc::clone(call.risk()?);
-        Some(Self { context: Arc::clone(&call.context), facts, body: call.body.clone() })
+        Some(Self { context: Arc::clone(&call.context), facts, body: call.body.clone(), told: false })
+    }
+
+    /// A verdict that is worse than the answer given in its stead is recorded with a notice that says so.
+    pub fn with_notice(self) -> Self {
+        Self { told: true, ..self }
     }
 
     fn entry(&self, decision: &Decision) -> Entry {
         let story = self.context.trail.lock();
         let (attempts, first) = (attempts(&story), story.stood_in.clone());
+        let overtaken = self.told.then(|| story.overtaken_by(decision)).flatten();
         drop(story);
+        let (tenant, request_id) = (self.context.caller.tenant.as_str(), self.context.id.as_str());
+        let notice = overtaken.map(|(id, action, source)| {
+            let (action, source) = (action.as_str().to_owned(), source.as_str().to_owned());
+            let served = Overtaken { id: id.to_string(), action, source, request_id: request_id.to_owned() };
+            Notice::new(tenant, decision.id.as_str(), served)
+        });
         let took_ms = u64::try_from(self.context.arrived.elapsed().as_millis()).unwrap_or(u64::MAX);
         Entry::decision(&Told {
-            tenant: self.context.caller.tenant.as_str(),
+            tenant,
             caller: self.context.caller.id.as_str(),
-            request_id: self.context.id.as_str(),
+            request_id,
             assessment: &self.facts.assessment,
             digest: Sha256::digest(&self.body).into(),
             decision,
@@ -136,6 +150,7 @@ impl Paper {
             took_ms,
             instead_of: first.as_ref().filter(|first| **first != decision.id).map(DecisionId::as_str),
             keeping: self.keeping(),
+            notice,
         })
     }
 

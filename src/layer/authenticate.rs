@@ -1,5 +1,6 @@
 //! Who is calling: the key's full SHA-256 digest, looked up in memory. Every unknown key costs the same and gets the same
-//! answer; a store that is down cannot turn a good key into a 401, because there is none.
+//! answer; a store that is down cannot turn a good key into a 401, because there is none. A key may count only together with
+//! a client certificate, which is part of the connection and not of the request.
 
 use std::sync::Arc;
 
@@ -8,8 +9,9 @@ use http::{HeaderMap, HeaderName};
 use sha2::{Digest, Sha256};
 use tower::{Layer, Service};
 
+use crate::config::table::Caller;
 use crate::domain::operation::{Dialect, Operation, TrafficClass};
-use crate::flight::arrival::{Arrival, LiveCaller, Pinned};
+use crate::flight::arrival::{Arrival, LiveCaller, Pinned, Secured};
 use crate::flight::error::CallError;
 use crate::layer::always_ready;
 use crate::layer::answering::Gated;
@@ -67,12 +69,20 @@ fn identify<P: Pinned, B>(arrival: &Arrival<P, B>) -> Result<Arc<LiveCaller>, Ca
     let key = arrival.operation.map_or_else(|| bearer(headers), |operation| presented_key(operation, headers));
     let key = key.ok_or(CallError::BadKey)?;
     let digest: [u8; 32] = Sha256::digest(key).into();
-    let caller = arrival.pinned.caller(&digest).ok_or(CallError::BadKey)?;
+    let caller = arrival.pinned.caller(&digest).filter(|live| is_bound_here(&live.caller, arrival));
+    let caller = caller.ok_or(CallError::BadKey)?;
     // The risk route is known from the path alone: refuse before a body byte is read.
     if arrival.operation.map(Operation::class) == Some(TrafficClass::Risk) && !caller.caller.may_use("risk") {
         return Err(CallError::NotAllowed("risk".to_owned()));
     }
     Ok(Arc::clone(caller))
+}
+
+/// True unless the key counts only with a client certificate, and this connection has not shown it (G1: the answer is that
+/// of an unknown key, so that a stolen key cannot even be told from a wrong one).
+fn is_bound_here<P, B>(caller: &Caller, arrival: &Arrival<P, B>) -> bool {
+    let shown = || Secured::of(&arrival.head).and_then(|secured| secured.client_certificate);
+    caller.client_certs.is_empty() || shown().is_some_and(|shown| caller.client_certs.contains(&shown))
 }
 
 /// The caller key as it was sent: what a caller's signature covers as its token.

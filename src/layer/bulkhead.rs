@@ -61,7 +61,8 @@ where
         let learner =
             self.params.adaptive.clone().map(|(learned, bounds)| Learner { learned, bounds, sent: Instant::now() });
         let limit = learner.as_ref().map_or(self.params.limit, |learner| learner.learned.limit(learner.bounds));
-        let Some(place) = self.params.places.enter(limit.div_ceil(self.params.part.max(1))) else {
+        let (limit, whose) = (limit.div_ceil(self.params.part.max(1)), attempt.call.context.standing);
+        let Some(place) = self.params.places.enter(limit, whose, attempt.begun) else {
             let full = AttemptError::local(FailureClass::Full, None, "the provider's bulkhead is full");
             return Gated::shut(full);
         };

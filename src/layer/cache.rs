@@ -20,6 +20,7 @@ use crate::config::table::{CachePolicy, CutAnswers};
 use crate::domain::outcome::{Blame, FailureClass};
 use crate::flight::call::{CacheWish, Call, Facts};
 use crate::flight::error::CallError;
+use crate::flight::gate::Gate;
 use crate::flight::reply::Reply;
 use crate::flight::shared_reply::{Asking, Done, Landing, Seat, Shown};
 use crate::flight::trail::CacheNote;
@@ -44,6 +45,8 @@ pub struct Params {
     pub fingerprint: [u8; 32],
     /// Counts events.
     pub metrics: Arc<Metrics>,
+    /// Knows when there is no memory to spare for more answers.
+    pub gate: Arc<Gate>,
 }
 
 /// Makes [`Cache`].
@@ -246,6 +249,7 @@ impl Question {
                 body.and_then(|body| self.storable(shown, &body, false).map(|cut| (body, Some(kind), cut)))
             }
         };
+        let stored = stored.filter(|_| !self.params.gate.is_lean());
         let Some((body, content_type, cut)) = stored else {
             self.params.metrics.cache(CacheLabel::Response, CacheEvent::RefusedByGuard);
             return false;

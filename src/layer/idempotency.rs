@@ -25,7 +25,7 @@ use crate::flight::call::{Call, RiskFacts};
 use crate::flight::error::CallError;
 use crate::flight::reply::{Reply, ReplyBody, UsageSlot};
 use crate::layer::audit::{Clerk, Paper, for_verdict};
-use crate::layer::soft_deadline::answered_by;
+use crate::layer::soft_deadline::{Revise, answered_by};
 use crate::layer::{BoxFuture, always_ready};
 use crate::store::db::StoreError;
 use crate::store::query::Reader;
@@ -236,6 +236,8 @@ pub struct Params {
     pub ledger: Ledger,
     /// Has verdicts recorded, before anybody can be told; `None` where there is no record.
     pub clerk: Option<Clerk>,
+    /// Who is told of late verdicts: what is to be told is recorded with the verdict.
+    pub revise: Option<Arc<dyn Revise>>,
     /// Counts replays.
     pub metrics: Arc<Metrics>,
 }
@@ -290,7 +292,9 @@ where
                 let clerk = self.params.clerk.clone();
                 let in_time = for_verdict(facts.route.deadline, clerk.as_ref());
                 let due = answered_by(call.context.arrived, in_time);
-                let clerk = clerk.zip(Paper::of(&call));
+                let told = self.params.revise.as_ref().is_some_and(|revise| revise.wants(&call.context.caller.tenant));
+                let paper = Paper::of(&call).map(|paper| if told { paper.with_notice() } else { paper });
+                let clerk = clerk.zip(paper);
                 let answer = self.inner.call(call);
                 Box::pin(async move {
                     let result = answer.await;

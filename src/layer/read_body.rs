@@ -17,6 +17,7 @@ use tower::{Layer, Service};
 use crate::domain::operation::{Operation, TrafficClass};
 use crate::flight::arrival::{Arrival, Pinned};
 use crate::flight::error::CallError;
+use crate::flight::gate::Growth;
 use crate::flight::reply::Reply;
 use crate::flight::upload::Received;
 use crate::layer::read_body::form::Keep;
@@ -67,7 +68,9 @@ where
                 return Box::pin(upload(arrival, Room { limit_bytes, idle }, inner)).await;
             }
             check_head(&arrival.head, Kind::Json, limit_bytes)?;
-            let bytes = collect(&mut arrival.body, limit_bytes, idle).await?;
+            let room = Room { limit_bytes, idle };
+            let growth = arrival.growth.take();
+            let bytes = collect(&mut arrival.body, room, growth.as_deref()).await?;
             arrival.trail.lock().bytes_in = bytes.len() as u64;
             inner.call(arrival.with_body(Received { bytes, upload: None })).await
         })
@@ -96,8 +99,10 @@ where
     // A signature covers the whole of it.
     let signs = arrival.caller.as_deref().is_some_and(|live| live.caller.signature.is_some());
     let keep = if signs || headers.contains_key("idempotency-key") { Keep::All } else { Keep::Beginning };
+    let growth = arrival.growth.clone();
     let (arrival, body) = arrival.split();
-    let received = form::receive(body, &boundary, (room, keep), &arrival.trail).await?;
+    let mut weigh = |bytes| growth.as_deref().map_or(Ok(()), |growth| growth.reach(bytes));
+    let received = form::receive(body, &boundary, (room, keep, &mut weigh), &arrival.trail).await?;
     inner.call(arrival.with_body(received)).await
 }
 
@@ -131,10 +136,11 @@ fn is_json(kind: &[u8]) -> bool {
     essence.eq_ignore_ascii_case(b"application/json")
 }
 
-async fn collect<B>(body: &mut B, limit_bytes: usize, idle: Duration) -> Result<Bytes, CallError>
+async fn collect<B>(body: &mut B, room: Room, growth: Option<&Growth>) -> Result<Bytes, CallError>
 where
     B: Body<Data = Bytes> + Unpin,
 {
+    let Room { limit_bytes, idle } = room;
     let mut first = Bytes::new();
     let mut rest = BytesMut::new();
     while !body.is_end_stream() {
@@ -145,6 +151,9 @@ where
         let Ok(chunk) = frame.into_data() else { continue };
         if first.len() + rest.len() + chunk.len() > limit_bytes {
             return Err(CallError::BodyTooLarge { limit_bytes });
+        }
+        if let Some(growth) = growth {
+            growth.reach(first.len() + rest.len() + chunk.len())?;
         }
         if first.is_empty() && rest.is_empty() {
             first = chunk;
@@ -178,10 +187,10 @@ mod tests {
 
     #[tokio::test]
     async fn p1_one_byte_over_the_limit_is_too_large_however_it_is_cut() {
-        let idle = Duration::from_secs(1);
-        assert_eq!(collect(&mut chunks(&["ab", "c", "d"]), 4, idle).await.unwrap(), "abcd");
+        let room = Room { limit_bytes: 4, idle: Duration::from_secs(1) };
+        assert_eq!(collect(&mut chunks(&["ab", "c", "d"]), room, None).await.unwrap(), "abcd");
         for parts in [&["abcde"][..], &["abcd", "e"], &["a", "b", "c", "d", "e"]] {
-            let result = collect(&mut chunks(parts), 4, idle).await;
+            let result = collect(&mut chunks(parts), room, None).await;
             assert!(matches!(result, Err(CallError::BodyTooLarge { limit_bytes: 4 })), "{parts:?}");
         }
     }
@@ -190,7 +199,8 @@ mod tests {
     async fn p5_a_body_that_falls_silent_is_given_up() {
         let silent = futures_util::stream::iter([Ok::<_, Infallible>(Frame::data(Bytes::from_static(b"a")))]);
         let mut body = StreamBody::new(silent.chain(futures_util::stream::pending()));
-        let result = collect(&mut body, 10, Duration::from_secs(10)).await;
+        let room = Room { limit_bytes: 10, idle: Duration::from_secs(10) };
+        let result = collect(&mut body, room, None).await;
         assert!(matches!(result, Err(CallError::BodyIncomplete)));
     }
 

@@ -4,6 +4,7 @@
 //! Retry hints are those the official SDKs obey: `retry-after`, `retry-after-ms`, `x-should-retry`.
 
 use std::convert::Infallible;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use http::header::{ALLOW, CONNECTION, CONTENT_TYPE, RETRY_AFTER};
@@ -287,7 +288,9 @@ fn exhausted(last: &AttemptError, retry_after: Option<Duration>) -> Told {
             unavailable(StatusCode::SERVICE_UNAVAILABLE, "the providers' quota for this model is used up").final_word()
         }
         FailureClass::Overloaded | FailureClass::Open | FailureClass::Full => {
-            unavailable(StatusCode::SERVICE_UNAVAILABLE, "no provider of this model has room now").retry(retry_after)
+            // When places will be free nobody knows, but not all who were refused one should come back together.
+            let wait = retry_after.or_else(|| (last.class == FailureClass::Full).then(jittered));
+            unavailable(StatusCode::SERVICE_UNAVAILABLE, "no provider of this model has room now").retry(wait)
         }
         FailureClass::HeadersTimeout => timed_out("no provider answered in time"),
         FailureClass::DeadlinePassed => timed_out("the call's deadline passed before a provider answered"),
@@ -324,7 +327,10 @@ fn timed_out(message: &str) -> Told {
 
 /// One to five seconds, so that those who were shed together do not come back together.
 fn jittered() -> Duration {
-    Duration::from_millis(1_000 + crate::domain::clock::unix_ms().wrapping_mul(2_654_435_761) % 4_000)
+    // Many are shed within a millisecond, so that each takes another step on the same circle.
+    static TURN: AtomicU64 = AtomicU64::new(0);
+    let turn = TURN.fetch_add(2_473, Ordering::Relaxed);
+    Duration::from_millis(1_000 + crate::domain::clock::unix_ms().wrapping_add(turn) % 4_000)
 }
 
 #[cfg(test)]

@@ -18,6 +18,7 @@ use crate::domain::operation::Safety;
 use crate::domain::outcome::{End, FailureClass};
 use crate::flight::call::{Call, CallContext};
 use crate::flight::error::AttemptError;
+use crate::flight::gate::Gate;
 use crate::flight::reply::Reply;
 use crate::flight::trail::Trail;
 use crate::layer::always_ready;
@@ -62,6 +63,8 @@ pub struct Params {
     pub series: Arc<ShadowMetrics>,
     /// Counts its cost.
     pub metrics: Arc<Metrics>,
+    /// Knows when there is nothing to spare for copies.
+    pub gate: Arc<Gate>,
 }
 
 /// Makes [`Shadow`]; without parameters it does nothing.
@@ -114,6 +117,9 @@ fn cast(params: &Arc<Params>, call: &Call) {
     }
     if let Some(why) = params.objection(call) {
         return params.series.dropped(why);
+    }
+    if params.gate.is_lean() {
+        return params.series.dropped(ShadowDrop::Full);
     }
     if params.copies.0.fetch_add(1, Ordering::AcqRel) >= params.limit {
         params.copies.0.fetch_sub(1, Ordering::AcqRel);

@@ -12,7 +12,7 @@ use tokio::time::{Instant, timeout_at};
 use tower::{Layer, Service};
 
 use crate::domain::decision::{Action, Decision, DecisionSource};
-use crate::domain::id::DecisionId;
+use crate::domain::id::{DecisionId, TenantId};
 use crate::flight::call::{Call, CallContext, RiskFacts};
 use crate::flight::error::CallError;
 use crate::flight::reply::Reply;
@@ -35,6 +35,9 @@ pub struct Params {
 
 /// Tells somebody that an answer has been overtaken.
 pub trait Revise: Send + Sync {
+    /// Whether anybody is to be told of this tenant's.
+    fn wants(&self, tenant: &TenantId) -> bool;
+
     /// Tells, for as long as that takes; it bounds its own time.
     fn revised(self: Arc<Self>, revision: Revision) -> BoxFuture<()>;
 }
@@ -169,11 +172,11 @@ impl Told {
     fn revised(self, decision: Arc<Decision>) -> Option<BoxFuture<()>> {
         let Self { revise, facts, context } = self;
         let story = context.trail.lock();
-        let ((action, source), id) = story.decision.zip(story.stood_in.clone())?;
+        let (id, action, source) = story.overtaken_by(&decision)?;
         drop(story);
         let served = Served { id, action, source };
-        let worse = decision.source == DecisionSource::Live && decision.action > served.action;
-        worse.then(|| revise.revised(Revision { facts, context, served, decision }))
+        let own = decision.source == DecisionSource::Live;
+        own.then(|| revise.revised(Revision { facts, context, served, decision }))
     }
 }
 

@@ -102,6 +102,10 @@ fn check_host(head: &Parts, framing: &Framing<'_>) -> Result<(), CallError> {
     if framing.host.is_some_and(|host| !is_host(host)) {
         return Err(CallError::Framing("the host header is malformed"));
     }
+    // Over HTTP/2 this is the host, and it must not bring a user's name or a path along (RFC 9113, 8.3.1).
+    if head.uri.authority().is_some_and(|authority| !is_host(authority.as_str().as_bytes())) {
+        return Err(CallError::Framing("the authority is malformed"));
+    }
     match (framing.host, head.uri.authority()) {
         (Some(host), Some(authority)) if !authority.as_str().as_bytes().eq_ignore_ascii_case(host) => {
             Err(CallError::Framing("the host header differs from the request's authority"))

@@ -9,6 +9,7 @@ use crate::config::table::{Caller, ConfigVersion, Limits, RoutingTable};
 use crate::domain::id::RequestId;
 use crate::flight::allowance::Allowance;
 use crate::flight::arrival::{Arrival, LiveCaller, Pinned};
+use crate::flight::shares::Standing;
 use crate::flight::trail::Trail;
 use crate::upstream::testing::table;
 
@@ -50,11 +51,13 @@ pub(crate) fn arrival(method: Method) -> Arrival<Snapshot, ()> {
         operation: None,
         parameter: None,
         caller: None,
+        growth: None,
     }
 }
 
 /// A caller with these limits.
 pub(crate) fn caller(requests_per_minute: Option<u32>, in_flight: Option<u32>) -> Arc<LiveCaller> {
     let caller = Caller { requests_per_minute, in_flight, ..(*table().callers()[0]).clone() };
-    Arc::new(LiveCaller { caller: Arc::new(caller), allowance: Arc::new(Allowance::new(Instant::now())), quota: None })
+    let allowance = Arc::new(Allowance::new(Instant::now()));
+    Arc::new(LiveCaller { caller: Arc::new(caller), allowance, quota: None, standing: Standing::default() })
 }

@@ -14,7 +14,7 @@ use tower::{Layer, Service};
 
 use crate::domain::clock;
 use crate::domain::operation::Operation;
-use crate::flight::arrival::{Arrival, LiveCaller};
+use crate::flight::arrival::{Arrival, LiveCaller, Secured};
 use crate::flight::error::CallError;
 use crate::flight::reply::Reply;
 use crate::flight::upload::Received;
@@ -35,8 +35,10 @@ pub use nonces::Nonces;
 
 use nonces::{Nonce, Taken};
 
-/// The data listener speaks plain HTTP; whoever ends TLS in front of it passes the host on as the client wrote it.
+/// Ports that a host header leaves out: of a listener in the clear (whoever ends TLS in front of it passes the host on as
+/// the client wrote it), and of one with TLS of our own.
 const DEFAULT_PORT: u16 = 80;
+const DEFAULT_TLS_PORT: u16 = 443;
 
 /// Plain values for [`VerifySignatureLayer`].
 #[derive(Clone)]
@@ -165,13 +167,14 @@ fn authenticate<'a>(
     }
     let host = di::only_value(&head.headers, HOST.as_str()).map_err(malformed)?;
     let host = host.or_else(|| head.uri.authority().map(http::uri::Authority::as_str));
+    let port = if Secured::of(head).is_some() { DEFAULT_TLS_PORT } else { DEFAULT_PORT };
     let token = presented_key(*operation, &head.headers).ok_or(SignatureRefusal::Header)?;
     let parts = RequestParts {
         key_id: header.key_id,
         timestamp_ms: header.timestamp_ms,
         nonce: header.nonce,
         method: head.method.as_str(),
-        host: &di::canonical_host(host.ok_or(SignatureRefusal::Header)?, DEFAULT_PORT),
+        host: &di::canonical_host(host.ok_or(SignatureRefusal::Header)?, port),
         path: head.uri.path(),
         query: head.uri.query().unwrap_or_default(),
         token,

@@ -35,6 +35,8 @@ const LAST_ONES_TIME: Duration = Duration::from_millis(200);
 const HEADROOM: usize = 32;
 /// Least time between two rounds of that.
 const EVICTION_PAUSE: Duration = Duration::from_millis(100);
+/// Least time between two lines of the log about the same trouble.
+const TOLD_AGAIN: Duration = Duration::from_secs(1);
 /// How long, and for how many at once, the close of a refused connection may take.
 const REFUSAL_TIME: Duration = Duration::from_millis(500);
 const REFUSALS_AT_ONCE: usize = 64;
@@ -60,6 +62,7 @@ pub(super) struct Acceptor {
 struct State {
     backoff: Backoff,
     last_eviction: Option<Instant>,
+    last_told: Option<Instant>,
     refusals: Arc<Semaphore>,
     /// Given up for a moment when file descriptors run out, so that somebody can be told.
     spare: Option<File>,
@@ -72,6 +75,7 @@ impl Acceptor {
         let mut state = State {
             backoff: Backoff::default(),
             last_eviction: None,
+            last_told: None,
             refusals: Arc::new(Semaphore::new(REFUSALS_AT_ONCE)),
             spare: spare(),
         };
@@ -157,7 +161,11 @@ impl Acceptor {
 
     /// Uses the spare descriptor to turn one client away instead of leaving it waiting (row 31).
     async fn exhausted(&self, err: &io::Error, state: &mut State) {
-        tracing::warn!(%err, open = self.open.load(Relaxed), "connections cannot be accepted");
+        let now = Instant::now();
+        if state.last_told.is_none_or(|last| now - last >= TOLD_AGAIN) {
+            state.last_told = Some(now);
+            tracing::warn!(%err, open = self.open.load(Relaxed), "connections cannot be accepted");
+        }
         self.make_room(self.open.load(Relaxed), state);
         if state.spare.take().is_some()
             && let Ok(Ok((stream, _))) = timeout(QUEUE_IS_EMPTY, self.listener.accept()).await

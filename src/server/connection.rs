@@ -1,4 +1,4 @@
-//! One client connection, from its first byte to its close: HTTP/1.1 or HTTP/2, its caps and its deadlines.
+//! One client connection, from its first byte of HTTP to its close: HTTP/1.1 or HTTP/2, its caps and its deadlines.
 //!
 //! hyper parses; this decides how long anything may take. hyper's own header timer is left off because it cannot tell an
 //! idle connection (60 s) from a dripping head (10 s) and costs a timer for each request. hyper-util's automatic choice of
@@ -29,9 +29,11 @@ use tower::Service;
 use super::activity::{Activity, Command, Load, Phase};
 use super::io_deadline::DeadlineIo;
 use super::limits::ConnectionLimits;
+use super::pieces::Pieces;
 use super::service::Counted;
 use super::shutdown::{ShutdownSignal, Stage};
 use super::stream_stall::StreamExecutor;
+use crate::flight::arrival::Secured;
 use crate::telemetry::labels::ConnectionEnd;
 
 type Error = Box<dyn std::error::Error + Send + Sync>;
@@ -76,9 +78,18 @@ where
         std::future::pending::<Infallible>().await
     };
     tokio::select! {
-        end = drive(io, service, limits, Arc::clone(&activity)) => end,
+        end = drive(io, service, limits, Arc::clone(&activity), Settled::default()) => end,
         never = obey => match never {},
     }
+}
+
+/// What is known of a connection before its first byte of HTTP.
+#[derive(Default)]
+pub(super) struct Settled {
+    /// True for HTTP/2; `None` if the first bytes will tell.
+    pub(super) http2: Option<bool>,
+    /// Present if the bytes come through our own TLS.
+    pub(super) secured: Option<Arc<Secured>>,
 }
 
 /// Serves one connection under the commands that `activity` is given.
@@ -87,6 +98,7 @@ pub(super) async fn drive<I, S, B>(
     service: S,
     limits: ConnectionLimits,
     activity: Arc<Activity>,
+    settled: Settled,
 ) -> ConnectionEnd
 where
     I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
@@ -100,11 +112,11 @@ where
         Err(end) => return end,
     };
     let io = TokioIo::new(DeadlineIo::new(io, prefix, Arc::clone(&activity), limits.write_stall));
-    let service = Counted::new(service, Arc::clone(&activity), limits.head_fields);
-    if http2 {
+    let service = Counted::new(service, Arc::clone(&activity), limits.head_fields).secured(settled.secured);
+    if settled.http2.unwrap_or(http2) {
         activity.speaks_http2();
         // Boxed so that the common HTTP/1 connection does not carry room for it.
-        Box::pin(driven(http2_builder(&limits).serve_connection(io, service), limits, activity)).await
+        Box::pin(driven(http2_builder(&limits).serve_connection(io, Pieces(service)), limits, activity)).await
     } else {
         driven(http1_builder(&limits).serve_connection(io, service), limits, activity).await
     }
@@ -143,26 +155,11 @@ async fn first_bytes<I: AsyncRead + Unpin>(
     activity: &Activity,
 ) -> Result<(Bytes, bool), ConnectionEnd> {
     let mut prefix = BytesMut::with_capacity(FIRST_READ);
-    let mut late = pin!(sleep_until(Instant::now() + limits.head_timeout));
-    let mut too_late = ConnectionEnd::HeadTimeout;
+    let late = pin!(sleep_until(Instant::now() + limits.head_timeout));
+    let mut patience = Patience { late, too_late: ConnectionEnd::HeadTimeout };
     loop {
-        let mut read = pin!(io.read_buf(&mut prefix));
-        let read = poll_fn(|cx| {
-            if let Poll::Ready(read) = read.as_mut().poll(cx) {
-                return Poll::Ready(read.map_err(|_| ConnectionEnd::Failed));
-            }
-            match activity.commanded(cx.waker()) {
-                Command::Evict => return Poll::Ready(Err(ConnectionEnd::Evicted)),
-                Command::Drain if too_late == ConnectionEnd::HeadTimeout => {
-                    too_late = ConnectionEnd::Drained;
-                    late.as_mut().reset(Instant::now() + LAST_CHANCE);
-                }
-                Command::Serve | Command::Drain => {}
-                Command::Stop => return Poll::Ready(Err(ConnectionEnd::Aborted)),
-            }
-            late.as_mut().poll(cx).map(|()| Err(too_late))
-        });
-        if read.await? == 0 {
+        let read = patience.with(io.read_buf(&mut prefix), activity).await?;
+        if read.map_err(|_| ConnectionEnd::Failed)? == 0 {
             return Err(ConnectionEnd::Closed);
         }
         activity.bytes_arrived();
@@ -173,6 +170,42 @@ async fn first_bytes<I: AsyncRead + Unpin>(
         if common == HTTP2_PREFACE.len() {
             return Ok((prefix.freeze(), true));
         }
+    }
+}
+
+/// How long a connection that has asked for nothing yet may take.
+pub(super) struct Patience<'a> {
+    pub(super) late: Pin<&'a mut Sleep>,
+    pub(super) too_late: ConnectionEnd,
+}
+
+impl Patience<'_> {
+    /// Waits for a step, for as long as there is time and the worker has nothing against it.
+    ///
+    /// # Errors
+    /// What the connection's end is called.
+    pub(super) async fn with<T>(
+        &mut self,
+        step: impl Future<Output = T>,
+        activity: &Activity,
+    ) -> Result<T, ConnectionEnd> {
+        let mut step = pin!(step);
+        poll_fn(|cx| {
+            if let Poll::Ready(done) = step.as_mut().poll(cx) {
+                return Poll::Ready(Ok(done));
+            }
+            match activity.commanded(cx.waker()) {
+                Command::Evict => return Poll::Ready(Err(ConnectionEnd::Evicted)),
+                Command::Drain if self.too_late != ConnectionEnd::Drained => {
+                    self.too_late = ConnectionEnd::Drained;
+                    self.late.as_mut().reset(Instant::now() + LAST_CHANCE);
+                }
+                Command::Serve | Command::Drain => {}
+                Command::Stop => return Poll::Ready(Err(ConnectionEnd::Aborted)),
+            }
+            self.late.as_mut().poll(cx).map(|()| Err(self.too_late))
+        })
+        .await
     }
 }
 
@@ -327,12 +360,15 @@ impl Driver<'_> {
     }
 }
 
-/// True if the peer just went away, which clients do.
 fn is_disconnect(err: &hyper::Error) -> bool {
     let source = std::error::Error::source(err).and_then(|source| source.downcast_ref::<io::Error>());
-    source.is_some_and(|err| {
-        matches!(err.kind(), io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe | io::ErrorKind::NotConnected)
-    })
+    source.is_some_and(has_left)
+}
+
+/// True if the peer just went away, which clients do; over TLS often without saying so.
+pub(super) fn has_left(err: &io::Error) -> bool {
+    use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, NotConnected, UnexpectedEof};
+    matches!(err.kind(), ConnectionReset | BrokenPipe | NotConnected | ConnectionAborted | UnexpectedEof)
 }
 
 #[cfg(test)]

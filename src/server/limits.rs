@@ -15,6 +15,8 @@ pub struct ConnectionLimits {
     pub write_stall: Duration,
     /// Longest idle time between requests.
     pub keep_alive: Duration,
+    /// From the connection's start to the end of its TLS handshake.
+    pub handshake: Duration,
     /// Most open connections of the listener.
     pub connections: usize,
 }
@@ -27,6 +29,7 @@ impl Default for ConnectionLimits {
             head_timeout: Duration::from_secs(10),
             write_stall: Duration::from_secs(30),
             keep_alive: Duration::from_secs(60),
+            handshake: Duration::from_secs(5),
             connections: 10_000,
         }
     }

@@ -11,8 +11,10 @@ pub mod shutdown;
 mod acceptor;
 mod activity;
 mod io_deadline;
+mod pieces;
 mod service;
 mod stream_stall;
+mod tls;
 mod worker;
 
 use std::convert::Infallible;
@@ -50,6 +52,9 @@ const LAST_WORDS: Duration = Duration::from_secs(1);
 /// Where connection limits are read, at each accept: they change with the configuration.
 pub type LimitsSource = Arc<dyn Fn() -> ConnectionLimits + Send + Sync>;
 
+/// Where the configuration of a TLS handshake is read, at each accept: certificates are renewed.
+pub type TlsSource = Arc<dyn Fn() -> Arc<rustls::ServerConfig> + Send + Sync>;
+
 /// What a listener needs.
 pub struct ServerConfig {
     /// Bound and listening; see [`bind`].
@@ -58,6 +63,8 @@ pub struct ServerConfig {
     pub workers: usize,
     /// Bounds for each new connection.
     pub limits: LimitsSource,
+    /// `None` for a listener in the clear.
+    pub tls: Option<TlsSource>,
     /// Where connections are counted.
     pub metrics: Arc<Metrics>,
     /// Stops the listener; made outside so that services can hold its signal.
@@ -71,6 +78,24 @@ pub struct Server {
     desks: Vec<Arc<Desk>>,
     /// Closed when the last thread has ended.
     threads: mpsc::Receiver<Infallible>,
+}
+
+/// The share of connections that [`Idle::close`] closes at a time.
+const IDLE_PART: usize = 4;
+
+/// Idle connections of a listener.
+pub struct Idle(Vec<Arc<Desk>>);
+
+impl Idle {
+    /// Closes the connections that have been idle longest, up to a quarter of all: whoever owned them may come back.
+    pub fn close(&self) {
+        for desk in &self.0 {
+            let open = desk.load.connections.load(Relaxed);
+            if open > 0 {
+                desk.evict(open.div_ceil(IDLE_PART));
+            }
+        }
+    }
 }
 
 /// How a drain went.
@@ -121,7 +146,8 @@ impl Server {
         for index in 0..config.workers.clamp(1, domain::worker::MOST_WORKERS) {
             let (sender, incoming) = mpsc::channel(WAITING);
             let desk = Desk::new(Arc::clone(&config.metrics));
-            let worker = Worker { desk: Arc::clone(&desk), incoming, signal: config.shutdown.signal() };
+            let (signal, tls) = (config.shutdown.signal(), config.tls.clone());
+            let worker = Worker { desk: Arc::clone(&desk), incoming, signal, tls };
             let (make_service, alive) = (Arc::clone(&make_service), alive.clone());
             let runtime = runtime()?;
             spawn(format!("worker-{index}"), move || {
@@ -166,6 +192,11 @@ impl Server {
     /// Open connections.
     pub fn connections(&self) -> usize {
         self.desks.iter().map(|desk| desk.load.connections.load(Relaxed)).sum()
+    }
+
+    /// Closes idle connections when it is called; outlives the listener.
+    pub fn idle(&self) -> Idle {
+        Idle(self.desks.clone())
     }
 
     /// Stops in good order: goes on for `delay` (the load balancer is noticing), stops accepting, closes idle

@@ -18,7 +18,7 @@ use pin_project_lite::pin_project;
 use tower::Service;
 
 use super::activity::{Activity, InFlight};
-use super::stream_stall;
+use crate::flight::arrival::Secured;
 use crate::telemetry::labels::ConnectionEnd;
 
 /// One connection's service. Services in this program are always ready (DESIGN.md, "One rule for readiness"), so it is
@@ -28,11 +28,17 @@ pub(super) struct Counted<S> {
     service: RefCell<S>,
     activity: Arc<Activity>,
     head_fields: usize,
+    secured: Option<Arc<Secured>>,
 }
 
 impl<S> Counted<S> {
     pub(super) fn new(service: S, activity: Arc<Activity>, head_fields: usize) -> Self {
-        Self { service: RefCell::new(service), activity, head_fields }
+        Self { service: RefCell::new(service), activity, head_fields, secured: None }
+    }
+
+    /// Requests come through our own TLS, or not.
+    pub(super) fn secured(self, secured: Option<Arc<Secured>>) -> Self {
+        Self { secured, ..self }
     }
 }
 
@@ -44,7 +50,10 @@ where
     type Error = Infallible;
     type Future = CountedFuture<S::Future>;
 
-    fn call(&self, request: Request<Incoming>) -> Self::Future {
+    fn call(&self, mut request: Request<Incoming>) -> Self::Future {
+        if let Some(secured) = &self.secured {
+            request.extensions_mut().insert(Arc::clone(secured));
+        }
         let in_flight = Some(self.activity.begin_request());
         let answer = (request.headers().len() <= self.head_fields).then(|| self.service.borrow_mut().call(request));
         CountedFuture { answer, in_flight }
@@ -114,11 +123,7 @@ impl<B: Body<Data = Bytes>> Body for CountedBody<B> {
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
         let this = self.project();
         let Some(body) = this.body.as_pin_mut() else { return Poll::Ready(None) };
-        let frame = body.poll_frame(cx);
-        if this.in_flight.as_ref().is_some_and(|in_flight| in_flight.activity().is_http2()) {
-            stream_stall::body_polled(matches!(frame, Poll::Ready(Some(_))));
-        }
-        frame
+        body.poll_frame(cx)
     }
 
     fn is_end_stream(&self) -> bool {

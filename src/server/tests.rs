@@ -47,6 +47,7 @@ fn start(workers: usize, connections: usize) -> (Server, Arc<Metrics>) {
         listener: bind("127.0.0.1:0".parse().unwrap()).unwrap(),
         workers,
         limits: Arc::new(move || ConnectionLimits { connections, ..ConnectionLimits::default() }),
+        tls: None,
         metrics: Arc::clone(&metrics),
         shutdown: Shutdown::new(),
     };

@@ -21,9 +21,10 @@ use tokio::time::sleep;
 use tower::Service;
 
 use super::activity::{Activity, Command, Load};
-use super::connection::drive;
+use super::connection::{Settled, drive};
 use super::limits::ConnectionLimits;
 use super::shutdown::{ShutdownSignal, Stage};
+use super::{TlsSource, tls};
 use crate::telemetry::labels::ConnectionEnd;
 use crate::telemetry::metrics::Metrics;
 
@@ -160,6 +161,7 @@ pub(super) struct Worker {
     pub(super) desk: Arc<Desk>,
     pub(super) incoming: mpsc::Receiver<Accepted>,
     pub(super) signal: ShutdownSignal,
+    pub(super) tls: Option<TlsSource>,
 }
 
 impl Worker {
@@ -213,9 +215,15 @@ impl Worker {
         let activity = Activity::new(Arc::clone(&self.desk.load));
         activity.command(command);
         let registered = self.desk.register(Arc::clone(&activity), place);
-        tokio::spawn(async move {
-            let end = drive(stream, service, limits, activity).await;
-            registered.ended(end);
-        });
+        match self.tls.as_ref().map(|tls| tls()) {
+            None => drop(tokio::spawn(async move {
+                let end = drive(stream, service, limits, activity, Settled::default()).await;
+                registered.ended(end);
+            })),
+            Some(tls) => drop(tokio::spawn(async move {
+                let end = tls::drive(stream, tls, service, limits, activity).await;
+                registered.ended(end);
+            })),
+        }
     }
 }

@@ -13,6 +13,7 @@ use serde::Serialize;
 use super::chain::{ChainId, Checkpoint, Content, Hash, hash, root};
 use super::db::{self, StoreError};
 use super::keys::{KEY_FILE, Keys, SubjectId, SubjectKey};
+use super::outbox::{self, Posted};
 use super::record::{Entry, NewDecision, NewOutcome, spelled};
 use crate::domain::clock;
 use crate::domain::retention::Day;
@@ -29,6 +30,8 @@ pub enum Recorded {
     Before,
     /// It is about a decision that this tenant does not have.
     NoSuchDecision,
+    /// It is for the outbox, beside the chain.
+    Beside(Posted),
 }
 
 /// The end of a chain.
@@ -45,7 +48,7 @@ pub struct Head {
 pub struct Gap {
     /// When writing first failed, milliseconds since 1970.
     pub since_ms: u64,
-    /// Entries whose writing failed; each was told so.
+    /// Decisions and reports that were not recorded by then; whoever waited for one was told so.
     pub entries: u64,
 }
 
@@ -245,6 +248,8 @@ impl<'b> Page<'b> {
             Entry::Decision(decision) => self.decision(decision),
             Entry::Outcome(outcome) => self.outcome(outcome),
             Entry::Refusal(refusal) => self.sealed("refusal", refusal),
+            Entry::Notice(notice) => Ok(Recorded::Beside(outbox::post(&self.tx, notice, now())?)),
+            Entry::Tried(tried) => Ok(Recorded::Beside(outbox::tried(&self.tx, tried, now())?)),
         }
     }
 
@@ -263,7 +268,12 @@ impl<'b> Page<'b> {
         let sealed = key.seal(id.as_bytes(), &new.personal)?;
         let (subject, sealed) = (Some(subject.as_slice()), Some(sealed.as_slice()));
         let content = Content { kind, id, at: now(), tenant: &new.tenant, body: &new.body, subject, sealed };
-        Ok(Recorded::As(self.write(content)?))
+        let seq = self.write(content)?;
+        if let Some(notice) = &new.notice {
+            // Whoever is to send it posts it again, and hears if there was no room.
+            outbox::post(&self.tx, notice, now())?;
+        }
+        Ok(Recorded::As(seq))
     }
 
     fn outcome(&mut self, new: &NewOutcome) -> Result<Recorded, StoreError> {

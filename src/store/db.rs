@@ -20,7 +20,13 @@ pub const FILE: &str = "decisions.db";
 pub(super) const BUSY: Duration = Duration::from_secs(2);
 
 /// Each one brings the file from the version before it to its own.
-const SCHEMA: [&str; 2] = [include_str!("schema/1.sql"), include_str!("schema/2.sql")];
+const SCHEMA: &[&str] = &[
+    include_str!("schema/1.sql"),
+    // Keys by person and last day.
+    include_str!("schema/2.sql"),
+    // Notices that outlive the process.
+    include_str!("schema/3.sql"),
+];
 
 /// Why there is no record to be had.
 #[derive(Debug, thiserror::Error)]

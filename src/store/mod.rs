@@ -9,6 +9,8 @@ pub mod book;
 pub mod chain;
 pub mod db;
 pub mod keys;
+mod missing;
+pub mod outbox;
 pub mod query;
 pub mod record;
 pub mod refusal;

@@ -12,6 +12,7 @@ use super::book::chain_of;
 use super::chain::{self, Content, Finding, Proof, Row, Walk, Wrong};
 use super::db::{self, StoreError};
 use super::keys::{Keys, SubjectId, SubjectKey};
+use super::outbox::{self, Kept, State};
 use super::record::{Body, OutcomeBody, Personal};
 use super::sealed::Seals;
 use crate::domain::decision::Decision;
@@ -115,6 +116,22 @@ impl Reader {
             let found = db.prepare(&text)?.query_row([id, tenant], raw).optional()?;
             found.map(|raw| Opened::new(&self.keys).stored(db, raw)).transpose()
         })
+    }
+
+    /// Notices of one kind: those that wait in the order in which they came, settled ones the newest first.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub fn notices(&self, state: State, most: usize) -> Result<Vec<Kept>, StoreError> {
+        self.ask(|db| outbox::list(db, state, most))
+    }
+
+    /// Whether this notice still waits to be delivered.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub fn is_pending(&self, id: &str) -> Result<bool, StoreError> {
+        self.ask(|db| outbox::is_pending(db, id))
     }
 
     /// Decisions since a moment, newest first and at most so many.

@@ -11,6 +11,7 @@ use sha2::{Digest, Sha256};
 use zeroize::Zeroizing;
 
 use super::chain::{hex, unhex};
+use super::outbox::{Notice, Tried};
 use crate::domain::currency::Currency;
 use crate::domain::decision::{
     Action, Decision, DecisionSource, FallbackReason, Priced, ProviderReference, Reason, Reused, ReusedBecause, Score,
@@ -34,6 +35,10 @@ pub enum Entry {
     Outcome(Box<NewOutcome>),
     /// A payment attempt that was answered without a decision.
     Refusal(Box<NewDecision>),
+    /// A notice for the outbox, no record.
+    Notice(Box<Notice>),
+    /// What became of one, no record either.
+    Tried(Box<Tried>),
 }
 
 /// A decision to be recorded, or that there was none.
@@ -46,6 +51,7 @@ pub struct NewDecision {
     pub(super) until: Option<Day>,
     pub(super) body: Vec<u8>,
     pub(super) personal: Zeroizing<Vec<u8>>,
+    pub(super) notice: Option<Box<Notice>>,
 }
 
 /// An outcome to be recorded.
@@ -79,6 +85,8 @@ pub struct Told<'a> {
     pub instead_of: Option<&'a str>,
     /// What is kept of the person, and for how long.
     pub keeping: Keeping,
+    /// Posted in the same transaction.
+    pub notice: Option<Notice>,
 }
 
 /// One attempt at a provider.
@@ -202,7 +210,18 @@ impl Entry {
             until,
             body: spelled(&body),
             personal: Zeroizing::new(spelled(&personal)),
+            notice: told.notice.clone().map(Box::new),
         }))
+    }
+
+    /// The decision it records.
+    pub(super) fn decision_id(&self) -> Option<&DecisionId> {
+        if let Self::Decision(new) | Self::Refusal(new) = self { Some(&new.id) } else { None }
+    }
+
+    /// Whether it is to be a link of the chain.
+    pub fn is_record(&self) -> bool {
+        matches!(self, Self::Decision(_) | Self::Refusal(_) | Self::Outcome(_))
     }
 
     /// An outcome's record. `at` is when it happened, milliseconds since 1970.

@@ -95,6 +95,7 @@ impl Entry {
             until,
             body: spelled(&body),
             personal: Zeroizing::new(spelled(&Personal::of(asked, refused.digest, refused.keeping))),
+            notice: None,
         }))
     }
 }

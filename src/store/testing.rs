@@ -97,5 +97,6 @@ pub(super) fn kept(assessment: &Assessment, decision: &Decision, keeping: Keepin
         took_ms: 50,
         instead_of: None,
         keeping,
+        notice: None,
     })
 }

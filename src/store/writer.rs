@@ -17,8 +17,9 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use super::book::{self, Book, Gap, Recorded};
+use super::book::{self, Book, Recorded};
 use super::db::{self, StoreError};
+use super::missing::Missing;
 use super::query::Reader;
 use super::record::Entry;
 use super::retention::Schedule;
@@ -178,7 +179,7 @@ impl Records {
             watch: Arc::clone(&watch),
             faults,
             sweeper: Sweeper::start(&folder)?,
-            gap: None,
+            missing: None,
             schedule: Schedule::new(),
             unmarked: 0,
             marked_at: Instant::now(),
@@ -245,7 +246,7 @@ struct Writer {
     watch: Arc<dyn Watch>,
     faults: Faults,
     sweeper: Sweeper,
-    gap: Option<Gap>,
+    missing: Option<Missing>,
     schedule: Schedule,
     /// Records since the last checkpoint.
     unmarked: usize,
@@ -298,8 +299,8 @@ impl Writer {
         self.watch.waiting(-i64::try_from(tells.len()).unwrap_or_default());
         match result {
             Ok(recorded) => {
-                if let Some(gap) = self.gap.take() {
-                    tracing::info!(failed = gap.entries, "decisions can be recorded again");
+                if let Some(missing) = self.missing.take() {
+                    tracing::info!(missing = missing.gap(&entries).entries, "decisions can be recorded again");
                 }
                 self.unmarked += recorded.iter().filter(|recorded| matches!(recorded, Recorded::As(_))).count();
                 for (tell, recorded) in tells.into_iter().zip(recorded) {
@@ -309,7 +310,7 @@ impl Writer {
             }
             Err(error) => {
                 self.book = None;
-                self.note_failure(&error, tells.len());
+                self.note_failure(&error, &entries);
                 for tell in tells {
                     tell.send_replace(Some(Err(Unrecorded::Failed)));
                 }
@@ -329,8 +330,9 @@ impl Writer {
             Fault::Slow => thread::sleep(SLOW),
             Fault::None | Fault::Sync => {}
         }
+        let gap = self.missing.as_ref().map(|missing| missing.gap(entries));
         let entries: Vec<&Entry> = entries.iter().collect();
-        let recorded = book.add(&entries, self.gap)?;
+        let recorded = book.add(&entries, gap)?;
         if fault == Fault::Sync {
             return Err(StoreError::Asked);
         }
@@ -378,15 +380,16 @@ impl Writer {
     }
 
     /// Told once, when it begins: what follows is counted.
-    fn note_failure(&mut self, error: &StoreError, entries: usize) {
-        let entries = u64::try_from(entries).unwrap_or(u64::MAX);
-        if let Some(gap) = &mut self.gap {
-            gap.entries = gap.entries.saturating_add(entries);
-            return;
+    fn note_failure(&mut self, error: &StoreError, entries: &[Entry]) {
+        if let Some(missing) = &mut self.missing {
+            return missing.note(entries);
         }
         let cause = std::error::Error::source(error).map(ToString::to_string);
+        if !entries.iter().any(Entry::is_record) {
+            return tracing::error!(%error, cause, "the outbox cannot be written, what became of a notice is tried again");
+        }
         tracing::error!(%error, cause, "decisions cannot be recorded, each further one is tried again");
-        self.gap = Some(Gap { since_ms: clock::unix_ms(), entries });
+        self.missing.insert(Missing::since_now()).note(entries);
     }
 
     /// Appends a checkpoint. If that fails the chain is as good as before; the next one vouches for more.

@@ -29,6 +29,8 @@ pub enum Unit {
     Ratio,
     /// Model tokens.
     Tokens,
+    /// Bytes.
+    Bytes,
 }
 
 /// Upper bounds of a histogram, inclusive, in the integer unit it is observed in.
@@ -230,7 +232,19 @@ catalog! {
     CACHE_EVENTS: Counter, Count, "weighbridge_cache_events_total" ["cache", "event"]
         "What caches did.";
     SHED: Counter, Count, "weighbridge_shed_total" ["class", "reason"]
-        "Calls refused because the process was full.";
+        "Calls refused because the process was full or the caller had its share of what was left.";
+    IN_FLIGHT_BYTES: Gauge, Bytes, "weighbridge_in_flight_bytes" []
+        "Body bytes of requests in flight, read or declared and awaited.";
+    PRESSURE_STAGE: Gauge, Count, "weighbridge_pressure_stage" []
+        "0 normal, 1 lean, 2 tight, 3 risk-only: what memory and descriptors have come to.";
+    MEMORY_USED: Gauge, Bytes, "weighbridge_memory_used_bytes" []
+        "Memory of the process, or of its control group without what can be dropped.";
+    MEMORY_LIMIT: Gauge, Bytes, "weighbridge_memory_limit_bytes" []
+        "Memory the process may use: the least of limits.memory, the control group's limit and the machine's.";
+    DESCRIPTORS_OPEN: Gauge, Count, "weighbridge_descriptors_open" []
+        "Open file descriptors.";
+    DESCRIPTORS_LIMIT: Gauge, Count, "weighbridge_descriptors_limit" []
+        "File descriptors the process may have.";
     DECISIONS: Counter, Count, "weighbridge_decisions_total" ["merchant_category", "action", "source"]
         "Risk decisions, by what was answered and where it came from.";
     RISK_SCORE: Histogram(&SCORES), Ratio, "weighbridge_risk_score" ["model_version"]
@@ -308,6 +322,10 @@ catalog! {
         "Connections turned away before any request.";
     CONNECTIONS_ENDED: Counter, Count, "weighbridge_connections_ended_total" ["reason"]
         "Connections that ended, by why.";
+    TLS_RELOADS: Counter, Count, "weighbridge_tls_reloads_total" ["result"]
+        "Times the files of the listener's certificate changed, by what became of it.";
+    TLS_EXPIRY: Gauge, Seconds, "weighbridge_tls_certificate_expiry_timestamp_seconds" []
+        "When the listener's certificate expires, in seconds since 1970; absent without TLS.";
     POLICY_UNCLEAR: Counter, Count, "weighbridge_policy_unclear_total" []
         "Payment attempts for which a policy's condition could not be evaluated, so that a person decides.";
     PANICS: Counter, Count, "weighbridge_panics_total" []

@@ -197,6 +197,10 @@ closed_set! {
         Bytes = "bytes",
         /// The caller's share was used up while the process was busy.
         CallerShare = "caller_share",
+        /// Memory runs out.
+        Memory = "memory",
+        /// File descriptors run out.
+        Descriptors = "descriptors",
         /// The process is stopping.
         Draining = "draining",
     }
@@ -267,6 +271,22 @@ closed_set! {
 }
 
 closed_set! {
+    /// What became of certificate files that changed.
+    CertificateReload {
+        /// They are in use.
+        Success = "success",
+        /// One could not be read.
+        Unreadable = "unreadable",
+        /// One holds no certificate or no key, or one that cannot be used.
+        Malformed = "malformed",
+        /// The key is not that of the certificate.
+        Mismatch = "mismatch",
+        /// The certificate has expired, and the one in use has not.
+        Expired = "expired",
+    }
+}
+
+closed_set! {
     /// Why a connection was turned away.
     ConnectionRefusal {
         /// The limit on open connections.
@@ -285,6 +305,10 @@ closed_set! {
         Closed = "closed",
         /// The peer vanished or spoke no HTTP.
         Failed = "failed",
+        /// The TLS handshake took too long.
+        HandshakeTimeout = "handshake_timeout",
+        /// The TLS handshake failed: no common version, no certificate where one is needed, or no TLS at all.
+        HandshakeFailed = "handshake_failed",
         /// A request head, or its first byte, took too long.
         HeadTimeout = "head_timeout",
         /// More header fields than allowed.

@@ -8,7 +8,7 @@
 
 use std::collections::HashMap;
 use std::hash::Hash;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread;
 
 use super::catalog;
@@ -18,13 +18,16 @@ use super::handles::{
     AuditMetrics, BudgetLevels, CallerMetrics, ConnectionMetrics, HedgeMetrics, ProviderMetrics, ReuseMetrics,
     RiskProviderMetrics, RouteMetrics, ShadowMetrics, UpstreamMetrics, VelocityMetrics, pairs, set,
 };
-use super::labels::{BudgetOutcome, Cache, CacheEvent, ExtraCost, Notice, ReloadResult, ShedReason, SignatureRefusal};
+use super::labels::{
+    BudgetOutcome, Cache, CacheEvent, CertificateReload, ExtraCost, Notice, ReloadResult, ShedReason, SignatureRefusal,
+};
+use super::pressure::PressureLevels;
 use crate::domain::currency::Currency;
 use crate::domain::decision::{Action, DecisionSource, FallbackReason, Score};
 use crate::domain::id::{CallerId, ProviderId, RouteId, UpstreamId};
 use crate::domain::money::Cost;
-use crate::domain::operation::TrafficClass;
 use crate::domain::outcome::FailureClass;
+use crate::domain::overload::Class;
 use crate::domain::period::Period;
 
 /// Most distinct routes, and most distinct upstreams, that get series of their own.
@@ -38,7 +41,6 @@ const MOST_CATEGORIES: usize = 64;
 /// The name that everything beyond a bound shares.
 const OTHER: &str = "other";
 
-const CLASSES: [TrafficClass; 2] = [TrafficClass::Risk, TrafficClass::Llm];
 const ACTIONS: [Action; 4] = [Action::Pass, Action::Challenge, Action::Review, Action::Reject];
 const SOURCES: [DecisionSource; 5] = [
     DecisionSource::Live,
@@ -73,6 +75,8 @@ pub struct Metrics {
     signatures_refused: Vec<Counter>,
     notices: Vec<Counter>,
     config_last_success: Level,
+    tls_reloads: Vec<Counter>,
+    tls_expiry: OnceLock<Level>,
     /// Configurations still held, the current one included.
     pub snapshots_alive: Gauge,
     /// Calls whose cost is unknown.
@@ -89,6 +93,8 @@ pub struct Metrics {
     pub connections: ConnectionMetrics,
     /// Decisions given again.
     pub reuse: ReuseMetrics,
+    /// What the process uses of what it may.
+    pub pressure: PressureLevels,
 }
 
 impl Metrics {
@@ -103,11 +109,13 @@ impl Metrics {
         let f = &*families;
         Arc::new(Self {
             decisions: decisions(f, categories),
-            shed: pairs(f, &catalog::SHED, &CLASSES.map(TrafficClass::label), &ShedReason::labels()),
+            shed: pairs(f, &catalog::SHED, &Class::ALL.map(Class::label), &ShedReason::labels()),
             caches: pairs(f, &catalog::CACHE_EVENTS, &Cache::labels(), &CacheEvent::labels()),
             config_reloads: set(f, &catalog::CONFIG_RELOADS, &[], &ReloadResult::labels()),
             signatures_refused: set(f, &catalog::SIGNATURES_REFUSED, &[], &SignatureRefusal::labels()),
             notices: set(f, &catalog::WEBHOOK_NOTICES, &[], &Notice::labels()),
+            tls_reloads: set(f, &catalog::TLS_RELOADS, &[], &CertificateReload::labels()),
+            tls_expiry: OnceLock::new(),
             config_last_success: f.level(&catalog::CONFIG_LAST_SUCCESS, &[]),
             snapshots_alive: f.gauge(&catalog::CONFIG_SNAPSHOTS, &[]),
             unpriced: f.counter(&catalog::UNPRICED, &[]),
@@ -117,6 +125,7 @@ impl Metrics {
             audit: AuditMetrics::new(f),
             connections: ConnectionMetrics::new(f),
             reuse: ReuseMetrics::new(f),
+            pressure: PressureLevels::new(f),
             routes: Bounded::new(MOST_NAMES),
             upstreams: Bounded::new(MOST_NAMES),
             providers: Bounded::new(MOST_NAMES),
@@ -274,10 +283,8 @@ impl Metrics {
     }
 
     /// Counts a call refused because the process was full.
-    pub fn shed(&self, class: TrafficClass, reason: ShedReason) {
-        if let Some(class) = CLASSES.iter().position(|known| *known == class) {
-            self.shed.get(class * ShedReason::ALL.len() + reason as usize).inspect(|counter| counter.inc());
-        }
+    pub fn shed(&self, class: Class, reason: ShedReason) {
+        self.shed.get(class as usize * ShedReason::ALL.len() + reason as usize).inspect(|counter| counter.inc());
     }
 
     /// Counts what a cache did.
@@ -294,6 +301,16 @@ impl Metrics {
     /// Counts a reload.
     pub fn config_reload(&self, result: ReloadResult) {
         self.config_reloads.get(result as usize).inspect(|counter| counter.inc());
+    }
+
+    /// Counts what became of certificate files that changed.
+    pub fn tls_reload(&self, result: CertificateReload) {
+        self.tls_reloads.get(result as usize).inspect(|counter| counter.inc());
+    }
+
+    /// Tells when the certificate in use expires. Without TLS there is no such series: 0 would alarm somebody.
+    pub fn tls_expiry(&self, unix_seconds: i64) {
+        self.tls_expiry.get_or_init(|| self.families.level(&catalog::TLS_EXPIRY, &[])).set(unix_seconds);
     }
 
     /// Everything in Prometheus' text format. An error is logged and gives an empty text.

@@ -13,3 +13,5 @@ pub mod labels;
 pub mod lines;
 pub mod logs;
 pub mod metrics;
+pub mod pressure;
+pub mod process;

@@ -8,11 +8,15 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use crate::flight::shares::{Shares, Standing};
 use crate::upstream::concurrency::{Bounds, Concurrency, Ended};
 
-/// Requests in flight to one provider.
+/// Requests in flight to one provider, and whose they are.
 #[derive(Debug, Default)]
-pub struct Bulkhead(AtomicU32);
+pub struct Bulkhead {
+    taken: AtomicU32,
+    shares: Shares,
+}
 
 /// A bulkhead's limit that moves with what becomes of requests; shared by all upstreams of a provider.
 #[derive(Debug, Default)]
@@ -39,34 +43,43 @@ impl Adaptive {
 
 /// A place in a bulkhead; given back when dropped.
 #[derive(Debug)]
-pub struct Place(Arc<Bulkhead>);
+pub struct Place {
+    bulkhead: Arc<Bulkhead>,
+    seat: u8,
+}
 
 impl Bulkhead {
-    /// Takes a place, `None` if `limit` are taken.
-    pub fn enter(self: &Arc<Self>, limit: u32) -> Option<Place> {
-        if self.0.fetch_add(1, Ordering::AcqRel) >= limit {
-            self.0.fetch_sub(1, Ordering::AcqRel);
-            return None;
+    /// Takes a place. `None` if what the class may have of `limit` is taken, or if the rest is nearly taken and the caller
+    /// has its share of it: it is noted then that it wants more.
+    pub fn enter(self: &Arc<Self>, limit: u32, whose: Standing, now: Instant) -> Option<Place> {
+        let room = whose.class.share_of_provider(limit);
+        let taken = self.taken.fetch_add(1, Ordering::AcqRel);
+        let held = self.shares.add(whose.seat, 1);
+        let place = Place { bulkhead: Arc::clone(self), seat: whose.seat };
+        if taken < Shares::crowded(room) {
+            return Some(place);
         }
-        Some(Place(Arc::clone(self)))
+        let fair = !self.shares.has_its_part(whose.seat, held, room, now);
+        (taken < room && fair).then_some(place)
     }
 
     /// How many are taken.
     pub fn taken(&self) -> u32 {
-        self.0.load(Ordering::Acquire)
+        self.taken.load(Ordering::Acquire)
     }
 }
 
 impl Place {
     /// How many places of its bulkhead are taken, this one included.
     pub fn taken(&self) -> u32 {
-        self.0.taken()
+        self.bulkhead.taken()
     }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.0.0.fetch_sub(1, Ordering::AcqRel);
+        self.bulkhead.taken.fetch_sub(1, Ordering::AcqRel);
+        self.bulkhead.shares.sub(self.seat, 1);
     }
 }
 
@@ -101,14 +114,67 @@ impl Pause {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::overload::Class;
 
     #[test]
     fn a_full_bulkhead_refuses_and_a_dropped_place_is_free_again() {
         let bulkhead = Arc::new(Bulkhead::default());
-        let place = bulkhead.enter(1);
-        assert!(place.is_some() && bulkhead.enter(1).is_none());
+        let enter = || bulkhead.enter(1, Standing::default(), Instant::now());
+        let place = enter();
+        assert!(place.is_some() && enter().is_none());
         drop(place);
         assert_eq!(bulkhead.taken(), 0);
+    }
+
+    #[test]
+    fn row_35_a_class_leaves_some_of_a_provider_to_those_above_it() {
+        let bulkhead = Arc::new(Bulkhead::default());
+        let enter = |class| bulkhead.enter(20, Standing { class, seat: 1 }, Instant::now());
+        let mut held = Vec::new();
+        for (class, places) in [(Class::Batch, 14), (Class::Low, 16), (Class::Normal, 20)] {
+            while let Some(place) = enter(class) {
+                held.push(place);
+            }
+            assert_eq!(held.len(), places, "{class:?}");
+        }
+    }
+
+    /// Six simulated seconds at a provider of 20 places and 200 ms, of which the first does not count: one caller asks every
+    /// millisecond, the other every `gap` ms. How many of each were served, and how many the other asked for.
+    fn rivals(gap: u64) -> (u32, u32, u32) {
+        let (bulkhead, start) = (Arc::new(Bulkhead::default()), Instant::now());
+        let mut held = std::collections::VecDeque::new();
+        let (mut greedy, mut modest, mut wanted) = (0, 0, 0);
+        for ms in 0..6_000u64 {
+            let now = start + Duration::from_millis(ms);
+            while held.front().is_some_and(|(ends, _)| *ends <= ms) {
+                held.pop_front();
+            }
+            let measured = u32::from(ms >= 1_000);
+            let ask = |seat| bulkhead.enter(20, Standing { class: Class::Normal, seat }, now);
+            if let Some(place) = ask(1) {
+                greedy += measured;
+                held.push_back((ms + 200, place));
+            }
+            if ms % gap == 0 {
+                wanted += measured;
+                if let Some(place) = ask(2) {
+                    modest += measured;
+                    held.push_back((ms + 200, place));
+                }
+            }
+        }
+        (greedy, modest, wanted)
+    }
+
+    #[test]
+    fn row_36_one_that_asks_ten_times_as_often_does_not_starve_another() {
+        // 100 a second are possible: 500 in the five seconds that count. The other asks for 10, 20, 40 and 100 a second.
+        for (gap, least) in [(100, 1.0), (50, 0.95), (25, 0.9), (10, 0.45)] {
+            let (greedy, modest, wanted) = rivals(gap);
+            assert!(f64::from(modest) >= f64::from(wanted) * least, "every {gap} ms: {modest} of {wanted}");
+            assert!(greedy + modest >= 450, "every {gap} ms: {} of 500", greedy + modest);
+        }
     }
 
     #[test]

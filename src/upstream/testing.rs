@@ -24,6 +24,7 @@ use crate::domain::secret::{Secret, SecretSource};
 use crate::flight::call::{CacheWish, Call, CallContext, Facts, RiskFacts};
 use crate::flight::facts::LlmFacts;
 use crate::flight::reply::{Reply, ReplyBody, UsageSlot};
+use crate::flight::shares::Standing;
 use crate::flight::trail::Trail;
 use crate::flight::velocity::Readings;
 use crate::sandbox::{SandboxBody, serve_connection};
@@ -197,6 +198,7 @@ fn context(table: &RoutingTable, caller: usize) -> CallContext {
         id: crate::domain::id::RequestId::parse("req_test").unwrap(),
         caller: Arc::clone(&table.callers()[caller]),
         arrived: Instant::now(),
+        standing: Standing::default(),
         trail: Trail::default(),
         cache: CacheWish::Default,
         forwarded: HeaderMap::new(),

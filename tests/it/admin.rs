@@ -26,7 +26,7 @@ fn health_is_plain_text_that_is_never_stored() {
 }
 
 /// Rows whose series need a name that only traffic or a merchant's budget gives.
-const AFTER_TRAFFIC: [&str; 10] = [
+const AFTER_TRAFFIC: [&str; 11] = [
     "weighbridge_failovers_total",
     "weighbridge_risk_score",
     "weighbridge_velocity_events_total",
@@ -37,6 +37,7 @@ const AFTER_TRAFFIC: [&str; 10] = [
     "weighbridge_merchant_budget_spent_micro",
     "weighbridge_merchant_budget_reserved_micro",
     "weighbridge_features_dropped_total",
+    "weighbridge_tls_certificate_expiry_timestamp_seconds",
 ];
 
 #[test]

@@ -178,6 +178,7 @@ fn the_help_is_the_documented_one() {
         &["audit", "verify"],
         &["audit", "export"],
         &["audit", "erase"],
+        &["audit", "notices"],
         &["digest"],
         &["simulate"],
         &["completions"],

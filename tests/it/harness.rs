@@ -49,8 +49,10 @@ use weighbridge::upstream::dial::{Dial, Io};
 pub use self::client::*;
 pub use self::net::*;
 
+pub mod certificates;
 mod client;
 pub mod forms;
+pub mod frames;
 mod net;
 pub mod sockets;
 

@@ -102,7 +102,7 @@ async fn row_35_a_full_process_sheds_llm_calls_and_keeps_room_for_payments() {
     let wait = shed.lines().find_map(|line| line.strip_prefix("retry-after: ")).unwrap().parse::<u64>().unwrap();
     assert!((1..=5).contains(&wait), "{wait}");
     assert_eq!((decided.status, &decided.json()["source"]), (200, &"live".into()));
-    let counted = world.metric("weighbridge_shed_total", &["class=\"llm\""]);
+    let counted = world.metric("weighbridge_shed_total", &["class=\"normal\""]);
     assert!((counted - 1.0).abs() < f64::EPSILON);
     assert!(world.metric("weighbridge_shed_total", &["class=\"risk\""]).abs() < f64::EPSILON);
     assert_eq!(world.counts(), [9, 0, 0]);

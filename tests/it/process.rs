@@ -112,6 +112,11 @@ impl Sandbox {
     pub fn start_with(site: &Site, variables: &[(&str, &str)], arguments: &[&str]) -> Self {
         let mut command = weighbridge();
         command.envs(variables.iter().copied());
+        Self::start_by(command, site, arguments)
+    }
+
+    /// Starts by this command, which ends up being the program.
+    pub fn start_by(mut command: Command, site: &Site, arguments: &[&str]) -> Self {
         command.current_dir(site.0.path()).args(["sandbox", "--json", "--log-format", "json"]);
         command.args(["--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"]).args(arguments);
         let mut child = command.spawn().unwrap();
@@ -127,6 +132,11 @@ impl Sandbox {
         let address = |key: &str| told[key].as_str().unwrap().strip_prefix("http://").unwrap().parse().unwrap();
         let key = told["api_key"].as_str().unwrap().to_owned();
         Self { data: address("data"), admin: address("admin"), key, child, log, reader }
+    }
+
+    /// The process.
+    pub fn pid(&self) -> String {
+        self.child.id().to_string()
     }
 
     /// Sends a signal by its short name.

@@ -124,6 +124,7 @@ const ONLY: &[Only] = &[
         within: &["src/"],
         allowed: &[
             ("src/app.rs", "starts everything, in order"),
+            ("src/layer/admission.rs", "refused bodies are read and thrown away, within a size and a second"),
             ("src/server/", "one runtime a core, one task a connection"),
             ("src/admin/", "one task a connection"),
             ("src/sandbox/", "stands for other programs"),

@@ -162,15 +162,15 @@ class Process:
 class Sandbox:
     """`weighbridge sandbox --json`: the proxy in front of simulated providers."""
 
-    def __init__(self, folder: Path, more_risk=""):
+    def __init__(self, folder: Path, more_risk="", edit=lambda text: text, env=None):
         routes = folder / "routes.toml"
         text = (ROOT / "routes.toml").read_text()
         # The file shows its ladder as a comment: without a budget it would be refused.
         text = text.replace("\n# ladder =", "\nladder =") if more_risk else text
-        routes.write_text(text + EXTRA_CALLERS + more_risk)
+        routes.write_text(edit(text) + EXTRA_CALLERS + more_risk)
         arguments = ["sandbox", "--json", "--routes", str(routes), "--providers", str(ROOT / "providers")]
         arguments += ["--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"]
-        self.process = Process(arguments, folder / "log", stdout=subprocess.PIPE)
+        self.process = Process(arguments, folder / "log", env=env, stdout=subprocess.PIPE)
         self.said = json.loads(self.process.first_line())
         self.data = self.said["data"]
         self.base_url = self.said["base_url"]

@@ -1,14 +1,17 @@
 //! `[[caller]]`, key by key.
 
+use super::overload;
 use super::signature::RawSignature;
 use crate::config::error::Code;
 use crate::config::read::{Table, Value};
 use crate::config::report::Field;
 use crate::config::table::Unpriced;
 use crate::domain::money::Cost;
+use crate::domain::overload::Class;
 use crate::domain::period::Period;
 
-const KEYS: [&str; 8] = ["id", "tenant", "key_digest", "allow", "limits", "budget", "unpriced", "signature"];
+const KEYS: [&str; 10] =
+    ["id", "tenant", "key_digest", "client_cert_sha256", "allow", "limits", "budget", "unpriced", "signature", "class"];
 const LIMITS: [&str; 3] = ["requests_per_minute", "in_flight", "tokens_per_minute"];
 /// Below it, one ordinary answer would be more than a minute's worth.
 const LEAST_TOKENS: u32 = 1_000;
@@ -23,6 +26,7 @@ pub(in crate::config) struct RawCaller {
     pub(in crate::config) id: Option<Field<String>>,
     pub(in crate::config) tenant: Option<Field<String>>,
     pub(in crate::config) key_digest: Option<Field<String>>,
+    pub(in crate::config) client_certs: Option<Field<Vec<Field<String>>>>,
     pub(in crate::config) allow: Option<Field<Vec<Field<String>>>>,
     pub(in crate::config) requests_per_minute: Option<Field<u32>>,
     pub(in crate::config) in_flight: Option<Field<u32>>,
@@ -32,6 +36,7 @@ pub(in crate::config) struct RawCaller {
     pub(in crate::config) unpriced: Option<Field<Unpriced>>,
     /// `None` also if it could not be read: then it was reported, and there will be no table.
     pub(in crate::config) signature: Option<RawSignature>,
+    pub(in crate::config) class: Option<Field<Class>>,
 }
 
 #[derive(Debug)]
@@ -49,6 +54,7 @@ impl RawCaller {
             id: table.required("id").and_then(|value| value.name("-_.")),
             tenant: table.get("tenant").and_then(|value| value.name("-_.")),
             key_digest: table.required("key_digest").and_then(|value| value.string()),
+            client_certs: table.get("client_cert_sha256").and_then(|value| value.string_list()),
             allow: table.required("allow").and_then(|value| value.string_list()),
             requests_per_minute: limit("requests_per_minute"),
             in_flight: limit("in_flight"),
@@ -56,6 +62,7 @@ impl RawCaller {
             budgets: table.get("budget").map(|value| budgets(&value)),
             unpriced: table.get("unpriced").and_then(|value| unpriced(&value)),
             signature: table.get("signature").and_then(|value| RawSignature::read(&value)),
+            class: table.get("class").and_then(|value| overload::class(&value)),
         }
     }
 }

@@ -3,10 +3,12 @@
 use std::time::Duration;
 
 use super::cache::RawCache;
+use super::overload;
 use crate::config::asking::{HedgeAfter, Order, Sticky};
 use crate::config::error::Code;
 use crate::config::read::{ANY_LIMIT, Value};
 use crate::config::report::Field;
+use crate::domain::overload::Class;
 
 const MOST_CANDIDATES: usize = 32;
 const LARGEST_WEIGHT: u32 = 1000;
@@ -23,6 +25,7 @@ pub(in crate::config) struct RawRoute {
     pub(in crate::config) timeouts: RawTimeouts,
     pub(in crate::config) max_attempts: Option<Field<u32>>,
     pub(in crate::config) cache: Option<RawCache>,
+    pub(in crate::config) class: Option<Field<Class>>,
 }
 
 /// `"provider/model"`, or `{ use = "provider/model", weight = 3 }`.
@@ -66,8 +69,18 @@ pub(in crate::config) struct RawTimeouts {
 
 /// Reads one section.
 pub(super) fn route((name, value): &(Field<String>, Value<'_>)) -> Option<RawRoute> {
-    const KEYS: [&str; 9] =
-        ["order", "candidates", "timeouts", "max_attempts", "cache", "sticky", "fallback_on", "hedge", "shadow"];
+    const KEYS: [&str; 10] = [
+        "order",
+        "candidates",
+        "timeouts",
+        "max_attempts",
+        "cache",
+        "sticky",
+        "fallback_on",
+        "hedge",
+        "shadow",
+        "class",
+    ];
     const ORDERS: [(&str, Order); 4] = [
         ("as-listed", Order::AsListed),
         ("weighted", Order::Weighted),
@@ -87,6 +100,7 @@ pub(super) fn route((name, value): &(Field<String>, Value<'_>)) -> Option<RawRou
         timeouts: table.get("timeouts").and_then(|value| timeouts(&value)).unwrap_or_default(),
         max_attempts: table.get("max_attempts").and_then(|value| value.whole(1..=5)),
         cache: table.get("cache").and_then(|value| RawCache::read(&value)),
+        class: table.get("class").and_then(|value| overload::class(&value)),
     })
 }
 

@@ -6,6 +6,7 @@ use super::callers::RawCaller;
 use super::jurisdiction::RawJurisdiction;
 use super::lint::{self, RawAllowed};
 use super::llm::{self, RawRoute};
+use super::overload;
 use super::risk::{self, RawRisk};
 use super::webhook::RawWebhook;
 use crate::config::error::Code;
@@ -41,9 +42,11 @@ pub(in crate::config) struct RawLimits {
     pub(in crate::config) body_idle: Option<Field<Duration>>,
     pub(in crate::config) write_stall: Option<Field<Duration>>,
     pub(in crate::config) keep_alive: Option<Field<Duration>>,
+    pub(in crate::config) handshake: Option<Field<Duration>>,
     pub(in crate::config) connections: Option<Field<usize>>,
     pub(in crate::config) in_flight: Option<Field<usize>>,
     pub(in crate::config) in_flight_bytes: Option<Field<usize>>,
+    pub(in crate::config) memory: Option<Field<usize>>,
 }
 
 /// Whether a file has to say `version = 1`.
@@ -93,7 +96,7 @@ fn check_version(value: &Value<'_>) {
 }
 
 fn limits(value: &Value<'_>) -> Option<RawLimits> {
-    const LIMIT_KEYS: [&str; 12] = [
+    const LIMIT_KEYS: [&str; 14] = [
         "body",
         "risk_body",
         "json_depth",
@@ -103,11 +106,13 @@ fn limits(value: &Value<'_>) -> Option<RawLimits> {
         "body_idle",
         "write_stall",
         "keep_alive",
+        "handshake",
         "connections",
         "in_flight",
         "in_flight_bytes",
+        "memory",
     ];
-    let table = value.table()?.only(&LIMIT_KEYS, &["handshake"]);
+    let table = value.table()?.only(&LIMIT_KEYS, &[]);
     let size = |name: &str, bounds| table.get(name).and_then(|value| value.size(bounds));
     let count = |name: &str, bounds| table.get(name).and_then(|value| value.whole(bounds));
     let time = |name: &str| table.get(name).and_then(|value| value.duration(ANY_LIMIT));
@@ -122,9 +127,11 @@ fn limits(value: &Value<'_>) -> Option<RawLimits> {
         body_idle: time("body_idle"),
         write_stall: time("write_stall"),
         keep_alive: time("keep_alive"),
+        handshake: time("handshake"),
         connections: count("connections", 1..=1_000_000),
         in_flight: count("in_flight", 1..=1_000_000),
         in_flight_bytes: size("in_flight_bytes", MIB..=1024 * GIB),
+        memory: table.get("memory").and_then(|value| overload::memory(&value)),
     })
 }
 

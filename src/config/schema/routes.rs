@@ -46,6 +46,12 @@ const CALLER: &[Key] = &[
         List(&Text),
         "What it may use: route names, \"risk\", \"provider/model\", \"provider/*\", or \"*\" for every route.",
     ),
+    key(
+        "client_cert_sha256",
+        List(&Text),
+        "SHA-256 of certificates; where there are some, the caller must present one of them.",
+    ),
+    key("class", CLASS, CLASS_SAYS),
     key("limits", Table(CALLER_LIMITS), "How much it may call."),
     key(
         "budget",
@@ -59,6 +65,9 @@ const CALLER: &[Key] = &[
     ),
     key("signature", Table(SIGNATURE), "Its requests must be signed: one key, or several while one replaces another."),
 ];
+
+const CLASS: Kind = Words(&["batch", "low", "normal"]);
+const CLASS_SAYS: &str = "What is given up first when there is too much to do: batch, then low. Default: normal.";
 
 const CALLER_LIMITS: &[Key] = &[
     key("requests_per_minute", Whole(1, 100_000_000), "Requests a minute."),
@@ -120,6 +129,7 @@ const MODEL: &[Key] = &[
         "Refusals of the request that the next candidate may still answer.",
     ),
     key("hedge", Table(HEDGE), "A second candidate is asked beside a slow first one."),
+    key("class", CLASS, CLASS_SAYS),
     key("shadow", Table(SHADOW), "Copies of calls for a candidate on trial; its answers are thrown away."),
 ];
 
@@ -301,6 +311,12 @@ const LIMITS: &[Key] = &[
     key("body_idle", Duration, "Longest silence within a request body. Default: 10s."),
     key("write_stall", Duration, "Longest time a client may take no byte of its answer. Default: 30s."),
     key("keep_alive", Duration, "Longest idle time of a connection. Default: 60s."),
+    key("handshake", Duration, "Longest time for a TLS handshake. Default: 5s."),
+    key(
+        "memory",
+        Size,
+        "What the process may use of memory before it gives up work. Default: the machine's or its group's.",
+    ),
     key("connections", Whole(1, 1_000_000), "Client connections. Default: 10000."),
     key("in_flight", Whole(1, 1_000_000), "Requests at the same time. Default: 2000."),
     key("in_flight_bytes", Size, "Bodies of all requests in flight. Default: 512MiB."),

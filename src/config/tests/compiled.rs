@@ -39,6 +39,7 @@ fn an_ordinary_configuration_becomes_a_table_with_defaults() {
     let limits = table.limits();
     assert_eq!((limits.body_bytes, limits.risk_body_bytes, limits.json_depth), (33_554_432, 65_536, 64));
     assert_eq!((limits.connections, limits.in_flight, limits.in_flight_bytes), (10_000, 2000, 536_870_912));
+    assert_eq!(limits.memory, None);
     assert_eq!(table.facts()["agg"].model_prices["fast"].checked, "2026-11-22");
 }
 

@@ -74,6 +74,8 @@ fn settings_that_cannot_both_hold_are_conflicts() {
     );
     let limits = format!("{ROUTES}[limits]\nbody = \"64MiB\"\nin_flight_bytes = \"32MiB\"\n");
     assert!(mistakes(&limits, &[LLM, RISK]).contains("one body could be larger"));
+    let memory = format!("{ROUTES}[limits]\nmemory = \"1MiB\"\n");
+    assert!(mistakes(&memory, &[LLM, RISK]).contains("(limits.memory)"));
 }
 
 #[test]
@@ -87,6 +89,8 @@ fn callers_are_unique_and_their_keys_real() {
     assert!(allow(r#"["nothing"]"#).contains("no such route (caller.allow); known: summary, risk"));
     assert!(allow(r#"["agg/nothing"]"#).contains("provider `agg` has no model `nothing`"));
     assert!(allow(r#"["risk", "risk"]"#).contains("the entry occurs twice"));
+    assert!(allow("[\"risk\"]\nclass = \"low\"").contains("payments are a class of their own"));
+    assert!(allow("[\"risk\"]\nclass = \"risk\"").contains("(caller.class)"));
 }
 
 #[test]

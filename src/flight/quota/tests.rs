@@ -5,6 +5,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::config::table::Unpriced;
 use crate::domain::id::{CallerId, TenantId};
+use crate::domain::overload::Class;
 
 /// 2026-11-30T23:59:00Z: a minute before a day and a month turn.
 const EVE: u64 = 1_796_083_140_000;
@@ -22,7 +23,9 @@ fn caller(tokens_per_minute: Option<u32>, budgets: &[(Cost, Period)]) -> Caller 
     Caller {
         id: CallerId::new("shop"),
         tenant: TenantId::new("shop"),
+        client_certs: Vec::new(),
         key_digest: [1; 32],
+        class: Class::Normal,
         allow: Vec::new(),
         requests_per_minute: None,
         in_flight: None,

@@ -96,6 +96,12 @@ impl Stored {
 }
 
 impl Store {
+    /// Forgets every answer: memory is wanted for something else.
+    pub fn clear(&self) {
+        self.answers.invalidate_all();
+        self.answers.run_pending_tasks();
+    }
+
     /// An empty store of at most `most_bytes`, and as much again for answers on their way.
     pub fn new(most_bytes: u64, pepper: [u8; 32], metrics: &Arc<Metrics>) -> Self {
         let counted = Arc::clone(metrics);

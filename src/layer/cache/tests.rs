@@ -55,7 +55,7 @@ impl Fixture {
         let metrics = Metrics::new();
         let store = Store::new(1 << 20, [7; 32], &metrics);
         let policy = CachePolicy { ttl: TTL, stale_if_error: Duration::ZERO, cut_by_length: CutAnswers::Pass };
-        let params = Params { store, policy: Some(policy), fingerprint: [1; 32], metrics };
+        let params = Params { store, policy: Some(policy), fingerprint: [1; 32], metrics, gate: Arc::default() };
         let answer: Answer = Box::new(|_| Ok(answer("hi", "stop")));
         Self { params, asked: Arc::default(), answer: Arc::new(Mutex::new(answer)), takes: Duration::ZERO }
     }

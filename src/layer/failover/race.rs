@@ -18,6 +18,7 @@ use super::{Asked, Attempting, Flight, Lane, was_seen};
 use crate::config::asking;
 use crate::domain::operation::Safety;
 use crate::flight::error::{AttemptError, CallError};
+use crate::flight::gate::Gate;
 use crate::telemetry::handles::HedgeMetrics;
 use crate::telemetry::labels::{ExtraCost, HedgeOutcome};
 use crate::upstream::latency::Form;
@@ -31,6 +32,8 @@ pub struct Hedge {
     pub tempo: Arc<Tempo>,
     /// Counts what became of hedges.
     pub metrics: Arc<HedgeMetrics>,
+    /// Knows when there is nothing to spare for them.
+    pub gate: Arc<Gate>,
 }
 
 /// The second of two attempts.
@@ -49,7 +52,10 @@ impl<'p> Flight<'p> {
         let probing = !lane.upstream.health.is_unmarked();
         let lap = Lap { hedge, form: Form::of(self.call.llm().stream), started: Instant::now() };
         let first = self.begin(lane, 1)?;
-        let patience = hedge.tempo.patience(&hedge.policy, lap.form).filter(|_| !probing && self.may_hedge());
+        let patience = hedge
+            .tempo
+            .patience(&hedge.policy, lap.form)
+            .filter(|_| !probing && !hedge.gate.is_lean() && self.may_hedge());
         let Some(patience) = patience else { return Ok(lap.alone(lane, first).await) };
         Ok(match select(first, pin!(sleep(patience))).await {
             Either::Left((result, _)) => lap.noted(Asked { lane, result }),

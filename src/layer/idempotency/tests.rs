@@ -47,7 +47,7 @@ struct Fixture {
 impl Fixture {
     fn new() -> Self {
         Self {
-            params: Params { ledger: Ledger::default(), clerk: None, metrics: Metrics::new() },
+            params: Params { ledger: Ledger::default(), clerk: None, revise: None, metrics: Metrics::new() },
             asked: Asked::default(),
         }
     }

@@ -36,7 +36,7 @@ pub(super) enum Keep {
 pub(super) async fn receive<B>(
     mut body: B,
     boundary: &Boundary,
-    (room, keep): (Room, Keep),
+    (room, keep, weigh): (Room, Keep, &mut (dyn FnMut(usize) -> Result<(), CallError> + Send)),
     trail: &Trail,
 ) -> Result<Received, CallError>
 where
@@ -58,6 +58,7 @@ where
         if kept.len() + chunk.len() > room.limit_bytes {
             return Err(CallError::BodyTooLarge { limit_bytes: room.limit_bytes });
         }
+        weigh(kept.len() + chunk.len())?;
         scanner.feed(&chunk).map_err(refused)?;
         kept.extend_from_slice(&chunk);
     };

@@ -120,7 +120,12 @@ async fn a_late_verdict_is_counted_and_kept_for_whoever_asks_again() {
     let service = ServiceBuilder::new()
         .layer(FallbackLayer(fallback::Params { metrics: Arc::clone(&metrics) }))
         .layer(soft(&metrics))
-        .layer(IdempotencyLayer(idempotency::Params { ledger, clerk: None, metrics: Arc::clone(&metrics) }))
+        .layer(IdempotencyLayer(idempotency::Params {
+            ledger,
+            clerk: None,
+            revise: None,
+            metrics: Arc::clone(&metrics),
+        }))
         .service(inside.taking(Duration::from_secs(1)));
     let first = service.clone().oneshot(risk_call("T-1", "1.00")).await.unwrap().decision.unwrap();
     assert_eq!((first.action, first.source), (Action::Review, DecisionSource::Fallback(FallbackReason::Deadline)));
@@ -140,7 +145,12 @@ async fn a_verdict_between_the_timer_and_the_deadline_is_late_too() {
     let (inside, metrics, ledger) = (Inside::default(), Metrics::new(), Ledger::default());
     let service = ServiceBuilder::new()
         .layer(soft(&metrics))
-        .layer(IdempotencyLayer(idempotency::Params { ledger, clerk: None, metrics: Arc::clone(&metrics) }))
+        .layer(IdempotencyLayer(idempotency::Params {
+            ledger,
+            clerk: None,
+            revise: None,
+            metrics: Arc::clone(&metrics),
+        }))
         .service(inside.taking(Duration::from_millis(798)));
     assert!(service.clone().oneshot(risk_call("T-1", "1.00")).await.is_err());
     tokio::time::sleep(Duration::from_millis(10)).await;
@@ -153,7 +163,12 @@ async fn f45_a_client_that_leaves_does_not_take_the_paid_verdict_along() {
     let (inside, metrics, ledger) = (Inside::default(), Metrics::new(), Ledger::default());
     let service = ServiceBuilder::new()
         .layer(soft(&metrics))
-        .layer(IdempotencyLayer(idempotency::Params { ledger, clerk: None, metrics: Arc::clone(&metrics) }))
+        .layer(IdempotencyLayer(idempotency::Params {
+            ledger,
+            clerk: None,
+            revise: None,
+            metrics: Arc::clone(&metrics),
+        }))
         .service(inside.taking(Duration::from_millis(300)));
     let gone =
         tokio::time::timeout(Duration::from_millis(100), service.clone().oneshot(risk_call("T-1", "1.00"))).await;

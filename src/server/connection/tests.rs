@@ -209,6 +209,51 @@ async fn t3_one_http2_stream_that_is_not_read_is_reset_and_the_others_go_on() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn t3_a_window_of_one_byte_does_not_make_us_let_go_of_whole_answers() {
+    let held = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&held);
+    let (client, server) = serve_with(64 * 1024, ShutdownSignal::never(), move |request| {
+        let held = Alive::new(&count);
+        async move {
+            if request.uri().path() == "/" {
+                return whole("ok");
+            }
+            let mut frames = vec![Ok(Frame::data(Bytes::from(vec![b'x'; 1024 * 1024])))];
+            let frames = stream::poll_fn(move |_| {
+                let _ = &held;
+                Poll::Ready(frames.pop())
+            });
+            Response::new(StreamBody::new(frames).boxed_unsync())
+        }
+    });
+    let mut sender = http2(client, 1).await;
+    let mut unread = Vec::new();
+    for _ in 0..20 {
+        let large = Request::get("http://a/large").body(Empty::new()).unwrap();
+        unread.push(sender.send_request(large).await.unwrap());
+    }
+    sleep(Duration::from_secs(29)).await;
+    assert_eq!(held.load(Ordering::SeqCst), 20, "they are still ours, and so the deadline's");
+    sleep(Duration::from_secs(2)).await;
+    assert_eq!(held.load(Ordering::SeqCst), 0);
+    assert_eq!(sender.send_request(request()).await.unwrap().status(), StatusCode::OK);
+    assert!(!server.is_finished());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_large_answer_arrives_whole_over_http2() {
+    let (client, _server) = serve_with(64 * 1024, ShutdownSignal::never(), |_| async {
+        let whole = Full::new(Bytes::from((0..1_000_000_u32).map(|at| (at % 251) as u8).collect::<Vec<_>>()));
+        Response::new(whole.boxed_unsync())
+    });
+    let mut sender = http2(client, 64 * 1024).await;
+    let answer = sender.send_request(request()).await.unwrap();
+    assert_eq!(answer.headers()["content-length"], "1000000");
+    let body = answer.into_body().collect().await.unwrap().to_bytes();
+    assert!(body.len() == 1_000_000 && body.iter().enumerate().all(|(at, byte)| (at % 251) as u8 == *byte));
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_http2_stream_that_waits_for_us_is_not_a_stalled_one() {
     let (client, _server) = serve_with(64 * 1024, ShutdownSignal::never(), |_| async { silent() });
     let mut sender = http2(client, 64 * 1024).await;

@@ -24,6 +24,7 @@ fn everything() -> Arc<Metrics> {
     ExtraCost::ALL.iter().for_each(|purpose| metrics.extra_cost(&provider("p"), "m", *purpose, cost));
     metrics.risk_score(Some("v1"), Score::ONE);
     metrics.config_in_use("abcdef012345", 1_700_000_000);
+    metrics.tls_expiry(1_800_000_000);
     metrics.caller(&CallerId::new("c"));
     metrics.velocity(&"cards".into());
     metrics.budget(&CallerId::new("c"), Period::Day, Currency::parse("CNY").unwrap());
@@ -95,7 +96,7 @@ fn outcomes_count_under_their_own_label() {
     let route = metrics.route(&RouteId::new("chat"));
     route.request(RequestOutcome::Timeout);
     route.stream(End::ClientGone);
-    metrics.shed(TrafficClass::Llm, ShedReason::Bytes);
+    metrics.shed(Class::Normal, ShedReason::Bytes);
     metrics.cache(Cache::Token, CacheEvent::Coalesced);
     metrics.config_reload(ReloadResult::Failure);
     metrics.decision(Some("grocery"), Action::Review, DecisionSource::Fallback(FallbackReason::NoVerdict));
@@ -105,7 +106,7 @@ fn outcomes_count_under_their_own_label() {
     for line in [
         "weighbridge_requests_total{route=\"chat\",outcome=\"timeout\"} 1",
         "weighbridge_stream_outcomes_total{route=\"chat\",outcome=\"client_gone\"} 1",
-        "weighbridge_shed_total{class=\"llm\",reason=\"bytes\"} 1",
+        "weighbridge_shed_total{class=\"normal\",reason=\"bytes\"} 1",
         "weighbridge_cache_events_total{cache=\"token\",event=\"coalesced\"} 1",
         "weighbridge_config_reloads_total{result=\"failure\"} 1",
         "weighbridge_decisions_total{merchant_category=\"grocery\",action=\"REVIEW\",source=\"fallback\"} 1",
