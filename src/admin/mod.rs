@@ -18,6 +18,7 @@ use tower::Service;
 
 use self::guard::Guard;
 use crate::config::error::ConfigError;
+use crate::config::schema;
 use crate::gateway::certificates::Certificates;
 use crate::gateway::reload::{LastReload, Reloads};
 use crate::gateway::snapshot::{Live, Shared};
@@ -69,7 +70,9 @@ impl Admin {
         let path = request.uri().path();
         // Load balancers ask with HEAD; hyper leaves the body out.
         let (methods, allow): (&[Method], _) = match path {
-            "/livez" | "/readyz" | "/metrics" | "/status.json" => (&[Method::GET, Method::HEAD], "GET, HEAD"),
+            "/livez" | "/readyz" | "/metrics" | "/status.json" | "/schema/routes.json" | "/schema/provider.json" => {
+                (&[Method::GET, Method::HEAD], "GET, HEAD")
+            }
             "/-/reload" => (&[Method::POST], "POST"),
             _ => return text(StatusCode::NOT_FOUND, "no such path\n"),
         };
@@ -87,6 +90,8 @@ impl Admin {
                 self.shared.metrics.pressure.in_flight(self.shared.gate.held_bytes());
                 typed(StatusCode::OK, "text/plain; version=0.0.4", self.shared.metrics.render())
             }
+            "/schema/routes.json" => self::schema(schema::ROUTES),
+            "/schema/provider.json" => self::schema(schema::PROVIDER),
             "/status.json" => json(StatusCode::OK, &status::status(self)),
             _ => self.reload().await,
         }
@@ -117,6 +122,11 @@ impl Admin {
     fn version(&self) -> String {
         self.live.load().table().version().to_string()
     }
+}
+
+/// What editors complete from: the keys of this very version.
+fn schema(name: &str) -> Response<Full<Bytes>> {
+    typed(StatusCode::OK, "application/schema+json", schema::text(name).unwrap_or_default())
 }
 
 fn mistakes(errors: &[ConfigError]) -> serde_json::Value {

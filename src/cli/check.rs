@@ -1,21 +1,20 @@
 //! `weighbridge check`: what a reload would say, beforehand.
 
-use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 
 use clap::Args;
 
+use super::findings::{Findings, Format};
 use super::secrets::Environment;
-use super::{Paths, complain, say};
+use super::{Paths, say};
 use crate::config::SecretPolicy;
 use crate::config::asking::{Order, Sticky};
 use crate::config::budgets::{MerchantBudget, RiskBudgets, WhenSpent};
-use crate::config::error::{Style, render_all};
 use crate::config::jurisdictions::Jurisdictions;
+use crate::config::lint::lint;
 use crate::config::policy::Rules;
-use crate::config::remarks::remarks;
 use crate::config::table::{Auth, Caller, Candidate, LlmRoute, Provider, RoutingTable, Unpriced};
 use crate::domain::id::RouteId;
 use crate::domain::overload::Class;
@@ -31,6 +30,12 @@ pub struct CheckArgs {
     /// Do not ask for secrets: for machines that do not have them
     #[arg(long, env = "WEIGHBRIDGE_ALLOW_MISSING_SECRETS")]
     allow_missing_secrets: bool,
+    /// How mistakes and warnings are written
+    #[arg(long, value_enum, default_value_t, value_name = "FORMAT")]
+    format: Format,
+    /// Fail on warnings, too
+    #[arg(long)]
+    strict: bool,
 }
 
 /// Prints what is right, or everything that is wrong.
@@ -45,21 +50,19 @@ pub fn run(args: &CheckArgs) -> ExitCode {
         policy,
         rewiring: None,
     };
-    match origin.load() {
-        Ok(table) => {
-            say(&describe(&table));
-            for remark in remarks(&table) {
-                complain(&format!("worth a look: {remark}"));
+    let findings = match origin.load_with_sources() {
+        Ok((table, sources)) => {
+            if args.format == Format::Text {
+                say(&describe(&table));
             }
-            ExitCode::SUCCESS
+            let warnings = lint(&sources, &table);
+            Findings { errors: Vec::new(), warnings, version: Some(table.version()) }
         }
-        Err(errors) => {
-            let style = if std::io::stderr().is_terminal() { Style::Coloured } else { Style::Plain };
-            let plural = if errors.len() == 1 { "" } else { "s" };
-            complain(&format!("{}\n\n{} mistake{plural}", render_all(&errors, style), errors.len()));
-            ExitCode::FAILURE
-        }
-    }
+        Err(errors) => Findings { errors, warnings: Vec::new(), version: None },
+    };
+    findings.tell(args.format);
+    let failed = !findings.errors.is_empty() || (args.strict && !findings.warnings.is_empty());
+    if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS }
 }
 
 fn describe(table: &RoutingTable) -> String {

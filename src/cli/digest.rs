@@ -42,7 +42,8 @@ pub fn run(args: &DigestArgs) -> ExitCode {
     }
 }
 
-fn fresh() -> Result<String, &'static str> {
+/// A new key.
+pub(super) fn fresh() -> Result<String, &'static str> {
     let mut bytes = [0u8; KEY_BYTES];
     getrandom::fill(&mut bytes).map_err(|_| "the system gave no random bytes")?;
     Ok(format!("wb-{}", URL_SAFE_NO_PAD.encode(bytes)))

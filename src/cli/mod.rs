@@ -2,12 +2,18 @@
 
 mod audit;
 mod check;
+mod completions;
 mod digest;
+mod findings;
+mod fmt;
+mod import;
 mod life;
 mod listen;
 mod notices;
 mod place;
+mod providers;
 mod sandbox;
+mod schema;
 mod secrets;
 mod serve;
 mod simulate;
@@ -42,12 +48,22 @@ enum Command {
     Serve(serve::Served),
     /// Compile routes.toml and the provider files, and print every mistake
     Check(check::CheckArgs),
+    /// Tidy a routes or provider file, keeping its comments
+    Fmt(fmt::FmtArgs),
+    /// Turn another gateway's configuration into a first routes.toml
+    Import(import::ImportArgs),
+    /// List who can be asked, for what, and at what price
+    Providers(providers::ProvidersArgs),
+    /// Print the JSON Schema of routes.toml or of provider files
+    Schema(schema::SchemaArgs),
     /// Verify or export the record of decisions, forget a person in it, or see to notices nobody took
     Audit(audit::AuditArgs),
     /// Read a caller key on standard input and print its digest for routes.toml
     Digest(digest::DigestArgs),
     /// Write a history of simulated payments whose frauds are known
     Simulate(simulate::SimulateArgs),
+    /// Print completions for a shell
+    Completions(completions::CompletionsArgs),
 }
 
 /// Where the configuration is.
@@ -130,6 +146,11 @@ pub fn run() -> ExitCode {
         Command::Audit(args) => audit::run(&args),
         Command::Digest(args) => digest::run(&args),
         Command::Simulate(args) => simulate::run(&args),
+        Command::Fmt(args) => fmt::run(&args),
+        Command::Import(args) => import::run(&args),
+        Command::Providers(args) => providers::run(&args),
+        Command::Schema(args) => schema::run(&args),
+        Command::Completions(args) => completions::run(&args),
     }
 }
 

@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::builtin;
 use super::checks;
 use super::error::Code;
 use super::mask;
@@ -12,6 +13,7 @@ use super::raw::Document;
 use super::raw::provider::{RawPrice, RawProvider};
 use super::read::{nearest, shown};
 use super::report::{Field, Mistake, Report, accept};
+use super::schema;
 use super::table::Protocol;
 use crate::domain::currency::Currency;
 use crate::domain::money::TokenPrice;
@@ -50,7 +52,7 @@ impl Catalog {
         let mut catalog = Self::default();
         for document in documents {
             if document.sound {
-                catalog.add(RawProvider::read(&document.root(report)), report);
+                catalog.add(RawProvider::read(&document.root(schema::PROVIDER, report)), report);
             } else {
                 match document.id() {
                     Some(id) => drop(catalog.unreadable.insert(id.to_owned())),
@@ -178,6 +180,10 @@ fn unknown_model(
     let mistake = candidate.mistake(Code::UnknownName, message);
     let place = provider.id.as_ref().map(|id| report.place_of(id.at)).unwrap_or_default();
     match nearest(model, known()) {
+        _ if builtin::has_model(id, model) => mistake.hint(format!(
+            "the built-in file of this provider has it; the file at {place} takes its place and has: {}",
+            list(known())
+        )),
         Some(meant) => mistake.hint(format!("did you mean `{id}/{meant}`?")),
         None => mistake.hint(format!("the provider defined at {place} has: {}", list(known()))),
     }

@@ -20,6 +20,7 @@ use super::raw::routes::{Part, RawRoutes};
 use super::report::Report;
 use super::risk::PlannedRisk;
 use super::routes::{Plan, PlannedRoute, RISK};
+use super::schema;
 use super::secrets::Use;
 use super::source::Sources;
 use super::table::{
@@ -57,7 +58,8 @@ fn compile_reporting(sources: &Sources, options: &CompileOptions<'_>, report: &R
     let parts = std::iter::once(Part::Main).chain(std::iter::repeat(Part::Overlay));
     let sound = documents.iter().all(|document| document.sound);
     let raw = documents.iter().zip(parts).filter(|(document, _)| document.sound);
-    let raw: Vec<RawRoutes> = raw.map(|(document, part)| RawRoutes::read(&document.root(report), part)).collect();
+    let raw: Vec<RawRoutes> =
+        raw.map(|(document, part)| RawRoutes::read(&document.root(schema::ROUTES, report), part)).collect();
     // Half of the routes would make the other half's references look wrong.
     let lists = ListFiles::of(sources);
     let plan = sound.then(|| Plan::make(raw, &catalog, (&lists, options.secrets), report));

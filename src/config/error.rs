@@ -108,10 +108,19 @@ impl ConfigError {
 
     /// The mistake with its place, a caret under the masked line, and the hint; several lines, no trailing newline.
     pub fn rendered(&self, style: Style) -> String {
-        let plain = Renderer::plain().render(&[self.group()]);
+        self.rendered_as(Level::ERROR, self.code.as_str(), style)
+    }
+
+    /// The same of something that is no mistake, under a code of its own.
+    pub(super) fn rendered_as_warning(&self, code: &str, style: Style) -> String {
+        self.rendered_as(Level::WARNING, code, style)
+    }
+
+    fn rendered_as(&self, level: Level<'static>, code: &str, style: Style) -> String {
+        let plain = Renderer::plain().render(&[self.group(level.clone(), code)]);
         let rendered = match style {
             Style::Plain => plain.clone(),
-            Style::Coloured => Renderer::styled().render(&[self.group()]),
+            Style::Coloured => Renderer::styled().render(&[self.group(level, code)]),
         };
         // The place is given apart from the snippet, because the masked line has other columns than the file. The renderer
         // then marks the snippet with an empty `:::`, which says nothing here.
@@ -119,9 +128,9 @@ impl ConfigError {
         both.filter(|(_, plain)| plain.trim() != ":::").map(|(line, _)| line).collect::<Vec<_>>().join("\n")
     }
 
-    fn group(&self) -> Group<'_> {
+    fn group<'g>(&'g self, level: Level<'g>, code: &'g str) -> Group<'g> {
         let origin = Origin::path(self.file.as_str()).line(self.line).char_column(self.column);
-        let mut group = Level::ERROR.primary_title(self.message.as_str()).id(self.code.as_str()).element(origin);
+        let mut group = level.primary_title(self.message.as_str()).id(code).element(origin);
         if let Some(shown) = &self.shown {
             let label = (!self.key.is_empty()).then_some(self.key.as_str());
             let caret = AnnotationKind::Primary.span(shown.caret.clone()).label(label);

@@ -15,6 +15,7 @@ pub(super) mod cache;
 pub(super) mod callers;
 pub(super) mod jurisdiction;
 pub(super) mod keys;
+pub(super) mod lint;
 pub(super) mod lists;
 pub(super) mod llm;
 pub(super) mod overload;
@@ -49,9 +50,9 @@ impl<'s> Document<'s> {
         Self { file, entries: entries.into_inner(), sound: errors.is_empty() }
     }
 
-    /// The document as a table to read.
-    pub(super) fn root<'t>(&'t self, report: &'t Report<'t>) -> Table<'t> {
-        Table::root(&self.entries, self.file, report)
+    /// The document as a table to read; `kind` is its name in the schema.
+    pub(super) fn root<'t>(&'t self, kind: &str, report: &'t Report<'t>) -> Table<'t> {
+        Table::root(&self.entries, self.file, kind, report)
     }
 
     /// The `id` at the top, also of a file with mistakes.

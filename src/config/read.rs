@@ -57,12 +57,53 @@ pub(super) fn shown(name: &str, otherwise: &str) -> String {
     if mask::may_be_shown(name) { format!("`{name}`") } else { otherwise.to_owned() }
 }
 
+/// What is read where: the schema's tests compare it with the schema.
+#[cfg(test)]
+pub(super) mod seen {
+    use std::cell::RefCell;
+    use std::collections::BTreeSet;
+
+    /// One way a value was read.
+    #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+    pub(in crate::config) enum Read {
+        Keys(BTreeSet<String>),
+        Required(String),
+        Words(BTreeSet<String>),
+        Whole(String, String),
+        Text,
+        Number,
+        Flag,
+        Duration,
+        Size,
+        Cost,
+        Table,
+        List,
+        Day,
+        Json,
+    }
+
+    thread_local! {
+        static SEEN: RefCell<BTreeSet<(String, Read)>> = const { RefCell::new(BTreeSet::new()) };
+    }
+
+    pub(in crate::config) fn note(shape: &str, read: Read) {
+        SEEN.with_borrow_mut(|seen| seen.insert((shape.to_owned(), read)));
+    }
+
+    /// Everything that this thread has read.
+    pub(in crate::config) fn all() -> BTreeSet<(String, Read)> {
+        SEEN.with_borrow(Clone::clone)
+    }
+}
+
 /// One table being read.
 #[derive(Clone)]
 pub(super) struct Table<'t> {
     entries: &'t DeTable<'t>,
     pub(super) at: At,
     pub(super) key: Arc<str>,
+    /// Its place in the schema: `routes/caller/[]/limits`, with `*` for a freely chosen key.
+    shape: Arc<str>,
     report: &'t Report<'t>,
 }
 
@@ -72,33 +113,43 @@ pub(super) struct Value<'t> {
     content: &'t DeValue<'t>,
     pub(super) at: At,
     pub(super) key: Arc<str>,
+    shape: Arc<str>,
     report: &'t Report<'t>,
 }
 
 impl<'t> Table<'t> {
-    /// The whole document.
-    pub(super) fn root(entries: &'t DeTable<'t>, file: usize, report: &'t Report<'t>) -> Self {
-        Self { entries, at: At { file, start: 0, end: 0 }, key: Arc::from(""), report }
+    /// The whole document; `kind` is its name in the schema.
+    pub(super) fn root(entries: &'t DeTable<'t>, file: usize, kind: &str, report: &'t Report<'t>) -> Self {
+        Self { entries, at: At { file, start: 0, end: 0 }, key: Arc::from(""), shape: kind.into(), report }
     }
 
-    /// Reports every key that is neither known nor planned.
+    /// Reports every key that is neither known nor planned, and notes every key by its former name.
     pub(super) fn only(self, known: &[&str], planned: &[&str]) -> Self {
+        #[cfg(test)]
+        seen::note(&self.shape, seen::Read::Keys(known.iter().map(|name| (*name).to_owned()).collect()));
         for key in self.entries.keys() {
             let name = key.get_ref().as_ref();
-            if !known.contains(&name) {
-                self.report.add_with(|| self.unknown(key, known, planned));
+            if known.contains(&name) {
+                continue;
+            }
+            match self.report.renames().new_name(&self.shape, name) {
+                Some(new) => self.renamed(key, new),
+                None => self.report.add_with(|| self.unknown(key, known, planned)),
             }
         }
         self
     }
 
-    /// The value under a key.
+    /// The value under a key, or under its former name.
     pub(super) fn get(&self, name: &str) -> Option<Value<'t>> {
-        self.entries.get(name).map(|value| self.value(name, value))
+        let former = || self.report.renames().old_names(&self.shape, name).find_map(|old| self.entries.get(old));
+        self.entries.get(name).or_else(former).map(|value| self.value(name, value))
     }
 
     /// The value under a key that must be there.
     pub(super) fn required(&self, name: &str) -> Option<Value<'t>> {
+        #[cfg(test)]
+        seen::note(&self.shape, seen::Read::Required(name.to_owned()));
         let value = self.get(name);
         if value.is_none() {
             self.report.add(self.mistake(Code::MissingKey, format!("missing key `{name}`")));
@@ -110,7 +161,7 @@ impl<'t> Table<'t> {
     pub(super) fn entries(&self) -> impl Iterator<Item = (Field<String>, Value<'t>)> {
         self.entries.iter().map(|(key, value)| {
             let at = At::new(self.at.file, key.span());
-            let value = self.value(key.get_ref(), value);
+            let value = Value { shape: format!("{}/*", self.shape).into(), ..self.value(key.get_ref(), value) };
             (Field { value: key.get_ref().to_string(), at, key: Arc::clone(&value.key) }, value)
         })
     }
@@ -126,12 +177,27 @@ impl<'t> Table<'t> {
 
     fn value(&self, name: &str, value: &'t Spanned<DeValue<'t>>) -> Value<'t> {
         let at = At::new(self.at.file, value.span());
-        Value { content: value.get_ref(), at, key: self.path_to(name), report: self.report }
+        let shape = format!("{}/{name}", self.shape).into();
+        Value { content: value.get_ref(), at, key: self.path_to(name), shape, report: self.report }
     }
 
     fn path_to(&self, name: &str) -> Arc<str> {
         let name = if mask::may_be_shown(name) { name } else { "…" };
         if self.key.is_empty() { name.into() } else { format!("{}.{name}", self.key).into() }
+    }
+
+    /// A key by its former name: read as the new one, told by `check`, refused beside the new one.
+    fn renamed(&self, key: &Spanned<DeString<'_>>, new: &str) {
+        let old = key.get_ref().as_ref();
+        let at = At::new(self.at.file, key.span());
+        let message = format!("`{old}` is called `{new}` now");
+        if self.entries.contains_key(new) {
+            let mistake =
+                Mistake::new(at, &self.path_to(old), Code::Repeated, format!("{message}, and both are there"));
+            return self.report.add(mistake.hint(format!("remove `{old}`")));
+        }
+        let mistake = Mistake::new(at, &self.path_to(old), Code::UnknownKey, message);
+        self.report.note_renamed(mistake.hint("rewrite the file with: weighbridge fmt --upgrade"));
     }
 
     fn unknown(&self, key: &Spanned<DeString<'_>>, known: &[&str], planned: &[&str]) -> Mistake {
@@ -156,6 +222,8 @@ impl<'t> Table<'t> {
 impl<'t> Value<'t> {
     /// Any string of bounded length.
     pub(super) fn string(&self) -> Option<Field<String>> {
+        #[cfg(test)]
+        seen::note(&self.shape, seen::Read::Text);
         match self.content {
             DeValue::String(text) if text.len() <= LONGEST_STRING => Some(self.field(text.to_string())),
             DeValue::String(_) => self.bad(format!("longer than {LONGEST_STRING} bytes")),
@@ -174,6 +242,8 @@ impl<'t> Value<'t> {
     where
         N: TryFrom<i64> + PartialOrd + std::fmt::Display,
     {
+        #[cfg(test)]
+        seen::note(&self.shape, seen::Read::Whole(bounds.start().to_string(), bounds.end().to_string()));
         let DeValue::Integer(integer) = self.content else { return self.wrong_type("a whole number") };
         let number = i64::from_str_radix(integer.as_str(), integer.radix()).ok();
         match number.and_then(|number| N::try_from(number).ok()).filter(|number| bounds.contains(number)) {
@@ -184,6 +254,8 @@ impl<'t> Value<'t> {
 
     /// A number as it was spelled, without underscores; nothing is rounded on the way.
     pub(super) fn number(&self) -> Option<Field<String>> {
+        #[cfg(test)]
+        seen::note(&self.shape, seen::Read::Number);
         match self.content {
             DeValue::Integer(integer) if integer.radix() == 10 => Some(self.field(integer.as_str().to_owned())),
             DeValue::Float(float) => Some(self.field(float.as_str().to_owned())),
@@ -193,6 +265,8 @@ impl<'t> Value<'t> {
 
     /// `true` or `false`.
     pub(super) fn flag(&self) -> Option<Field<bool>> {
+        #[cfg(test)]
+        seen::note(&self.shape, seen::Read::Flag);
         match self.content {
             DeValue::Boolean(flag) => Some(self.field(*flag)),
             _ => self.wrong_type("true or false"),
@@ -201,6 +275,8 @@ impl<'t> Value<'t> {
 
     /// A length of time within bounds.
     pub(super) fn duration(&self, bounds: RangeInclusive<Duration>) -> Option<Field<Duration>> {
+        #[cfg(test)]
+        seen::note(&self.shape, seen::Read::Duration);
         let text = self.string()?;
         match units::duration(&text.value) {
             Ok(duration) if bounds.contains(&duration) => Some(self.field(duration)),
@@ -216,6 +292,8 @@ impl<'t> Value<'t> {
 
     /// A size in bytes within bounds.
     pub(super) fn size(&self, bounds: RangeInclusive<usize>) -> Option<Field<usize>> {
+        #[cfg(test)]
+        seen::note(&self.shape, seen::Read::Size);
         let text = self.string()?;
         match units::size(&text.value) {
             Ok(size) if bounds.contains(&size) => Some(self.field(size)),
@@ -226,6 +304,8 @@ impl<'t> Value<'t> {
 
     /// A price.
     pub(super) fn cost(&self) -> Option<Field<Cost>> {
+        #[cfg(test)]
+        seen::note(&self.shape, seen::Read::Cost);
         let text = self.string()?;
         match units::cost(&text.value) {
             Ok(cost) => Some(self.field(cost)),
@@ -235,6 +315,8 @@ impl<'t> Value<'t> {
 
     /// One word of a closed set.
     pub(super) fn word<T: Copy>(&self, words: &[(&str, T)]) -> Option<Field<T>> {
+        #[cfg(test)]
+        seen::note(&self.shape, seen::Read::Words(words.iter().map(|(word, _)| (*word).to_owned()).collect()));
         let text = self.string()?;
         if let Some((_, meaning)) = words.iter().find(|(word, _)| *word == text.value) {
             return Some(self.field(*meaning));
@@ -248,9 +330,12 @@ impl<'t> Value<'t> {
 
     /// A table.
     pub(super) fn table(&self) -> Option<Table<'t>> {
+        #[cfg(test)]
+        seen::note(&self.shape, seen::Read::Table);
         match self.content {
             DeValue::Table(entries) => {
-                Some(Table { entries, at: self.at, key: Arc::clone(&self.key), report: self.report })
+                let (key, shape) = (Arc::clone(&self.key), Arc::clone(&self.shape));
+                Some(Table { entries, at: self.at, key, shape, report: self.report })
             }
             _ => self.wrong_type("a table"),
         }
@@ -258,6 +343,8 @@ impl<'t> Value<'t> {
 
     /// The elements of a list.
     pub(super) fn list(&self) -> Option<Vec<Value<'t>>> {
+        #[cfg(test)]
+        seen::note(&self.shape, seen::Read::List);
         match self.content {
             DeValue::Array(values) if values.len() <= LONGEST_LIST => {
                 Some(values.iter().map(|v| self.child(v)).collect())
@@ -289,6 +376,8 @@ impl<'t> Value<'t> {
 
     /// A day: `"2026-11-22"` or a bare TOML date.
     pub(super) fn day(&self) -> Option<Field<String>> {
+        #[cfg(test)]
+        seen::note(&self.shape, seen::Read::Day);
         let text = match self.content {
             DeValue::String(text) => text.to_string(),
             DeValue::Datetime(moment) if moment.time.is_none() => moment.to_string(),
@@ -308,6 +397,8 @@ impl<'t> Value<'t> {
 
     /// The same as JSON, at most `levels` deep.
     pub(super) fn json(&self, levels: usize) -> Option<serde_json::Value> {
+        #[cfg(test)]
+        seen::note(&self.shape, seen::Read::Json);
         use serde_json::Value as Json;
         if levels == 0 {
             return self.bad("nested too deeply");
@@ -373,7 +464,8 @@ impl<'t> Value<'t> {
 
     fn child(&self, value: &'t Spanned<DeValue<'t>>) -> Self {
         let at = At::new(self.at.file, value.span());
-        Self { content: value.get_ref(), at, key: Arc::clone(&self.key), report: self.report }
+        let shape = format!("{}/[]", self.shape).into();
+        Self { content: value.get_ref(), at, key: Arc::clone(&self.key), shape, report: self.report }
     }
 }
 

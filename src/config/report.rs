@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use super::error::{Code, ConfigError};
 use super::mask::{self, MaskedLine};
+use super::renames::Renames;
 use super::source::SourceFile;
 
 /// Most mistakes collected; a file that is wrong everywhere must not fill the memory.
@@ -86,6 +87,8 @@ pub(super) struct Report<'s> {
     files: Vec<(&'s SourceFile, Vec<usize>)>,
     found: RefCell<Vec<(usize, ConfigError)>>,
     left_out: Cell<usize>,
+    renames: Renames,
+    renamed: RefCell<Vec<ConfigError>>,
 }
 
 impl<'s> Report<'s> {
@@ -101,7 +104,38 @@ impl<'s> Report<'s> {
             files: files.map(|file| (file, line_starts(&file.text))).collect(),
             found: RefCell::default(),
             left_out: Cell::new(0),
+            renames: Renames::default(),
+            renamed: RefCell::default(),
         }
+    }
+
+    /// With other former names than this version's.
+    #[cfg(test)]
+    pub(super) fn with_renames(self, renames: Renames) -> Self {
+        Self { renames, ..self }
+    }
+
+    /// Keys by their former names.
+    pub(super) fn renames(&self) -> Renames {
+        self.renames
+    }
+
+    /// Notes a key by its former name; bounded like mistakes.
+    pub(super) fn note_renamed(&self, mistake: Mistake) {
+        if self.renamed.borrow().len() < MOST_MISTAKES {
+            let placed = self.placed(mistake);
+            self.renamed.borrow_mut().push(placed);
+        }
+    }
+
+    /// Every key by its former name, with its place.
+    pub(super) fn renamed(&self) -> Vec<ConfigError> {
+        self.renamed.borrow().clone()
+    }
+
+    /// A finding with its place, for lists of its own.
+    pub(super) fn placed(&self, mistake: Mistake) -> ConfigError {
+        self.place(mistake).1
     }
 
     pub(super) fn add(&self, mistake: Mistake) {
@@ -120,6 +154,11 @@ impl<'s> Report<'s> {
 
     pub(super) fn is_clean(&self) -> bool {
         self.found.borrow().is_empty()
+    }
+
+    /// The file of a place.
+    pub(super) fn file(&self, at: At) -> Option<&'s SourceFile> {
+        self.files.get(at.file).map(|(file, _)| *file)
     }
 
     /// `providers/x.toml:3`, for hints that point at another file.

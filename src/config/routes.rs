@@ -101,9 +101,10 @@ impl Plan {
 }
 
 /// Several files as one; the same thing in two of them is a mistake.
-fn merge(files: Vec<RawRoutes>, report: &Report<'_>) -> RawRoutes {
+pub(super) fn merge(files: Vec<RawRoutes>, report: &Report<'_>) -> RawRoutes {
     let mut merged = RawRoutes::default();
     for file in files {
+        merged.allowed.extend(file.allowed);
         merged.callers.extend(file.callers);
         merged.models.extend(file.models);
         merged.webhooks.extend(file.webhooks);

@@ -59,6 +59,14 @@ impl Origin {
         self.read().and_then(|files| self.compile(files))
     }
 
+    /// As [`Origin::load`], with the text the table was made of.
+    ///
+    /// # Errors
+    /// Every mistake.
+    pub fn load_with_sources(&self) -> Result<(RoutingTable, Sources), Vec<ConfigError>> {
+        self.read().and_then(|files| self.compiled(files))
+    }
+
     /// Reads what the operator wrote.
     ///
     /// # Errors
@@ -73,13 +81,17 @@ impl Origin {
     /// # Errors
     /// Every mistake.
     pub fn compile(&self, files: Sources) -> Result<RoutingTable, Vec<ConfigError>> {
+        self.compiled(files).map(|(table, _)| table)
+    }
+
+    fn compiled(&self, files: Sources) -> Result<(RoutingTable, Sources), Vec<ConfigError>> {
         let stand_in = self.without_routes.clone().filter(|_| files.routes.is_empty());
         let texts = stand_in.into_iter().chain(self.overlays.routes.iter().cloned());
         let mut sources = load::complete(files, texts.collect());
         sources.providers.extend(self.overlays.providers.iter().cloned());
         let secrets = Secrets { source: &*self.secrets, policy: self.policy };
         let rewire = self.rewiring.as_ref().map(|rewiring| &**rewiring as _);
-        compile(&sources, &CompileOptions { secrets, rewire })
+        compile(&sources, &CompileOptions { secrets, rewire }).map(|table| (table, sources))
     }
 
     /// The hash of all that [`Origin::load`] reads.

@@ -97,6 +97,10 @@ fn check_takes_the_file_as_an_argument_and_says_when_there_is_none() {
 fn check_shows_what_a_route_says_of_its_order_and_what_is_worth_a_look() {
     let site = Site::new();
     let text = r#"version = 1
+[[caller]]
+id = "shop"
+allow = ["*"]
+key_digest = "sha256:1111111111111111111111111111111111111111111111111111111111111111"
 [model.drawn]
 order = "weighted"
 sticky = "conversation"
@@ -117,7 +121,16 @@ candidates = ["openai/gpt-5.6-luna", "tokenmix/deepseek-chat"]
     ] {
         assert!(checked.out.contains(note), "{note}: {}", checked.out);
     }
-    let remark = "worth a look: route cheap: the price of tokenmix/deepseek-chat is not known, so it is asked last\n";
+    let remark = "warning[W006]: route cheap: the price of tokenmix/deepseek-chat is not known, so it is asked last
+  --> routes.toml:14:9
+   |
+14 | order = …
+   |         ^ model.cheap.order
+   |
+   = help: give the model its price in the provider's file
+
+1 warning
+";
     assert_eq!(checked.err, remark);
 }
 
@@ -156,6 +169,11 @@ fn the_help_is_the_documented_one() {
         &["serve"],
         &["sandbox"],
         &["check"],
+        &["fmt"],
+        &["import"],
+        &["import", "litellm"],
+        &["providers"],
+        &["schema"],
         &["audit"],
         &["audit", "verify"],
         &["audit", "export"],
@@ -163,6 +181,7 @@ fn the_help_is_the_documented_one() {
         &["audit", "notices"],
         &["digest"],
         &["simulate"],
+        &["completions"],
     ] {
         let printed = run(here(arguments).arg("--help"));
         assert_eq!((printed.code, printed.err.as_str()), (Some(0), ""));

@@ -59,6 +59,7 @@ mod stream;
 mod surface;
 mod takeover;
 mod tidy;
+mod tooling;
 mod velocity;
 mod vendor;
 mod wall_clock;

@@ -132,15 +132,30 @@ def test_every_metric_of_readme_is_exported(reader):
 
 
 def flags(command: str) -> set:
-    told = subprocess.run([BINARY, command, "--help"], capture_output=True, text=True, check=True).stdout
+    told = subprocess.run([BINARY, *command.split(), "--help"], capture_output=True, text=True, check=True).stdout
     return set(re.findall(r"^ +(?:-\w, )?(--[a-z-]+)", told, re.MULTILINE)) - {"--help"}
 
 
-@pytest.mark.parametrize("command", ["serve", "sandbox", "check", "digest", "simulate"])
+@pytest.mark.parametrize("command", ["serve", "sandbox", "check", "fmt", "import litellm", "providers", "digest", "simulate"])
 def test_every_flag_is_in_readme(command):
     known = flags(command)
     assert known
     assert {flag for flag in known if not re.search(rf"`[^`\n]*{flag}\b", README)} == set()
+
+
+def test_every_command_is_in_readme():
+    told = subprocess.run([BINARY, "--help"], capture_output=True, text=True, check=True).stdout
+    commands = set(re.findall(r"^  (\w+)  +\w", told.partition("Commands:")[2].partition("Options:")[0], re.MULTILINE)) - {"help"}
+    assert len(commands) > 8
+    assert {command for command in commands if f"| `weighbridge {command}" not in README} == set()
+
+
+def test_every_warning_is_in_readme():
+    rules = (ROOT / "src/config/rule.rs").read_text()
+    codes = re.findall(r'=> "(W\d{3})"', rules)
+    assert re.findall(r"^\| (W\d{3}) \|", README, re.MULTILINE) == codes
+    tests = (ROOT / "src/config/lint/tests.rs").read_text() + (ROOT / "src/config/format/tests.rs").read_text()
+    assert {code for code in codes if f"fn {code.lower()}_" not in tests} == set(), "each is shown by a test of its name"
 
 
 def test_every_flag_of_the_table_exists():

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::callers::RawCaller;
 use super::jurisdiction::RawJurisdiction;
+use super::lint::{self, RawAllowed};
 use super::llm::{self, RawRoute};
 use super::overload;
 use super::risk::{self, RawRisk};
@@ -12,7 +13,7 @@ use crate::config::error::Code;
 use crate::config::read::{ANY_LIMIT, Table, Value};
 use crate::config::report::Field;
 
-const KEYS: [&str; 7] = ["version", "limits", "caller", "model", "risk", "jurisdiction", "webhook"];
+const KEYS: [&str; 8] = ["version", "lint", "limits", "caller", "model", "risk", "jurisdiction", "webhook"];
 const PLANNED: [&str; 1] = ["test"];
 const MIB: usize = 1 << 20;
 const GIB: usize = 1 << 30;
@@ -20,6 +21,7 @@ const GIB: usize = 1 << 30;
 /// One file: `routes.toml` itself or an overlay.
 #[derive(Default, Debug)]
 pub(in crate::config) struct RawRoutes {
+    pub(in crate::config) allowed: Vec<RawAllowed>,
     pub(in crate::config) limits: Option<RawLimits>,
     pub(in crate::config) callers: Vec<RawCaller>,
     pub(in crate::config) models: Vec<RawRoute>,
@@ -66,6 +68,7 @@ impl RawRoutes {
         }
         let models = root.get("model").and_then(|value| value.table());
         Self {
+            allowed: root.get("lint").map(|value| lint::allowed(&value)).unwrap_or_default(),
             limits: root.get("limits").and_then(|value| limits(&value)),
             callers: root
                 .get("caller")

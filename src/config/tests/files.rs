@@ -177,7 +177,7 @@ fn golden_good_files_compile() {
 }
 
 /// `provider-*.toml` is a provider file used by a small `routes.toml`; anything else is a `routes.toml`.
-fn compile_golden(path: &Path) -> Result<RoutingTable, Vec<ConfigError>> {
+pub(in crate::config) fn compile_golden(path: &Path) -> Result<RoutingTable, Vec<ConfigError>> {
     let name = path.file_name().unwrap().to_str().unwrap();
     let text = fs::read_to_string(path).unwrap();
     let mut providers = builtin::providers();

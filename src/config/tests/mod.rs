@@ -12,9 +12,11 @@ mod files;
 mod leaks;
 mod mistakes;
 
+pub(in crate::config) use files::compile_golden;
+
 /// Secrets by name; any other name has one that is good for every use, unless `strict`.
 #[derive(Default)]
-struct Map {
+pub(in crate::config) struct Map {
     known: BTreeMap<String, String>,
     strict: bool,
 }
@@ -37,7 +39,7 @@ fn only(secrets: &[(&str, &str)]) -> Map {
     Map { known: secrets.iter().map(|(name, secret)| ((*name).into(), (*secret).into())).collect(), strict: true }
 }
 
-const LLM: &str = r#"
+pub(in crate::config) const LLM: &str = r#"
 id = "agg"
 protocol = "openai"
 base_url = "https://agg.example/v1"
@@ -54,7 +56,7 @@ price = { input_per_million_tokens = "0.30 USD", output_per_million_tokens = "1.
 id = "clever"
 "#;
 
-const RISK: &str = r#"
+pub(in crate::config) const RISK: &str = r#"
 id = "judge"
 protocol = "di-hmac"
 base_url = "https://judge.example"
@@ -81,17 +83,17 @@ candidates = ["judge"]
 bands = { pass_below = 0.3, review_from = 0.7 }
 "#;
 
-fn file(name: &str, text: &str) -> SourceFile {
+pub(in crate::config) fn file(name: &str, text: &str) -> SourceFile {
     SourceFile { name: name.to_owned(), text: text.to_owned() }
 }
 
-fn sources(routes: &str, providers: &[&str]) -> Sources {
+pub(in crate::config) fn sources(routes: &str, providers: &[&str]) -> Sources {
     let name = |index: usize| format!("providers/p{index}.toml");
     let providers = providers.iter().enumerate().map(|(index, text)| file(&name(index), text)).collect();
     Sources { routes: vec![file("routes.toml", routes)], providers, ..Sources::default() }
 }
 
-fn compile_with(
+pub(in crate::config) fn compile_with(
     sources: &Sources,
     secrets: &Map,
     rewire: Option<&Rewire<'_>>,
