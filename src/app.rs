@@ -226,7 +226,7 @@ impl App {
         let spending = spending.map_err(StartError::System)?;
         let (live_too, shared_too, last_too) = (Arc::clone(&live), Arc::clone(&shared), Arc::clone(&last));
         let reloader = Reloader {
-            origin,
+            origin: origin.clone(),
             live: live_too,
             shared: shared_too,
             last: last_too,
@@ -253,6 +253,7 @@ impl App {
             draining: Arc::clone(&draining),
             guard,
             certificates,
+            origin,
         };
         let admin = start_admin((listeners.admin, admin_tls), admin)?;
         let took_over = predecessor.is_some();

@@ -185,6 +185,7 @@ pub(super) fn shared(
         gate: Arc::new(Gate::default()),
         calendar: Calendar::now(),
         drained: shutdown.signal().ending(),
+        recent: Arc::default(),
         metrics,
         log,
         dial,

@@ -2,11 +2,14 @@
 
 mod audit;
 mod check;
+mod diff;
 mod digest;
+mod explain;
 mod life;
 mod listen;
 mod notices;
 mod place;
+mod running;
 mod sandbox;
 mod secrets;
 mod serve;
@@ -42,6 +45,10 @@ enum Command {
     Serve(serve::Served),
     /// Compile routes.toml and the provider files, and print every mistake
     Check(check::CheckArgs),
+    /// Say where a call would go, and why: route, policy, candidates, timers, cache key
+    Explain(explain::ExplainArgs),
+    /// Say what a reload would change: between two routes files, or between one and the running proxy
+    Diff(diff::DiffArgs),
     /// Verify or export the record of decisions, forget a person in it, or see to notices nobody took
     Audit(audit::AuditArgs),
     /// Read a caller key on standard input and print its digest for routes.toml
@@ -127,6 +134,8 @@ pub fn run() -> ExitCode {
         Command::Sandbox(args) => sandbox::run(&args),
         Command::Serve(args) => serve::run(&args),
         Command::Check(args) => check::run(&args),
+        Command::Explain(args) => explain::run(&args),
+        Command::Diff(args) => diff::run(&args),
         Command::Audit(args) => audit::run(&args),
         Command::Digest(args) => digest::run(&args),
         Command::Simulate(args) => simulate::run(&args),

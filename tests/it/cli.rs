@@ -156,6 +156,8 @@ fn the_help_is_the_documented_one() {
         &["serve"],
         &["sandbox"],
         &["check"],
+        &["explain"],
+        &["diff"],
         &["audit"],
         &["audit", "verify"],
         &["audit", "export"],

@@ -63,6 +63,7 @@ const ONLY: &[Only] = &[
         allowed: &[
             ("src/upstream/dial.rs", "the one seam to the network, where addresses are checked"),
             ("src/server/takeover.rs", "asks the process before this one, at a path the operator gave"),
+            ("src/cli/running.rs", "asks the admin plane of a running proxy, where a person told it to"),
             ("src/sandbox/merchant.rs", "stands for a client, and knows only the proxy's own address"),
         ],
         instead: "dial through upstream::dial",

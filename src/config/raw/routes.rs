@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::callers::RawCaller;
+use super::cases::RawCase;
 use super::jurisdiction::RawJurisdiction;
 use super::llm::{self, RawRoute};
 use super::overload;
@@ -12,8 +13,8 @@ use crate::config::error::Code;
 use crate::config::read::{ANY_LIMIT, Table, Value};
 use crate::config::report::Field;
 
-const KEYS: [&str; 7] = ["version", "limits", "caller", "model", "risk", "jurisdiction", "webhook"];
-const PLANNED: [&str; 1] = ["test"];
+const KEYS: [&str; 8] = ["version", "limits", "caller", "model", "risk", "jurisdiction", "webhook", "test"];
+const PLANNED: [&str; 0] = [];
 const MIB: usize = 1 << 20;
 const GIB: usize = 1 << 30;
 
@@ -26,6 +27,7 @@ pub(in crate::config) struct RawRoutes {
     pub(in crate::config) risk: Option<RawRisk>,
     pub(in crate::config) webhooks: Vec<RawWebhook>,
     pub(in crate::config) jurisdictions: Vec<RawJurisdiction>,
+    pub(in crate::config) cases: Vec<RawCase>,
 }
 
 #[derive(Clone, Debug)]
@@ -80,6 +82,7 @@ impl RawRoutes {
                 .map(|value| value.tables().iter().map(RawWebhook::read).collect())
                 .unwrap_or_default(),
             jurisdictions: root.get("jurisdiction").map(|value| RawJurisdiction::read_all(&value)).unwrap_or_default(),
+            cases: root.get("test").map(|value| RawCase::read_all(&value)).unwrap_or_default(),
         }
     }
 }
