@@ -41,8 +41,8 @@ use crate::telemetry::metrics::Metrics;
 use crate::upstream::dial::{Dial, TcpDial};
 
 use parts::{
-    enough_descriptors, for_data, for_operators, keep_spending, listeners, load_certificates, open_record, outlive,
-    remember, send_notices, shared, start_admin, start_data, tls, url, watch_pressure,
+    enough_descriptors, first_reload, keep_spending, listeners, load_certificates, open_record, remember, send_notices,
+    shared, start_admin, start_data, succession, tls, tls_sources, url, watch_pressure,
 };
 
 /// Bytes of cached answers.
@@ -196,10 +196,8 @@ impl App {
         let renewed = config.tls.map(|files| load_certificates(files, &metrics)).transpose()?;
         let certificates = renewed.as_ref().map(|(certificates, _)| Arc::clone(certificates));
         say_who_cannot_call(&table, certificates.as_deref());
-        let (mut predecessor, offered) = match takeover.as_deref().map(Predecessor::find).transpose()?.flatten() {
-            Some((predecessor, listeners)) => (Some(predecessor), Some(listeners)),
-            None => (None, None),
-        };
+        let before = takeover.as_deref().map(Predecessor::find).transpose()?.flatten();
+        let (mut predecessor, offered) = before.unzip();
         let listeners = listeners(inherited, offered, [config.listen, config.admin_listen])?;
         let dial: Arc<dyn Dial> = Arc::new(TcpDial::new(Arc::new(tls()?)));
         let data_shutdown = Shutdown::new();
@@ -210,11 +208,7 @@ impl App {
         let shared = Arc::new(shared);
         shared.metrics.config_in_use(&table.version().to_string(), clock::unix_seconds());
         let live: Live = Arc::new(ArcSwap::from_pointee(build(table, None, &shared)));
-        let last = Arc::new(LastReload::default());
-        if let Some(errors) = refused {
-            shared.metrics.config_not_in_force(true);
-            last.refused(errors);
-        }
+        let last = first_reload(refused, &shared);
 
         // From here on nobody else accepts.
         match &mut predecessor {
@@ -224,12 +218,11 @@ impl App {
         // Before anybody can spend, and after the process before has written its last.
         let spending = config.data_dir.as_deref().map(|folder| keep_spending(folder, &live)).transpose();
         let spending = spending.map_err(StartError::System)?;
-        let (live_too, shared_too, last_too) = (Arc::clone(&live), Arc::clone(&shared), Arc::clone(&last));
         let reloader = Reloader {
-            origin,
-            live: live_too,
-            shared: shared_too,
-            last: last_too,
+            origin: origin.clone(),
+            live: Arc::clone(&live),
+            shared: Arc::clone(&shared),
+            last: Arc::clone(&last),
             seen,
             last_good,
             watch,
@@ -238,9 +231,8 @@ impl App {
         let (reloads, reloading) = reloader.start().map_err(StartError::System)?;
 
         let offers = takeover.is_some().then(|| listeners.try_clone()).transpose().map_err(StartError::System)?;
-        let for_admin = certificates.clone().filter(|_| config.admin_tls);
-        let secured = [certificates.is_some(), for_admin.is_some()];
-        let (data_tls, admin_tls) = (certificates.as_ref().map(for_data), for_admin.map(for_operators));
+        let (data_tls, admin_tls) = tls_sources(certificates.as_ref(), config.admin_tls);
+        let secured = [data_tls.is_some(), admin_tls.is_some()];
         let data = start_data((listeners.data, data_tls), config.workers, &live, &shared, data_shutdown)?;
         let pressure = watch_pressure(&data, &live, &shared).map_err(StartError::System)?;
         let courier = Courier::new(&live, &shared).map(send_notices).transpose().map_err(StartError::System)?;
@@ -253,14 +245,12 @@ impl App {
             draining: Arc::clone(&draining),
             guard,
             certificates,
+            origin,
         };
         let admin = start_admin((listeners.admin, admin_tls), admin)?;
         let took_over = predecessor.is_some();
-        let busy = Arc::new(AtomicBool::new(took_over));
-        let open = |(path, offers): (PathBuf, _)| Succession::open(&path, offers, Arc::clone(&busy));
-        let succession = takeover.zip(offers).map(open).transpose()?;
-        predecessor.map_or(Ok(()), |before| outlive(before, &shared, &busy)).map_err(StartError::System)?;
-        let app = Self {
+        let succession = succession(takeover.zip(offers), predecessor, &shared)?;
+        Ok(Self {
             data,
             admin,
             live,
@@ -277,8 +267,7 @@ impl App {
             draining,
             succession,
             took_over,
-        };
-        Ok(app)
+        })
     }
 
     /// Where applications connect.

@@ -4,7 +4,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use http::header::{AUTHORIZATION, HOST};
+use http::header::{AUTHORIZATION, HOST, ORIGIN};
 use http::uri::Authority;
 use http::{HeaderMap, HeaderValue, StatusCode, Uri};
 use subtle::ConstantTimeEq;
@@ -23,6 +23,8 @@ pub enum Refusal {
     Host,
     /// The token is missing or wrong.
     Token,
+    /// A page of another origin asks for something to be done.
+    Origin,
 }
 
 /// An admin listener that everybody could reach.
@@ -58,6 +60,22 @@ impl Guard {
     }
 }
 
+/// Checks that a request that does something does not come from somebody else's page. Browsers say whose page it is, and
+/// everything else says nothing.
+///
+/// # Errors
+/// [`Refusal::Origin`].
+pub fn check_origin(uri: &Uri, headers: &HeaderMap) -> Result<(), Refusal> {
+    let foreign = |site: &HeaderValue| !matches!(site.as_bytes(), b"same-origin" | b"none");
+    if headers.get("sec-fetch-site").is_some_and(foreign) {
+        return Err(Refusal::Origin);
+    }
+    let Some(origin) = headers.get(ORIGIN) else { return Ok(()) };
+    let own = headers.get(HOST).map(HeaderValue::as_bytes).or(uri.authority().map(|own| own.as_str().as_bytes()));
+    let named = origin.as_bytes().splitn(2, |byte| *byte == b'/').last().and_then(|rest| rest.strip_prefix(b"/"));
+    if named.is_some() && named == own { Ok(()) } else { Err(Refusal::Origin) }
+}
+
 fn is_this_machine(host: &str) -> bool {
     let address = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
     host.eq_ignore_ascii_case("localhost") || address.is_ok_and(|address| address.is_loopback())
@@ -69,6 +87,7 @@ impl Refusal {
         match self {
             Self::Host => StatusCode::MISDIRECTED_REQUEST,
             Self::Token => StatusCode::UNAUTHORIZED,
+            Self::Origin => StatusCode::FORBIDDEN,
         }
     }
 
@@ -76,6 +95,7 @@ impl Refusal {
     pub fn message(self) -> &'static str {
         match self {
             Self::Host => "use localhost or a loopback address as host\n",
+            Self::Origin => "no page of another origin may ask for this\n",
             Self::Token => "send the admin token as authorization: Bearer\n",
         }
     }
@@ -100,6 +120,25 @@ mod tests {
             assert_eq!(check(&guard, &[("host", host)]), Err(Refusal::Host), "{host}");
         }
         assert_eq!(check(&guard, &[]), Err(Refusal::Host));
+    }
+
+    #[test]
+    fn s14_a_page_of_another_origin_makes_nothing_happen() {
+        let check = |fields: &[(&'static str, &str)]| {
+            let headers = fields.iter().map(|&(name, value)| (name.parse().unwrap(), value.parse().unwrap())).collect();
+            check_origin(&Uri::from_static("/-/reload"), &headers)
+        };
+        let host = ("host", "127.0.0.1:9090");
+        assert_eq!(check(&[host]), Ok(()));
+        assert_eq!(check(&[host, ("origin", "http://127.0.0.1:9090"), ("sec-fetch-site", "same-origin")]), Ok(()));
+        for origin in
+            ["http://evil.example", "null", "http://127.0.0.1:3000", "http://127.0.0.1:9090.evil.example", "", "/"]
+        {
+            assert_eq!(check(&[host, ("origin", origin)]), Err(Refusal::Origin), "{origin}");
+        }
+        for site in ["cross-site", "same-site", "else"] {
+            assert_eq!(check(&[host, ("sec-fetch-site", site)]), Err(Refusal::Origin), "{site}");
+        }
     }
 
     #[test]

@@ -1,10 +1,12 @@
-//! Floor 7: the admin plane: health, metrics, status, reload. On a listener of its own, loopback by default; no caller
+//! Floor 7: the admin plane: health, metrics, status, reload, explanations. On a listener of its own, loopback by default; no caller
 //! key opens anything here, and no admin path exists on the data listener.
 
 pub mod guard;
+mod questions;
 pub mod status;
 
 use std::convert::Infallible;
+use std::error::Error;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -13,6 +15,7 @@ use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE};
 use http::{HeaderValue, Method, Request, Response, StatusCode};
+use http_body::Body;
 use http_body_util::Full;
 use tower::Service;
 
@@ -20,6 +23,7 @@ use self::guard::Guard;
 use crate::config::error::ConfigError;
 use crate::config::schema;
 use crate::gateway::certificates::Certificates;
+use crate::gateway::origin::Origin;
 use crate::gateway::reload::{LastReload, Reloads};
 use crate::gateway::snapshot::{Live, Shared};
 
@@ -39,13 +43,18 @@ pub struct Admin {
     pub guard: Guard,
     /// The listeners' certificate, if they have one.
     pub certificates: Option<Arc<Certificates>>,
+    /// Where configuration comes from, for those who ask what another one would change.
+    pub origin: Origin,
 }
 
 /// Serves the admin plane; cloned per connection.
 #[derive(Clone)]
 pub struct AdminService(pub Arc<Admin>);
 
-impl<B: Send + 'static> Service<Request<B>> for AdminService {
+impl<B> Service<Request<B>> for AdminService
+where
+    B: Body<Data = Bytes, Error: Into<Box<dyn Error + Send + Sync>>> + Send + 'static,
+{
     type Response = Response<Full<Bytes>>;
     type Error = Infallible;
     type Future = BoxFuture<'static, Result<Response<Full<Bytes>>, Infallible>>;
@@ -56,32 +65,46 @@ impl<B: Send + 'static> Service<Request<B>> for AdminService {
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let admin = Arc::clone(&self.0);
-        // The body is not for us: nothing on this listener takes one.
-        let request = request.map(drop);
-        async move { Ok(admin.answer(&request).await) }.boxed()
+        let (head, body) = request.into_parts();
+        let request = Request::from_parts(head, ());
+        async move {
+            // Few paths take a body, and none is read for anybody who may not ask.
+            Ok(match admin.refused(&request) {
+                Some(refusal) => refusal,
+                None if questions::is_one(request.uri().path()) => questions::answer(admin, request, body).await,
+                None => admin.answer(&request).await,
+            })
+        }
+        .boxed()
     }
 }
 
 impl Admin {
-    async fn answer(self: &Arc<Self>, request: &Request<()>) -> Response<Full<Bytes>> {
-        if let Err(refusal) = self.guard.check(request.uri(), request.headers()) {
-            return text(refusal.status(), refusal.message());
+    /// What whoever may not ask is told, and who asks for what is not there.
+    fn refused(&self, request: &Request<()>) -> Option<Response<Full<Bytes>>> {
+        let (uri, headers) = (request.uri(), request.headers());
+        if let Err(refusal) = self.guard.check(uri, headers) {
+            return Some(text(refusal.status(), refusal.message()));
         }
-        let path = request.uri().path();
         // Load balancers ask with HEAD; hyper leaves the body out.
-        let (methods, allow): (&[Method], _) = match path {
+        let (methods, allow): (&[Method], _) = match uri.path() {
             "/livez" | "/readyz" | "/metrics" | "/status.json" | "/schema/routes.json" | "/schema/provider.json" => {
                 (&[Method::GET, Method::HEAD], "GET, HEAD")
             }
-            "/-/reload" => (&[Method::POST], "POST"),
-            _ => return text(StatusCode::NOT_FOUND, "no such path\n"),
+            "/-/reload" | "/-/explain" | "/-/diff" => (&[Method::POST], "POST"),
+            _ => return Some(text(StatusCode::NOT_FOUND, "no such path\n")),
         };
         if !methods.contains(request.method()) {
             let mut response = text(StatusCode::METHOD_NOT_ALLOWED, "method not allowed\n");
             response.headers_mut().insert(ALLOW, HeaderValue::from_static(allow));
-            return response;
+            return Some(response);
         }
-        match path {
+        let refusal = if request.method() == Method::POST { guard::check_origin(uri, headers).err() } else { None };
+        refusal.map(|refusal| text(refusal.status(), refusal.message()))
+    }
+
+    async fn answer(self: &Arc<Self>, request: &Request<()>) -> Response<Full<Bytes>> {
+        match request.uri().path() {
             "/livez" => text(StatusCode::OK, "alive\n"),
             "/readyz" => self.readiness(),
             "/metrics" => {

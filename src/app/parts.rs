@@ -44,6 +44,10 @@ use crate::telemetry::metrics::Metrics;
 use crate::telemetry::process::{self, Meter};
 use crate::upstream::dial::Dial;
 
+use crate::config::error::ConfigError;
+use crate::gateway::reload::LastReload;
+use crate::server::takeover::Succession;
+
 use super::{ANSWER_BYTES, CACHE_BYTES, Inherited, OTHER_FILES, Sending, Spending, StartError};
 
 /// The sockets a supervisor opened, those the process before offers, or our own.
@@ -60,7 +64,7 @@ pub(super) fn listeners(
     })
 }
 
-pub(super) fn one_listener(
+fn one_listener(
     inherited: Option<TcpListener>,
     offered: Option<TcpListener>,
     (address, option): (SocketAddr, &'static str),
@@ -85,7 +89,7 @@ pub(super) fn remember(shared: &Shared, records: &Records) -> Result<ReadTo, Sto
 }
 
 /// Waits on a thread of its own until the process before this one has ended.
-pub(super) fn outlive(before: Predecessor, shared: &Arc<Shared>, busy: &Arc<AtomicBool>) -> io::Result<()> {
+fn outlive(before: Predecessor, shared: &Arc<Shared>, busy: &Arc<AtomicBool>) -> io::Result<()> {
     let (shared, busy) = (Arc::clone(shared), Arc::clone(busy));
     let wait = move || {
         before.gone();
@@ -185,6 +189,7 @@ pub(super) fn shared(
         gate: Arc::new(Gate::default()),
         calendar: Calendar::now(),
         drained: shutdown.signal().ending(),
+        recent: Arc::default(),
         metrics,
         log,
         dial,
@@ -208,12 +213,43 @@ pub(super) fn tls() -> Result<ClientConfig, rustls::Error> {
 /// A bound listener and what its TLS is made of.
 pub(super) type Socket = (TcpListener, Option<TlsSource>);
 
-pub(super) fn for_data(certificates: &Arc<Certificates>) -> TlsSource {
+/// For the data listener, and for the admin listener if it is to have TLS as well.
+pub(super) fn tls_sources(
+    certificates: Option<&Arc<Certificates>>,
+    admin_tls: bool,
+) -> (Option<TlsSource>, Option<TlsSource>) {
+    (certificates.map(for_data), certificates.filter(|_| admin_tls).cloned().map(for_operators))
+}
+
+/// What the first look at the files said: mistakes, if the last good configuration had to do.
+pub(super) fn first_reload(refused: Option<Vec<ConfigError>>, shared: &Shared) -> Arc<LastReload> {
+    let last = LastReload::default();
+    if let Some(errors) = refused {
+        shared.metrics.config_not_in_force(true);
+        last.refused(errors);
+    }
+    Arc::new(last)
+}
+
+/// Offers the listening sockets to a next process, once the one before has ended.
+pub(super) fn succession(
+    offers: Option<(PathBuf, Listeners)>,
+    predecessor: Option<Predecessor>,
+    shared: &Arc<Shared>,
+) -> Result<Option<Succession>, StartError> {
+    let busy = Arc::new(AtomicBool::new(predecessor.is_some()));
+    let open = |(path, offers): (PathBuf, _)| Succession::open(&path, offers, Arc::clone(&busy));
+    let succession = offers.map(open).transpose()?;
+    predecessor.map_or(Ok(()), |before| outlive(before, shared, &busy)).map_err(StartError::System)?;
+    Ok(succession)
+}
+
+fn for_data(certificates: &Arc<Certificates>) -> TlsSource {
     let certificates = Arc::clone(certificates);
     Arc::new(move || Arc::clone(&certificates.now().data))
 }
 
-pub(super) fn for_operators(certificates: Arc<Certificates>) -> TlsSource {
+fn for_operators(certificates: Arc<Certificates>) -> TlsSource {
     Arc::new(move || Arc::clone(&certificates.now().admin))
 }
 

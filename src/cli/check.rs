@@ -78,8 +78,13 @@ fn describe(table: &RoutingTable) -> String {
     let merchants =
         table.risk_route().and_then(|route| route.budgets.as_deref()).map(merchant_budgets).unwrap_or_default();
     let callers = table.callers().len();
+    let tests = match table.cases().len() {
+        0 => String::new(),
+        1 => ", 1 test passed".to_owned(),
+        tests => format!(", {tests} tests passed"),
+    };
     format!(
-        "{}\n{}{merchants}{}{}{}ok, version {}, {callers} callers",
+        "{}\n{}{merchants}{}{}{}ok, version {}, {callers} callers{tests}",
         routes.join("\n"),
         budgets.concat(),
         signatures.concat(),

@@ -3,7 +3,9 @@
 mod audit;
 mod check;
 mod completions;
+mod diff;
 mod digest;
+mod explain;
 mod findings;
 mod fmt;
 mod import;
@@ -12,6 +14,7 @@ mod listen;
 mod notices;
 mod place;
 mod providers;
+mod running;
 mod sandbox;
 mod schema;
 mod secrets;
@@ -56,6 +59,10 @@ enum Command {
     Providers(providers::ProvidersArgs),
     /// Print the JSON Schema of routes.toml or of provider files
     Schema(schema::SchemaArgs),
+    /// Say where a call would go, and why: route, policy, candidates, timers, cache key
+    Explain(explain::ExplainArgs),
+    /// Say what a reload would change: between two routes files, or between one and the running proxy
+    Diff(diff::DiffArgs),
     /// Verify or export the record of decisions, forget a person in it, or see to notices nobody took
     Audit(audit::AuditArgs),
     /// Read a caller key on standard input and print its digest for routes.toml
@@ -143,6 +150,8 @@ pub fn run() -> ExitCode {
         Command::Sandbox(args) => sandbox::run(&args),
         Command::Serve(args) => serve::run(&args),
         Command::Check(args) => check::run(&args),
+        Command::Explain(args) => explain::run(&args),
+        Command::Diff(args) => diff::run(&args),
         Command::Audit(args) => audit::run(&args),
         Command::Digest(args) => digest::run(&args),
         Command::Simulate(args) => simulate::run(&args),

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
 
+use super::cases_plan;
 use super::catalog::{Catalog, Pick};
 use super::descriptor::{Builder, Built};
 use super::error::ConfigError;
@@ -65,10 +66,14 @@ fn compile_reporting(sources: &Sources, options: &CompileOptions<'_>, report: &R
     let plan = sound.then(|| Plan::make(raw, &catalog, (&lists, options.secrets), report));
     let built = build_providers(&catalog, plan.as_ref(), options, report);
     let hooks = plan.as_ref().map(|plan| webhooks::build(&plan.webhooks, &plan.callers, &Builder { options, report }));
-    let plan = plan.filter(|_| report.is_clean())?;
+    let mut plan = plan.filter(|_| report.is_clean())?;
     let hooks = hooks.unwrap_or_default();
     let version = version_of(sources, &built, &plan.callers, &hooks);
-    assemble(plan, built, version).map(|table| RoutingTable { webhooks: hooks, ..table })
+    let raw = std::mem::take(&mut plan.cases);
+    let table = RoutingTable { webhooks: hooks, ..assemble(plan, built, version)? };
+    // Last, because a name that is missing for another reason is no mistake of a test.
+    let cases = cases_plan::plan(&raw, &table, report);
+    Some(RoutingTable { cases, ..table })
 }
 
 fn build_providers(
@@ -87,21 +92,23 @@ fn build_providers(
 }
 
 /// Puts routes and providers together; `None` only if something is missing that no check reported.
-fn assemble(plan: Plan, built: BTreeMap<ProviderId, Built>, version: ConfigVersion) -> Option<RoutingTable> {
+fn assemble(mut plan: Plan, built: BTreeMap<ProviderId, Built>, version: ConfigVersion) -> Option<RoutingTable> {
     let facts = built.iter().map(|(id, built)| (id.clone(), built.facts.clone())).collect();
     let providers: BTreeMap<ProviderId, Arc<Provider>> =
         built.into_iter().map(|(id, built)| (id, built.provider)).collect();
-    let llm = plan.llm.into_iter().map(|(id, route)| Some((id.clone(), Arc::new(llm_route(id, &route, &providers)?))));
+    let llm = std::mem::take(&mut plan.llm)
+        .into_iter()
+        .map(|(id, route)| Some((id.clone(), Arc::new(llm_route(id, &route, &providers)?))));
     let llm = llm.collect::<Option<_>>()?;
-    let risk = match plan.risk {
+    let risk = match plan.risk.take() {
         Some(risk) => {
             let route = risk_route(&risk, &providers, &version)?;
-            Some(Arc::new(RiskRoute { jurisdictions: plan.jurisdictions, ..route }))
+            Some(Arc::new(RiskRoute { jurisdictions: std::mem::take(&mut plan.jurisdictions), ..route }))
         }
         None => None,
     };
-    let webhooks = Webhooks::new();
-    Some(RoutingTable { version, limits: plan.limits, callers: plan.callers, providers, llm, risk, facts, webhooks })
+    let (webhooks, cases, Plan { limits, callers, .. }) = (Webhooks::new(), Vec::new(), plan);
+    Some(RoutingTable { version, limits, callers, providers, llm, risk, facts, webhooks, cases })
 }
 
 fn llm_route(id: RouteId, plan: &PlannedRoute, providers: &BTreeMap<ProviderId, Arc<Provider>>) -> Option<LlmRoute> {

@@ -1,7 +1,9 @@
 //! What a new configuration would change, in words an operator can read before a reload.
 //!
-//! It names what changed, never the old or new value: addresses, digests and secrets do not belong in a log.
+//! In the log it names what changed, never the old or new value. `weighbridge diff` shows both, as far as `words` has words
+//! for them: addresses, digests and secrets have none.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
@@ -9,27 +11,62 @@ use std::sync::Arc;
 use super::lists::List;
 use super::policy::{self, Rules};
 use super::table::{Auth, Caller, Candidate, Limits, LlmRoute, Provider, RiskRoute, RoutingTable, Shadow, Webhook};
-use crate::sign::keyring::Keyring;
+use super::words::Told;
+use crate::sign::keyring::{KeyState, Keyring};
+
+/// The setting that says that a secret is another one. Others never depend on a secret.
+const SECRET: &str = "secret";
 
 /// The differences between two tables, in the order limits, callers, providers, routes, policies, lists.
-#[derive(Clone, PartialEq, Eq, Default, Debug)]
+#[derive(Clone, PartialEq, Eq, Default, Debug, serde::Serialize)]
 pub struct TableDiff {
     changes: Vec<Change>,
 }
 
 /// One thing that differs.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, serde::Serialize)]
 pub struct Change {
     /// Whether it is new, gone or different.
     pub kind: ChangeKind,
     /// What it is: `route summary`, `provider alipay`, `caller checkout`, `limits`.
     pub subject: String,
-    /// Which settings of it differ; empty unless it is different.
-    pub settings: Vec<&'static str>,
+    /// Which settings of it differ; of what is new or gone, those that say most.
+    pub settings: Vec<Setting>,
+}
+
+/// A setting, before and after.
+#[derive(Clone, PartialEq, Eq, Debug, serde::Serialize)]
+pub struct Setting {
+    /// Its name in the file.
+    pub name: Cow<'static, str>,
+    /// Before; `None` if it was absent, or if its value is nobody's business.
+    pub from: Option<String>,
+    /// After.
+    pub to: Option<String>,
+}
+
+impl Setting {
+    fn told<T: Told>(name: &'static str, old: Option<&T>, new: Option<&T>) -> Self {
+        let words = |side: Option<&T>| side.and_then(|side| side.told(name));
+        Self { name: name.into(), from: words(old), to: words(new) }
+    }
+}
+
+impl fmt::Display for Setting {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (&self.from, &self.to) {
+            (Some(from), Some(to)) if from == to => write!(f, "{}: changed (now {to})", self.name),
+            (Some(from), Some(to)) => write!(f, "{}: {from} → {to}", self.name),
+            (Some(from), None) => write!(f, "{}: {from} → none", self.name),
+            (None, Some(to)) => write!(f, "{}: none → {to}", self.name),
+            (None, None) => write!(f, "{}: changed", self.name),
+        }
+    }
 }
 
 /// How something differs.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
 pub enum ChangeKind {
     /// Only in the new table.
     Added,
@@ -44,12 +81,12 @@ impl TableDiff {
     pub fn between(old: &RoutingTable, new: &RoutingTable) -> Self {
         let mut diff = Self::default();
         let limits = changed_limits(&old.limits, &new.limits);
-        diff.changed("limits".to_owned(), limits);
-        diff.compare("caller", callers(old), &callers(new), changed_caller);
+        diff.changed("limits".to_owned(), &limits, (&old.limits, &new.limits));
+        diff.compare("caller", &callers(old), &callers(new), changed_caller);
         let provider = |table: &RoutingTable| -> BTreeMap<String, Arc<Provider>> {
             table.providers.iter().map(|(id, provider)| (id.to_string(), Arc::clone(provider))).collect()
         };
-        diff.compare("provider", provider(old), &provider(new), |before, after| {
+        diff.compare("provider", &provider(old), &provider(new), |before, after| {
             let mut settings = changed_provider(before, after);
             settings.extend((old.facts.get(&before.id) != new.facts.get(&after.id)).then_some("sources"));
             settings
@@ -57,20 +94,20 @@ impl TableDiff {
         let route = |table: &RoutingTable| -> BTreeMap<String, Arc<LlmRoute>> {
             table.llm.iter().map(|(id, route)| (id.to_string(), Arc::clone(route))).collect()
         };
-        diff.compare("route", route(old), &route(new), changed_route);
+        diff.compare("route", &route(old), &route(new), changed_route);
         let risk = |table: &RoutingTable| -> BTreeMap<String, Arc<RiskRoute>> {
             table.risk.iter().map(|risk| (risk.id.to_string(), Arc::clone(risk))).collect()
         };
-        diff.compare("route", risk(old), &risk(new), changed_risk);
+        diff.compare("route", &risk(old), &risk(new), changed_risk);
         let none = Rules::default();
         let rules = |table: &'_ RoutingTable| table.risk.as_ref().map(|risk| risk.rules.clone());
         let (before, after) = (rules(old).unwrap_or_else(|| none.clone()), rules(new).unwrap_or(none));
-        diff.compare("policy", policy::by_name(&before), &policy::by_name(&after), policy::changed_policy);
-        diff.compare("list", lists(&before), &lists(&after), changed_list);
+        diff.compare("policy", &policy::by_name(&before), &policy::by_name(&after), policy::changed_policy);
+        diff.compare("list", &lists(&before), &lists(&after), changed_list);
         let hooks = |table: &RoutingTable| -> BTreeMap<String, Arc<Webhook>> {
             table.webhooks.iter().map(|(tenant, hook)| (tenant.to_string(), Arc::clone(hook))).collect()
         };
-        diff.compare("webhook", hooks(old), &hooks(new), changed_webhook);
+        diff.compare("webhook", &hooks(old), &hooks(new), changed_webhook);
         diff
     }
 
@@ -84,32 +121,70 @@ impl TableDiff {
         &self.changes
     }
 
-    fn compare<T>(
+    /// The same for people who want to see what is now and what would be.
+    pub fn in_full(&self) -> String {
+        let full = |change: &Change| {
+            let head = change.to_string();
+            let head = head.split_once(": ").map_or(head.as_str(), |(head, _)| head);
+            let settings = change.settings.iter().map(|setting| format!("    {}\n", change.told(setting)));
+            format!("{head}\n{}", settings.collect::<String>())
+        };
+        self.changes.iter().map(full).collect()
+    }
+
+    /// Without what only whoever has the secrets can tell.
+    #[must_use]
+    pub fn but_secrets(mut self) -> Self {
+        // Of keys the names are told: where those are the same, only what they stand for is not.
+        let of_keys = |setting: &Setting| ["signature", "auth"].contains(&&*setting.name) && setting.from == setting.to;
+        let tells = |setting: &Setting| setting.name != SECRET && !of_keys(setting);
+        self.changes.iter_mut().for_each(|change| change.settings.retain(tells));
+        self.changes.retain(|change| change.kind != ChangeKind::Changed || !change.settings.is_empty());
+        self
+    }
+
+    fn compare<T: Told>(
         &mut self,
         what: &str,
-        old: BTreeMap<String, Arc<T>>,
+        old: &BTreeMap<String, Arc<T>>,
         new: &BTreeMap<String, Arc<T>>,
         changed: impl Fn(&T, &T) -> Vec<&'static str>,
     ) {
         for (name, after) in new {
             match old.get(name) {
-                Some(before) => self.changed(format!("{what} {name}"), changed(before, after)),
-                None => self.push(ChangeKind::Added, format!("{what} {name}")),
+                Some(before) => self.changed(format!("{what} {name}"), &changed(before, after), (&**before, &**after)),
+                None => self.alone(ChangeKind::Added, format!("{what} {name}"), (None, Some(&**after))),
             }
         }
-        for name in old.into_keys().filter(|name| !new.contains_key(name)) {
-            self.push(ChangeKind::Removed, format!("{what} {name}"));
+        for (name, before) in old.iter().filter(|(name, _)| !new.contains_key(*name)) {
+            self.alone(ChangeKind::Removed, format!("{what} {name}"), (Some(&**before), None));
         }
     }
 
-    fn changed(&mut self, subject: String, settings: Vec<&'static str>) {
+    fn changed<T: Told>(&mut self, subject: String, settings: &[&'static str], (old, new): (&T, &T)) {
         if !settings.is_empty() {
+            let told = |name: &&'static str| Setting::told(name, Some(old), Some(new));
+            let settings = settings.iter().map(told).collect();
             self.changes.push(Change { kind: ChangeKind::Changed, subject, settings });
         }
     }
 
-    fn push(&mut self, kind: ChangeKind, subject: String) {
-        self.changes.push(Change { kind, subject, settings: Vec::new() });
+    fn alone<T: Told>(&mut self, kind: ChangeKind, subject: String, (old, new): (Option<&T>, Option<&T>)) {
+        let told = T::FIRST.iter().map(|name| Setting::told(name, old, new));
+        let settings = told.filter(|setting| setting.from.is_some() || setting.to.is_some()).collect();
+        self.changes.push(Change { kind, subject, settings });
+    }
+}
+
+impl Change {
+    /// A setting: of what is new or gone only the side that there is.
+    fn told(&self, setting: &Setting) -> String {
+        let only = match self.kind {
+            ChangeKind::Changed => return setting.to_string(),
+            ChangeKind::Added => &setting.to,
+            ChangeKind::Removed => &setting.from,
+        };
+        format!("{}: {}", setting.name, only.as_deref().unwrap_or_default())
     }
 }
 
@@ -124,7 +199,10 @@ impl fmt::Display for Change {
         match self.kind {
             ChangeKind::Added => write!(f, "+ {}", self.subject),
             ChangeKind::Removed => write!(f, "- {}", self.subject),
-            ChangeKind::Changed => write!(f, "~ {}: {}", self.subject, self.settings.join(", ")),
+            ChangeKind::Changed => {
+                let names: Vec<_> = self.settings.iter().map(|setting| &*setting.name).collect();
+                write!(f, "~ {}: {}", self.subject, names.join(", "))
+            }
         }
     }
 }
@@ -186,7 +264,7 @@ fn changed_provider(old: &Provider, new: &Provider) -> Vec<&'static str> {
         ("protocol", old.protocol == new.protocol),
         ("base_url", old.base_url == new.base_url),
         ("auth", same_auth_but_secret(&old.auth, &new.auth)),
-        ("secret", old.auth.secrets().eq(new.auth.secrets())),
+        (SECRET, old.auth.secrets().eq(new.auth.secrets())),
         ("operations", old.operations == new.operations),
         ("headers", old.headers == new.headers),
         ("limits.in_flight", (old.in_flight, old.adaptive_least) == (new.in_flight, new.adaptive_least)),
@@ -206,12 +284,14 @@ fn same_auth_but_secret(old: &Auth, new: &Auth) -> bool {
     match (old, new) {
         (Auth::None, Auth::None) | (Auth::Bearer { .. }, Auth::Bearer { .. }) => true,
         (Auth::Header { name: old, .. }, Auth::Header { name: new, .. }) => old == new,
-        (Auth::DiHmac { keys: old }, Auth::DiHmac { keys: new }) => {
-            let told = |keys: &Keyring| keys.keys().iter().map(|key| (key.id.clone(), key.state)).collect::<Vec<_>>();
-            told(old) == told(new)
-        }
+        (Auth::DiHmac { keys: old }, Auth::DiHmac { keys: new }) => names(old) == names(new),
         _ => false,
     }
+}
+
+/// Keys but for what they are.
+fn names(ring: &Keyring) -> Vec<(&str, KeyState)> {
+    ring.keys().iter().map(|key| (key.id.as_str(), key.state)).collect()
 }
 
 /// By name: what changed inside a provider is said once, at the provider.

@@ -35,6 +35,8 @@ pub enum Code {
     Conflict,
     /// A credential that is absent, empty or too weak.
     Secret,
+    /// A `[[test]]` that does not come to what it expects.
+    FailedTest,
 }
 
 impl Code {
@@ -52,6 +54,7 @@ impl Code {
             Self::Repeated => "repeated",
             Self::Conflict => "conflict",
             Self::Secret => "secret",
+            Self::FailedTest => "failed-test",
         }
     }
 }

@@ -19,11 +19,13 @@ use crate::domain::money::Money;
 mod check;
 mod names;
 mod parse;
+pub mod told;
 mod words;
 
 #[cfg(test)]
 mod tests;
 
+use names::Name;
 pub(super) use words::masked;
 
 /// Longest text of a condition, in bytes.

@@ -13,6 +13,7 @@ use super::source::SourceFile;
 pub(super) mod budgets;
 pub(super) mod cache;
 pub(super) mod callers;
+pub(super) mod cases;
 pub(super) mod jurisdiction;
 pub(super) mod keys;
 pub(super) mod lint;

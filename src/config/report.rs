@@ -195,6 +195,11 @@ impl<'s> Report<'s> {
         errors
     }
 
+    /// A mistake with its place, not collected: for what is only found wrong later.
+    pub(super) fn described(&self, mistake: Mistake) -> ConfigError {
+        self.place(mistake).1
+    }
+
     fn place(&self, mistake: Mistake) -> (usize, ConfigError) {
         let Mistake { at, key, code, message, hint, shown } = mistake;
         let (line, column) = self.position(at);

@@ -20,6 +20,7 @@ use super::lists_plan::ListFiles;
 use super::llm::{self, Beside, PlannedShadow};
 use super::raw::cache::RawCache;
 use super::raw::callers::RawCaller;
+use super::raw::cases::RawCase;
 use super::raw::llm::{RawRoute, RawTimeouts};
 use super::raw::routes::{RawLimits, RawRoutes};
 use super::raw::webhook::RawWebhook;
@@ -59,6 +60,7 @@ pub(super) struct Plan {
     pub(super) risk: Option<PlannedRisk>,
     pub(super) webhooks: Vec<RawWebhook>,
     pub(super) jurisdictions: Jurisdictions,
+    pub(super) cases: Vec<RawCase>,
 }
 
 impl Plan {
@@ -88,7 +90,9 @@ impl Plan {
         let recorded = if merged.risk.is_some() { Recorded::Decisions } else { Recorded::Nothing };
         let jurisdictions = laws::plan(&merged.jurisdictions, recorded, report);
         let limits = plan_limits(merged.limits.as_ref(), report);
-        Self { limits, callers, llm, risk, webhooks: merged.webhooks, jurisdictions }
+        let unique = merged.cases.iter().filter_map(|case| case.name.as_ref());
+        checks::unique(unique, "the test's name", report);
+        Self { limits, callers, llm, risk, webhooks: merged.webhooks, jurisdictions, cases: merged.cases }
     }
 
     /// The ids of all providers that some route leads to.
@@ -109,6 +113,7 @@ pub(super) fn merge(files: Vec<RawRoutes>, report: &Report<'_>) -> RawRoutes {
         merged.models.extend(file.models);
         merged.webhooks.extend(file.webhooks);
         merged.jurisdictions.extend(file.jurisdictions);
+        merged.cases.extend(file.cases);
         if let (Some(first), Some(second)) = (&merged.limits, &file.limits) {
             report.add(twice(&second.at, &first.at, "[limits]", report));
         }

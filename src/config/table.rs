@@ -10,6 +10,7 @@ use std::time::Duration;
 use super::asking::Asking;
 use super::audit::OnUnrecorded;
 use super::budgets::RiskBudgets;
+use super::cases::Case;
 use super::jurisdictions::Jurisdictions;
 use super::policy::Rules;
 use super::prices::RiskPrice;
@@ -54,6 +55,7 @@ pub struct RoutingTable {
     pub(super) risk: Option<Arc<RiskRoute>>,
     pub(super) facts: BTreeMap<ProviderId, ProviderFacts>,
     pub(super) webhooks: Webhooks,
+    pub(super) cases: Vec<Arc<Case>>,
 }
 
 impl Auth {
@@ -102,6 +104,11 @@ impl RoutingTable {
     /// Where tenants want to be told of late verdicts.
     pub fn webhooks(&self) -> &Webhooks {
         &self.webhooks
+    }
+
+    /// What it must come to, by its own word.
+    pub fn cases(&self) -> &[Arc<Case>] {
+        &self.cases
     }
 
     /// Where each provider's address and prices were read, and when.

@@ -73,6 +73,20 @@ pub struct VelocityRule {
 }
 
 impl VelocityRule {
+    /// True if this number is over its limit.
+    pub fn is_over(&self, number: i64) -> bool {
+        self.limit.is_some_and(|limit| number > limit)
+    }
+
+    /// The mildest action it allows at this number, `None` for one that could not be told. What nobody counted is for a
+    /// person to look at, not for a machine to reject.
+    pub fn demands(&self, number: Option<i64>) -> Option<Action> {
+        match number {
+            Some(number) => self.over.filter(|_| self.is_over(number)),
+            None => self.over.map(|over| over.min(Action::Review)),
+        }
+    }
+
     /// True if the numbers of one are those of the other: limits and bounds may differ.
     pub fn counts_as(&self, other: &Self) -> bool {
         self.name == other.name && self.by == other.by && self.measure == other.measure && self.window == other.window

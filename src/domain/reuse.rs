@@ -171,8 +171,13 @@ guards! {
 /// The guard that forbids giving `known` to `wanted`, the first of them; `None` if all hold. [`Guard::Disagreement`] is not
 /// asked here: it is about a merchant and not about a decision.
 pub fn refused_by(terms: &Terms, known: &Remembered, wanted: &Wanted<'_>) -> Option<Guard> {
+    guards(terms, known, wanted).into_iter().find(|(_, holds)| !holds).map(|(guard, _)| guard)
+}
+
+/// Every guard but [`Guard::Disagreement`], and whether it lets `known` be given to `wanted`.
+pub fn guards(terms: &Terms, known: &Remembered, wanted: &Wanted<'_>) -> [(Guard, bool); 19] {
     let like = &known.likeness;
-    let holds = [
+    [
         (Guard::NotLivePass, is_live_pass(known)),
         (Guard::Instrument, same(like.instrument, wanted.likeness.instrument)),
         (Guard::Device, same(like.device, wanted.likeness.device)),
@@ -192,8 +197,7 @@ pub fn refused_by(terms: &Terms, known: &Remembered, wanted: &Wanted<'_>) -> Opt
         (Guard::Score, would_pass(terms, known, wanted)),
         (Guard::Model, known.begun >= wanted.model_epoch),
         (Guard::Epoch, known.begun >= wanted.epoch),
-    ];
-    holds.into_iter().find(|(_, holds)| !holds).map(|(guard, _)| guard)
+    ]
 }
 
 /// A verdict for which features were given up has judged less than the payment asks for.

@@ -172,15 +172,11 @@ impl Live {
         self.series.event(VelocityEvent::Counted);
         match value {
             Value::Unknown => self.series.event(VelocityEvent::Unknown),
-            Value::Known(number) if is_over(number, rule) => self.series.event(VelocityEvent::Over),
+            Value::Known(number) if rule.is_over(number) => self.series.event(VelocityEvent::Over),
             Value::Known(_) => {}
         }
         self.series.keys.set(i64::try_from(self.counter.keys()).unwrap_or(i64::MAX));
     }
-}
-
-fn is_over(number: i64, rule: &VelocityRule) -> bool {
-    rule.limit.is_some_and(|limit| number > limit)
 }
 
 /// The hashes of one attempt, by dimension.
@@ -259,15 +255,17 @@ impl Reading {
     fn is_over(&self) -> bool {
         match self.value {
             None => false,
-            Some(Value::Known(number)) => is_over(number, &self.rule),
+            Some(Value::Known(number)) => self.rule.is_over(number),
             Some(Value::Unknown) => true,
         }
     }
 
-    /// The mildest action it allows. What nobody counted is for a person to look at, not for a machine to reject.
+    /// The mildest action it allows.
     fn demands(&self) -> Option<Action> {
-        let over = self.rule.over.filter(|_| self.is_over())?;
-        Some(if self.value == Some(Value::Unknown) { over.min(Action::Review) } else { over })
+        match self.value? {
+            Value::Known(number) => self.rule.demands(Some(number)),
+            Value::Unknown => self.rule.demands(None),
+        }
     }
 
     fn reason(&self) -> Reason {

@@ -243,7 +243,7 @@ fn ruling(route: &RiskRoute, assessment: &Assessment, (caller, velocity): (&Live
     }
     let (caller, now_ms) = (&caller.caller, clock::unix_ms());
     let counters = |name: &str| velocity.number(name);
-    policy::ruling_for(route, &policy::Input { assessment, caller, now_ms, counters: &counters })
+    policy::ruling_for(route, &policy::Input { assessment, caller, now_ms, counters: &counters, presumed: &[] })
 }
 
 fn fly(route: &ReadyRoute, call: Call, assessed: Option<Arc<RiskFacts>>) -> Flying {

@@ -6,6 +6,7 @@ pub mod certificates;
 pub mod courier;
 mod decode;
 pub mod dispatch;
+pub mod explain;
 pub mod handover;
 pub mod last_good;
 pub mod notify;

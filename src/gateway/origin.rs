@@ -14,7 +14,8 @@ use crate::config::source::{SourceFile, Sources};
 use crate::config::table::{BaseUrl, Protocol, RoutingTable};
 use crate::config::{SecretPolicy, Secrets};
 use crate::domain::id::ProviderId;
-use crate::domain::secret::SecretSource;
+use crate::domain::secret::{Secret, SecretSource};
+use crate::routing::rehearsal::rehearsed;
 
 /// Mistakes told in the log; the status page and `weighbridge check` have all.
 pub(super) const MOST_TOLD: usize = 20;
@@ -51,10 +52,10 @@ pub struct Overlays {
 }
 
 impl Origin {
-    /// Reads and compiles everything.
+    /// Reads and compiles everything, and runs its tests.
     ///
     /// # Errors
-    /// Every mistake.
+    /// Every mistake; once there is none, every test that fails.
     pub fn load(&self) -> Result<RoutingTable, Vec<ConfigError>> {
         self.read().and_then(|files| self.compile(files))
     }
@@ -64,7 +65,9 @@ impl Origin {
     /// # Errors
     /// Every mistake.
     pub fn load_with_sources(&self) -> Result<(RoutingTable, Sources), Vec<ConfigError>> {
-        self.read().and_then(|files| self.compiled(files))
+        let secrets = Secrets { source: &*self.secrets, policy: self.policy };
+        let (table, sources) = self.read().and_then(|files| self.compiled(files, secrets))?;
+        Ok((rehearsed(table)?, sources))
     }
 
     /// Reads what the operator wrote.
@@ -76,20 +79,39 @@ impl Origin {
         load::read_files((!stands_in).then_some(&*self.routes), Some(&self.providers))
     }
 
-    /// Compiles what was read, now or at another time.
+    /// Compiles what was read, now or at another time, and runs its tests.
+    ///
+    /// # Errors
+    /// As [`Origin::load`].
+    pub fn compile(&self, files: Sources) -> Result<RoutingTable, Vec<ConfigError>> {
+        let secrets = Secrets { source: &*self.secrets, policy: self.policy };
+        self.compiled(files, secrets).and_then(|(table, _)| rehearsed(table))
+    }
+
+    /// Reads and compiles everything. For who wants to know why a test fails.
     ///
     /// # Errors
     /// Every mistake.
-    pub fn compile(&self, files: Sources) -> Result<RoutingTable, Vec<ConfigError>> {
-        self.compiled(files).map(|(table, _)| table)
+    pub fn untried(&self) -> Result<RoutingTable, Vec<ConfigError>> {
+        let secrets = Secrets { source: &*self.secrets, policy: self.policy };
+        self.read().and_then(|files| self.compiled(files, secrets)).map(|(table, _)| table)
     }
 
-    fn compiled(&self, files: Sources) -> Result<(RoutingTable, Sources), Vec<ConfigError>> {
+    /// Compiles somebody's texts as if they were the files, and runs their tests. No secret is asked for, so that whoever
+    /// brings a text learns nothing of one.
+    ///
+    /// # Errors
+    /// As [`Origin::load`].
+    pub fn would(&self, files: Sources) -> Result<RoutingTable, Vec<ConfigError>> {
+        let secrets = Secrets { source: &NoSecrets, policy: SecretPolicy::AllowMissing };
+        self.compiled(files, secrets).and_then(|(table, _)| rehearsed(table))
+    }
+
+    fn compiled(&self, files: Sources, secrets: Secrets<'_>) -> Result<(RoutingTable, Sources), Vec<ConfigError>> {
         let stand_in = self.without_routes.clone().filter(|_| files.routes.is_empty());
         let texts = stand_in.into_iter().chain(self.overlays.routes.iter().cloned());
         let mut sources = load::complete(files, texts.collect());
         sources.providers.extend(self.overlays.providers.iter().cloned());
-        let secrets = Secrets { source: &*self.secrets, policy: self.policy };
         let rewire = self.rewiring.as_ref().map(|rewiring| &**rewiring as _);
         compile(&sources, &CompileOptions { secrets, rewire }).map(|table| (table, sources))
     }
@@ -102,6 +124,19 @@ impl Origin {
     pub(super) fn folders(&self) -> [&Path; 2] {
         let parent = self.routes.parent().filter(|parent| !parent.as_os_str().is_empty());
         [parent.unwrap_or(Path::new(".")), &self.providers]
+    }
+}
+
+/// For texts of somebody else's.
+struct NoSecrets;
+
+impl SecretSource for NoSecrets {
+    fn env(&self, _: &str) -> Option<Secret> {
+        None
+    }
+
+    fn file(&self, _: &str) -> Option<Secret> {
+        None
     }
 }
 

@@ -30,6 +30,7 @@ use crate::layer::decision_cache::DecisionCache;
 use crate::layer::failover::tempo::Tempo;
 use crate::layer::idempotency::Ledger;
 use crate::layer::idempotency_key::Answers;
+use crate::layer::recent::Recent;
 use crate::layer::seam::Seam;
 use crate::layer::shadow::Copies;
 use crate::layer::verify_signature::Nonces;
@@ -51,6 +52,8 @@ pub struct Shared {
     pub metrics: Arc<Metrics>,
     /// Where access lines go.
     pub log: AccessLog,
+    /// The last requests that somebody may ask about.
+    pub recent: Arc<Recent>,
     /// The seam to the network.
     pub dial: Arc<dyn Dial>,
     /// Cached answers; keys hold the route's fingerprint, so a changed route simply misses.

@@ -32,7 +32,7 @@ use crate::wire::replay::{Ending, Form, assemble, ending};
 
 mod store;
 
-pub use self::store::Store;
+pub use self::store::{Store, Wording};
 
 /// Plain values for [`CacheLayer`].
 #[derive(Clone)]

@@ -34,6 +34,7 @@ pub mod observe;
 pub mod pace;
 pub mod quota;
 pub mod read_body;
+pub mod recent;
 pub mod record;
 pub mod rescue;
 pub mod seam;

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use tower::{Layer, Service};
 
 use crate::config::table::{Candidate, LlmRoute, Unpriced};
-use crate::domain::money::{Cost, TokenPrice};
+use crate::domain::money::Cost;
 use crate::domain::operation::Operation;
 use crate::flight::call::Call;
 use crate::flight::error::CallError;
@@ -18,6 +18,7 @@ use crate::flight::reply::Reply;
 use crate::flight::trail::Trail;
 use crate::layer::always_ready;
 use crate::layer::answering::{Gated, Touch, Touching};
+use crate::routing::lineup::{self, Carriable};
 use crate::telemetry::labels::QuotaReason;
 use crate::telemetry::metrics::Metrics;
 use crate::wire::openai::peek_ceiling;
@@ -119,9 +120,9 @@ impl Params {
         let mut all_priced = true;
         for candidate in self.route.candidates.iter().filter(|candidate| can(candidate, call)) {
             let cost = price(candidate, size);
-            let counted =
-                |cost: &Cost| call.context.caller.budgets.iter().any(|budget| budget.amount.currency == cost.currency);
-            all_priced &= is_free(candidate) || cost.as_ref().is_some_and(counted);
+            // A price that is known comes to no sum only where the numbers end.
+            let summed = cost.is_some() || lineup::is_free(candidate);
+            all_priced &= summed && lineup::is_counted(candidate, &call.context.caller);
             let Some(cost) = cost else { continue };
             match dearest.iter_mut().find(|known| known.currency == cost.currency) {
                 Some(known) => known.micro = known.micro.max(cost.micro),
@@ -132,18 +133,13 @@ impl Params {
     }
 }
 
-fn is_free(candidate: &Candidate) -> bool {
-    candidate.model.as_ref().is_some_and(|model| model.price == Some(TokenPrice::FREE))
-}
-
 fn price(candidate: &Candidate, size: Size) -> Option<Cost> {
     candidate.model.as_ref()?.price?.cost(size.input, size.output)
 }
 
 fn can(candidate: &Candidate, call: &Call) -> bool {
-    let offers = |operation: &Operation| candidate.provider.operations.contains(operation);
-    let carried = call.carried.as_ref().and_then(|_| call.operation.carried_by());
-    offers(&call.operation) || carried.as_ref().is_some_and(offers)
+    let carriable = if call.carried.is_some() { Carriable::Yes } else { Carriable::No };
+    lineup::speaks(&candidate.provider, call.operation, carriable).is_some()
 }
 
 /// How large the call is taken to be.

@@ -18,6 +18,7 @@ use crate::flight::reply::{Ended, ReplyBody};
 use crate::flight::trail::{self, CostNote, Story, Trail, UpstreamNames};
 use crate::layer::always_ready;
 use crate::layer::answering::{Touch, Touching};
+use crate::layer::recent::{self, Past, Recent};
 use crate::telemetry::access::{AccessLog, AccessRecord, AttemptNote};
 use crate::telemetry::handles::RouteMetrics;
 use crate::telemetry::labels::{AttemptOutcome, RequestOutcome};
@@ -35,6 +36,8 @@ pub struct Params {
     pub log: AccessLog,
     /// The series of requests that never reached a route.
     pub unrouted: Arc<RouteMetrics>,
+    /// The last requests that somebody may ask about.
+    pub recent: Arc<Recent>,
 }
 
 /// Makes [`Record`].
@@ -144,6 +147,31 @@ impl<P: Pinned> Entry<P> {
         let attempts: Vec<_> = story.attempts.iter().map(attempt).chain(flying).collect();
         let record = AccessRecord { duration, attempts: &attempts, ..self.describe(&story, outcome, ended) };
         self.params.log.access(&record);
+        if recent::is_telling(&story, outcome, duration) {
+            self.params.recent.keep(self.past(&story, outcome, duration));
+        }
+    }
+
+    #[cold]
+    fn past(&self, story: &Story, outcome: RequestOutcome, duration: Duration) -> Past {
+        Past {
+            id: self.id.clone(),
+            arrived: self.arrived,
+            duration,
+            overhead: self.head.map_or(Duration::ZERO, |head| head.overhead),
+            status: self.head.map_or(CLIENT_GONE, |head| head.status.as_u16()),
+            outcome,
+            error: story.error,
+            config: self.pinned.version(),
+            operation: story.operation,
+            route: story.route.as_ref().map(|route| route.id.clone()),
+            caller: story.caller.clone(),
+            attempts: story.attempts.clone(),
+            dropped: story.flying.iter().chain(&story.beside).map(|flying| Arc::clone(&flying.upstream)).collect(),
+            served: story.served.clone(),
+            cache: story.cache,
+            decision: story.decision,
+        }
     }
 
     fn describe<'s>(&'s self, story: &'s Story, outcome: RequestOutcome, ended: &Ended) -> AccessRecord<'s> {

@@ -5,6 +5,7 @@
 //! left out but put last, so that the answer to the caller can say when they may have room.
 
 use crate::config::asking::Order;
+use crate::domain::currency::Currency;
 use crate::domain::money::{Cost, TokenPrice};
 
 /// Bytes of a request that make a token, roughly; prices are compared, not billed, by this.
@@ -134,6 +135,12 @@ pub fn order(rule: &Rule, views: &[View]) -> Vec<Ranked> {
 /// What a call of `bytes` is taken to cost: its bytes as tokens and an answer of usual length.
 pub fn guess(price: TokenPrice, bytes: usize) -> Option<Cost> {
     price.cost(u64::try_from(bytes).unwrap_or(u64::MAX) / BYTES_PER_TOKEN, USUAL_ANSWER)
+}
+
+/// What a call of `bytes` is taken to cost, as [`View::cost`] wants it: prices in another currency say nothing.
+pub fn comparable(price: Option<TokenPrice>, currency: Option<Currency>, bytes: usize) -> Option<u64> {
+    let cost = guess(price?, bytes).filter(|cost| Some(cost.currency) == currency)?;
+    u64::try_from(cost.micro).ok()
 }
 
 /// A text as a number that is spread well. Not for secrets: whoever knows the text knows the number.

@@ -174,6 +174,8 @@ fn the_help_is_the_documented_one() {
         &["import", "litellm"],
         &["providers"],
         &["schema"],
+        &["explain"],
+        &["diff"],
         &["audit"],
         &["audit", "verify"],
         &["audit", "export"],

@@ -333,6 +333,7 @@ impl World {
             clerk,
             nonces: plan.nonces.clone().unwrap_or_else(Nonces::in_memory),
             notices: Arc::default(),
+            recent: Arc::default(),
             gate: Arc::new(Gate::default()),
             calendar: Calendar::at(plan.starts),
             drained: shutdown.signal().ending(),

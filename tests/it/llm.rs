@@ -555,7 +555,7 @@ async fn row_33_a_panic_costs_one_request_and_says_nothing_of_itself() {
     };
     let service = ServiceBuilder::new()
         .layer(PinLayer(Arc::clone(&world.live)))
-        .layer(RecordLayer(record::Params { log: world.shared.log.clone(), unrouted }))
+        .layer(RecordLayer(record::Params { log: world.shared.log.clone(), unrouted, recent: Arc::default() }))
         .layer(StampLayer)
         .layer(RescueLayer)
         .layer(CatchPanicLayer { metrics })

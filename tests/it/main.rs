@@ -28,6 +28,7 @@ mod cli;
 mod coalesce;
 mod deadline;
 mod disk;
+mod explain;
 mod failover;
 mod faults;
 mod governance;

@@ -350,7 +350,7 @@ fn the_documented_policies_and_lists_compile() {
     assert!(example.contains("[[risk.policy]]") && example.contains("[[risk.list]]"));
     let routes = read("routes.toml");
     let (_, commented) = routes.split_once("# [[risk.policy]]").unwrap();
-    let (commented, _) = commented.split_once("# --- Limits").unwrap();
+    let (commented, _) = commented.split_once("\n# --- ").unwrap();
     let commented: String = format!("# [[risk.policy]]{commented}")
         .lines()
         .map(|line| format!("{}\n", line.strip_prefix("# ").unwrap_or_default()))

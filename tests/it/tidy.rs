@@ -63,6 +63,7 @@ const ONLY: &[Only] = &[
         allowed: &[
             ("src/upstream/dial.rs", "the one seam to the network, where addresses are checked"),
             ("src/server/takeover.rs", "asks the process before this one, at a path the operator gave"),
+            ("src/cli/running.rs", "asks the admin plane of a running proxy, where a person told it to"),
             ("src/sandbox/merchant.rs", "stands for a client, and knows only the proxy's own address"),
         ],
         instead: "dial through upstream::dial",
@@ -125,6 +126,7 @@ const ONLY: &[Only] = &[
         within: &["src/"],
         allowed: &[
             ("src/app.rs", "starts everything, in order"),
+            ("src/app/", "threads beside the workers, each ended by whom app.rs stops"),
             ("src/layer/admission.rs", "refused bodies are read and thrown away, within a size and a second"),
             ("src/server/", "one runtime a core, one task a connection"),
             ("src/admin/", "one task a connection"),

@@ -51,6 +51,7 @@ def reader(tmp_path_factory):
 
 def run(reader, *command) -> str:
     told = {"WB_URL": reader.data, "WB_ADMIN": reader.admin, "WB_KEY": reader.key, "WB_SIGNING_SECRET": reader.said["signing_secret"]}
+    told["PATH"] = f"{BINARY.parent.resolve()}:{os.environ['PATH']}"
     ended = subprocess.run(
         command, cwd=ROOT, env={**os.environ, **told}, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=ENOUGH_SECONDS
     )
@@ -136,7 +137,7 @@ def flags(command: str) -> set:
     return set(re.findall(r"^ +(?:-\w, )?(--[a-z-]+)", told, re.MULTILINE)) - {"--help"}
 
 
-@pytest.mark.parametrize("command", ["serve", "sandbox", "check", "fmt", "import litellm", "providers", "digest", "simulate"])
+@pytest.mark.parametrize("command", ["serve", "sandbox", "check", "explain", "diff", "fmt", "import litellm", "providers", "digest", "simulate"])
 def test_every_flag_is_in_readme(command):
     known = flags(command)
     assert known

@@ -29,7 +29,7 @@ pub(super) enum Presence {
 use Presence::{Always, Perhaps};
 
 /// All names but the counters.
-const NAMES: [(&str, Name); 19] = [
+pub(super) const NAMES: [(&str, Name); 19] = [
     ("amount", Name::Amount),
     ("currency", Name::Text(Text::Currency, Always)),
     ("merchant.id", Name::Text(Text::MerchantId, Always)),

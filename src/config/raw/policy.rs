@@ -80,7 +80,7 @@ fn action(value: &Value<'_>, words: &[(&str, Action)]) -> Option<Field<Action>> 
     value.word(words)
 }
 
-fn some_bands(value: &Value<'_>) -> Option<RawSomeBands> {
+pub(super) fn some_bands(value: &Value<'_>) -> Option<RawSomeBands> {
     let table = value.table()?.only(&["pass_below", "review_from", "reject_from"], &[]);
     let threshold = |name: &str| table.get(name).and_then(|value| score(&value));
     Some(RawSomeBands {

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::callers::RawCaller;
+use super::cases::RawCase;
 use super::jurisdiction::RawJurisdiction;
 use super::lint::{self, RawAllowed};
 use super::llm::{self, RawRoute};
@@ -13,8 +14,8 @@ use crate::config::error::Code;
 use crate::config::read::{ANY_LIMIT, Table, Value};
 use crate::config::report::Field;
 
-const KEYS: [&str; 8] = ["version", "lint", "limits", "caller", "model", "risk", "jurisdiction", "webhook"];
-const PLANNED: [&str; 1] = ["test"];
+const KEYS: [&str; 9] = ["version", "lint", "limits", "caller", "model", "risk", "jurisdiction", "webhook", "test"];
+const PLANNED: [&str; 0] = [];
 const MIB: usize = 1 << 20;
 const GIB: usize = 1 << 30;
 
@@ -28,6 +29,7 @@ pub(in crate::config) struct RawRoutes {
     pub(in crate::config) risk: Option<RawRisk>,
     pub(in crate::config) webhooks: Vec<RawWebhook>,
     pub(in crate::config) jurisdictions: Vec<RawJurisdiction>,
+    pub(in crate::config) cases: Vec<RawCase>,
 }
 
 #[derive(Clone, Debug)]
@@ -83,6 +85,7 @@ impl RawRoutes {
                 .map(|value| value.tables().iter().map(RawWebhook::read).collect())
                 .unwrap_or_default(),
             jurisdictions: root.get("jurisdiction").map(|value| RawJurisdiction::read_all(&value)).unwrap_or_default(),
+            cases: root.get("test").map(|value| RawCase::read_all(&value)).unwrap_or_default(),
         }
     }
 }

@@ -1,6 +1,6 @@
 //! The keys of `routes.toml`.
 
-use super::Kind::{Duration, Either, Flag, Form, List, Map, Money, Number, Size, Table, Text, Whole, Words};
+use super::Kind::{Duration, Either, Flag, Form, Json, List, Map, Money, Number, Size, Table, Text, Whole, Words};
 use super::provider::AUTH;
 use super::{Key, Kind, key, must};
 
@@ -25,6 +25,113 @@ pub(super) const ROOT: &[Key] = &[
     ),
     key("webhook", List(&Table(WEBHOOK)), "Where a tenant is told of late verdicts, one [[webhook]] for each tenant."),
     key("limits", Table(LIMITS), "Bounds for everybody together."),
+    key("test", List(&Table(TEST)), "What a call must come to, one [[test]] each; a file whose tests fail is refused."),
+];
+
+const TEST: &[Key] = &[
+    must("name", Text, "A sentence that says what must hold."),
+    must("given", Either(&[Table(GIVEN_CALL), Table(GIVEN_PAYMENT)]), "What is asked, and what is down then."),
+    must("expect", Table(EXPECT), "What must come of it."),
+];
+
+const DOWN: Kind = List(&Text);
+const DOWN_SAYS: &str = "Providers or candidates whose breakers are open.";
+const ASKING: &str = "Who asks. Default: the first caller who may.";
+
+const GIVEN_CALL: &[Key] = &[
+    key("caller", Text, ASKING),
+    key("down", DOWN, DOWN_SAYS),
+    key("model", Text, "The route, as an application names it."),
+    key("operation", Words(OPERATIONS), "What is asked for. Default: chat.completions."),
+    key("bytes", Whole(1, 32 << 20), "Bytes of the request's body. Default: 1000."),
+];
+
+const OPERATIONS: &[&str] = &[
+    "chat.completions",
+    "completions",
+    "embeddings",
+    "responses",
+    "messages",
+    "messages.count_tokens",
+    "moderations",
+    "images.generations",
+    "audio.transcriptions",
+    "audio.translations",
+    "audio.speech",
+];
+
+const GIVEN_PAYMENT: &[Key] = &[
+    key("caller", Text, ASKING),
+    key("down", DOWN, DOWN_SAYS),
+    key("out_trade_no", Json, "The attempt's number, as in a request."),
+    key("amount", Text, "What is to be paid, as in \"88.88 CNY\"."),
+    key("subject", Json, "What for, as in a request."),
+    key("merchant", Table(GIVEN_MERCHANT), "Who is to be paid, as in a request."),
+    key("user", Table(GIVEN_USER), "Who pays, as in a request."),
+    key("instrument", Table(GIVEN_INSTRUMENT), "With what, as in a request."),
+    key("device", Table(GIVEN_DEVICE), "From where, as in a request."),
+    key("features", Json, "The extras asked for, as in a request."),
+    key("at", Text, "When, as in RFC 3339. Default: 2026-01-01T12:00:00Z."),
+    key("risk_score", Number(0.0, 1.0), "The score that the provider gives."),
+    key("recommendation", Text, "The provider's own word."),
+    key(
+        "fails",
+        Words(&["deadline", "unavailable", "no_verdict", "not_authentic", "budget"]),
+        "Why there is no verdict.",
+    ),
+    key("lists", List(&Text), "Lists that somebody is on, besides those by the values above."),
+    key("velocity", Map(&Whole(0, i64::MAX)), "What counters say, by name. Default: 0."),
+];
+
+const GIVEN_MERCHANT: &[Key] =
+    &[key("id", Json, "Its number."), key("category", Json, "What it sells."), key("country", Json, "Where it is.")];
+
+const GIVEN_USER: &[Key] = &[
+    key("id", Json, "Their number."),
+    key("country", Json, "Where they are."),
+    key("email", Json, "Their address."),
+    key("phone", Json, "Their number to call."),
+    key("registered_at", Json, "Since when they have an account."),
+    key("registered_days", Whole(0, 36_500), "The same in days before `at`."),
+];
+
+const GIVEN_INSTRUMENT: &[Key] = &[
+    key("type", Json, "Its kind."),
+    key("fingerprint", Json, "Its fingerprint."),
+    key("bin", Json, "The first digits."),
+    key("last4", Json, "The last digits."),
+];
+
+const GIVEN_DEVICE: &[Key] = &[
+    key("id", Json, "Its number."),
+    key("ip", Json, "Its address."),
+    key("known_since", Json, "Since when it is known."),
+    key("known_days", Whole(0, 36_500), "The same in days before `at`."),
+];
+
+const EXPECT: &[Key] = &[
+    key("order", List(&Text), "Who is asked, in turn."),
+    key("any_order", List(&Text), "Who is asked, where turns are drawn."),
+    key("route", Text, "Which route serves it."),
+    key(
+        "error",
+        Words(&[
+            "unknown_model",
+            "not_allowed",
+            "not_offered",
+            "price_unknown",
+            "open",
+            "deadline_passed",
+            "provider_unavailable",
+            "response_not_authentic",
+            "no_verdict",
+            "budget_spent",
+        ]),
+        "What the caller is told instead, in the words of the access log.",
+    ),
+    key("action", Words(&["PASS", "CHALLENGE", "REVIEW", "REJECT"]), "What is to be done."),
+    key("policy", Text, "Which policy decides; default where none matches."),
+    key("bands", Table(SOME_BANDS), "The thresholds that decide."),
 ];
 
 const LINT: &[Key] = &[key(

@@ -7,12 +7,13 @@ use std::time::{Duration, Instant as StdInstant};
 
 use bytes::Bytes;
 use hmac::{Hmac, KeyInit, Mac};
-use http::HeaderValue;
+use http::{HeaderMap, HeaderValue};
 use moka::Expiry;
 use moka::sync::Cache as Moka;
 use sha2::Sha256;
 use tokio::time::Instant;
 
+use crate::domain::id::TenantId;
 use crate::domain::operation::Operation;
 use crate::flight::call::Call;
 use crate::flight::reply::Reply;
@@ -133,25 +134,60 @@ impl Store {
     ///
     /// `None` for what is no question: a call that adds to a conversation, or one that is answered later.
     pub(super) fn key(&self, call: &Call, fingerprint: &[u8; 32]) -> Option<Key> {
-        let body = Object::read(&call.body).ok()?;
-        if call.operation == Operation::Responses && ["conversation", "background"].iter().any(|key| is_set(&body, key))
+        let context = &call.context;
+        let wording = Wording {
+            tenant: &context.caller.tenant,
+            fingerprint,
+            operation: call.operation,
+            forwarded: &context.forwarded,
+            body: &call.body,
+        };
+        wording.key(&self.pepper[..])
+    }
+
+    /// How old the answer to such a call is, and whether it is fresh; for those who only want to know.
+    pub fn look(&self, wording: &Wording<'_>) -> Option<(Duration, bool)> {
+        let stored = self.get(&wording.key(&self.pepper[..])?)?;
+        Some((stored.at.elapsed(), stored.is_fresh()))
+    }
+}
+
+/// What a call's key is made of.
+pub struct Wording<'a> {
+    /// Whose call it is.
+    pub tenant: &'a TenantId,
+    /// The route's.
+    pub fingerprint: &'a [u8; 32],
+    /// What is asked.
+    pub operation: Operation,
+    /// The caller's headers that reach a provider.
+    pub forwarded: &'a HeaderMap,
+    /// The question.
+    pub body: &'a [u8],
+}
+
+impl Wording<'_> {
+    /// As [`Store::key`], under this pepper.
+    pub fn key(&self, pepper: &[u8]) -> Option<Key> {
+        let body = Object::read(self.body).ok()?;
+        if self.operation == Operation::Responses && ["conversation", "background"].iter().any(|key| is_set(&body, key))
         {
             return None;
         }
-        let mut mac = Hmac::<Sha256>::new_from_slice(&self.pepper[..]).ok()?;
+        let mut mac = Hmac::<Sha256>::new_from_slice(pepper).ok()?;
         let mut part = |bytes: &[u8]| {
             mac.update(&(bytes.len() as u64).to_be_bytes());
             mac.update(bytes);
         };
-        part(call.context.caller.tenant.as_str().as_bytes());
-        part(fingerprint);
-        part(call.operation.label().as_bytes());
-        part(&call.context.forwarded.len().to_be_bytes());
-        for (name, value) in &call.context.forwarded {
+        part(self.tenant.as_str().as_bytes());
+        part(self.fingerprint);
+        part(self.operation.label().as_bytes());
+        part(&self.forwarded.len().to_be_bytes());
+        for (name, value) in self.forwarded {
             part(name.as_str().as_bytes());
             part(value.as_bytes());
         }
-        let telling: &[&str] = match Form::of(call.operation) {
+        let telling: &[&str] = match Form::of(self.operation) {
             Some(Form::Messages) => &["stream"],
             Some(Form::Chat | Form::Completion | Form::Responses) => &["stream", "stream_options"],
             None => &[],

@@ -95,9 +95,8 @@ impl<'p> Walk<'p> {
         let now = Instant::now();
         let able: Vec<_> = self.able(call).filter(|(index, _)| Some(*index) != self.begun).collect();
         let currency = self.lanes.iter().find_map(price).map(TokenPrice::currency);
-        let comparable = |cost: &Cost| Some(cost.currency) == currency;
         let view = |&(_, lane): &(usize, &Lane)| View {
-            cost: estimate(lane, call).filter(comparable).and_then(|cost| u64::try_from(cost.micro).ok()),
+            cost: order::comparable(price(lane), currency, call.body.len()),
             ..self.seen(lane, call, now)
         };
         let views: Vec<View> = able.iter().map(view).collect();

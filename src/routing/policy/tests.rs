@@ -60,7 +60,7 @@ const NOW: u64 = 1_795_435_200_000;
 
 fn is_true(when: &str, payment: &Assessment) -> bool {
     let (route, caller) = route(&format!("[[risk.policy]]\nname = \"a\"\nwhen = '''{when}'''\n"));
-    let input = Input { assessment: payment, caller: &caller, now_ms: NOW, counters: &no_counters };
+    let input = Input { assessment: payment, caller: &caller, now_ms: NOW, counters: &no_counters, presumed: &[] };
     holds(route.rules.policies[0].when.as_ref().unwrap(), &input).unwrap()
 }
 
@@ -132,7 +132,7 @@ fn a_moment_that_has_yet_to_come_is_days_before_now() {
 
 fn ruling(more: &str, payment: &Assessment) -> Arc<Ruling> {
     let (route, caller) = route(more);
-    let input = Input { assessment: payment, caller: &caller, now_ms: NOW, counters: &no_counters };
+    let input = Input { assessment: payment, caller: &caller, now_ms: NOW, counters: &no_counters, presumed: &[] };
     ruling_for(&route, &input)
 }
 
@@ -190,7 +190,7 @@ fn block_beats_review_and_review_beats_allow_in_whatever_order_they_are_written(
 fn without_a_list_nothing_is_made_for_a_payment() {
     let (route, caller) = route("[[risk.policy]]\nname = \"a\"\n");
     let payment = attempt("{}");
-    let input = Input { assessment: &payment, caller: &caller, now_ms: NOW, counters: &no_counters };
+    let input = Input { assessment: &payment, caller: &caller, now_ms: NOW, counters: &no_counters, presumed: &[] };
     assert!(Arc::ptr_eq(&ruling_for(&route, &input), &route.rules.policies[0].ruling));
 }
 
@@ -205,7 +205,7 @@ fn a_counter_that_cannot_be_told_is_neither_true_nor_false() {
     let (_, caller) = route("");
     let payment = attempt("{}");
     let counters = |name: &str| (name == "told").then_some(6);
-    let input = Input { assessment: &payment, caller: &caller, now_ms: NOW, counters: &counters };
+    let input = Input { assessment: &payment, caller: &caller, now_ms: NOW, counters: &counters, presumed: &[] };
     let evaluate = |node: &Node| evaluate(node, &input);
     assert_eq!((evaluate(&counter("told", More, 5)), evaluate(&counter("told", More, 6))), (Ok(true), Ok(false)));
     let unknown = || counter("untold", More, 5);
@@ -224,7 +224,7 @@ fn a_policy_that_cannot_be_evaluated_asks_for_a_review_whatever_else_matches() {
     let mut route = RiskRoute::clone(&route);
     route.rules.policies[0].when = Some(Condition::of(counter("untold", More, 5)));
     let payment = attempt("{}");
-    let input = Input { assessment: &payment, caller: &caller, now_ms: NOW, counters: &no_counters };
+    let input = Input { assessment: &payment, caller: &caller, now_ms: NOW, counters: &no_counters, presumed: &[] };
     let ruling = ruling_for(&route, &input);
     assert_eq!((&*ruling.applied.rule, ruling.unclear.as_deref()), ("b", Some("a")));
     assert_eq!(decide(&ruling, Score::from_micro(0), Some("PASS")), Some(Action::Review));
@@ -250,7 +250,7 @@ proptest! {
         );
         let payment = attempt(&more);
         let now_ms = NOW + hours * HOUR_MS;
-        let input = Input { assessment: &payment, caller, now_ms, counters: &no_counters };
+        let input = Input { assessment: &payment, caller, now_ms, counters: &no_counters, presumed: &[] };
         let hour = (12 + hours) % 24;
         let expected = (category == "a" || amount > 999) && !(1..=3).contains(&hour);
         let rule = Arc::clone(&ruling_for(route, &input).applied.rule);

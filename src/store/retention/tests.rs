@@ -240,7 +240,8 @@ async fn a_file_of_the_first_schema_is_read_as_it_is_and_brought_up_to_date_by_t
     let folder = site.stop().await;
     let old = "ALTER TABLE subjects RENAME TO newer;
                CREATE TABLE subjects (id BLOB PRIMARY KEY, lookup BLOB NOT NULL UNIQUE, wrapped BLOB NOT NULL) STRICT;
-               INSERT INTO subjects SELECT id, lookup, wrapped FROM newer; DROP TABLE newer; PRAGMA user_version = 1;";
+               INSERT INTO subjects SELECT id, lookup, wrapped FROM newer; DROP TABLE newer;
+               DROP TABLE notices; PRAGMA user_version = 1;";
     Connection::open(folder.path().join(FILE)).unwrap().execute_batch(old).unwrap();
     assert_eq!(sound(folder.path()).readable, 1);
     let mut users = Vec::new();
