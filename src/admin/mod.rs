@@ -1,6 +1,7 @@
 //! Floor 7: the admin plane: health, metrics, status, reload. On a listener of its own, loopback by default; no caller
 //! key opens anything here, and no admin path exists on the data listener.
 
+mod dashboard;
 pub mod guard;
 pub mod status;
 
@@ -16,7 +17,7 @@ use http::{HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::Full;
 use tower::Service;
 
-use self::guard::Guard;
+use self::guard::{Guard, Refusal};
 use crate::config::error::ConfigError;
 use crate::config::schema;
 use crate::gateway::certificates::Certificates;
@@ -29,6 +30,8 @@ pub struct Admin {
     pub live: Live,
     /// Metrics and process-wide state.
     pub shared: Arc<Shared>,
+    /// Where applications connect, as a URL.
+    pub data: String,
     /// The last reload's result.
     pub last: Arc<LastReload>,
     /// Asks for a reload.
@@ -64,13 +67,18 @@ impl<B: Send + 'static> Service<Request<B>> for AdminService {
 
 impl Admin {
     async fn answer(self: &Arc<Self>, request: &Request<()>) -> Response<Full<Bytes>> {
-        if let Err(refusal) = self.guard.check(request.uri(), request.headers()) {
-            return text(refusal.status(), refusal.message());
-        }
         let path = request.uri().path();
+        if let Err(refusal) = self.guard.check(request.uri(), request.headers()) {
+            // A browser sends no token with a page; this one shows nothing before it has one.
+            let page = (refusal == Refusal::Token && is_read(request.method())).then(|| dashboard::file(path));
+            return page.flatten().unwrap_or_else(|| text(refusal.status(), refusal.message()));
+        }
         // Load balancers ask with HEAD; hyper leaves the body out.
         let (methods, allow): (&[Method], _) = match path {
             "/livez" | "/readyz" | "/metrics" | "/status.json" | "/schema/routes.json" | "/schema/provider.json" => {
+                (&[Method::GET, Method::HEAD], "GET, HEAD")
+            }
+            "/dashboard" | "/dashboard.js" | "/dashboard.css" | "/api/overview" => {
                 (&[Method::GET, Method::HEAD], "GET, HEAD")
             }
             "/-/reload" => (&[Method::POST], "POST"),
@@ -93,7 +101,9 @@ impl Admin {
             "/schema/routes.json" => self::schema(schema::ROUTES),
             "/schema/provider.json" => self::schema(schema::PROVIDER),
             "/status.json" => json(StatusCode::OK, &status::status(self)),
-            _ => self.reload().await,
+            "/api/overview" => json(StatusCode::OK, &dashboard::overview(self)),
+            "/-/reload" => self.reload().await,
+            _ => dashboard::file(path).unwrap_or_else(|| text(StatusCode::NOT_FOUND, "no such path\n")),
         }
     }
 
@@ -127,6 +137,10 @@ impl Admin {
 /// What editors complete from: the keys of this very version.
 fn schema(name: &str) -> Response<Full<Bytes>> {
     typed(StatusCode::OK, "application/schema+json", schema::text(name).unwrap_or_default())
+}
+
+fn is_read(method: &Method) -> bool {
+    matches!(*method, Method::GET | Method::HEAD)
 }
 
 fn mistakes(errors: &[ConfigError]) -> serde_json::Value {

@@ -4,6 +4,7 @@ mod audit;
 mod check;
 mod completions;
 mod digest;
+mod doctor;
 mod findings;
 mod fmt;
 mod import;
@@ -58,6 +59,8 @@ enum Command {
     Schema(schema::SchemaArgs),
     /// Verify or export the record of decisions, forget a person in it, or see to notices nobody took
     Audit(audit::AuditArgs),
+    /// Probe this machine and every provider in use, and say what to do
+    Doctor(doctor::DoctorArgs),
     /// Read a caller key on standard input and print its digest for routes.toml
     Digest(digest::DigestArgs),
     /// Write a history of simulated payments whose frauds are known
@@ -144,6 +147,7 @@ pub fn run() -> ExitCode {
         Command::Serve(args) => serve::run(&args),
         Command::Check(args) => check::run(&args),
         Command::Audit(args) => audit::run(&args),
+        Command::Doctor(args) => doctor::run(&args),
         Command::Digest(args) => digest::run(&args),
         Command::Simulate(args) => simulate::run(&args),
         Command::Fmt(args) => fmt::run(&args),
