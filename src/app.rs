@@ -240,6 +240,7 @@ impl App {
         let admin = Admin {
             live: Arc::clone(&live),
             shared: Arc::clone(&shared),
+            data: url(secured[0], data.address()),
             last: Arc::clone(&last),
             reloads: reloads.clone(),
             draining: Arc::clone(&draining),

@@ -1,6 +1,7 @@
 //! Floor 7: the admin plane: health, metrics, status, reload, explanations. On a listener of its own, loopback by default; no caller
 //! key opens anything here, and no admin path exists on the data listener.
 
+mod dashboard;
 pub mod guard;
 mod questions;
 pub mod status;
@@ -19,7 +20,7 @@ use http_body::Body;
 use http_body_util::Full;
 use tower::Service;
 
-use self::guard::Guard;
+use self::guard::{Guard, Refusal};
 use crate::config::error::ConfigError;
 use crate::config::schema;
 use crate::gateway::certificates::Certificates;
@@ -33,6 +34,8 @@ pub struct Admin {
     pub live: Live,
     /// Metrics and process-wide state.
     pub shared: Arc<Shared>,
+    /// Where applications connect, as a URL.
+    pub data: String,
     /// The last reload's result.
     pub last: Arc<LastReload>,
     /// Asks for a reload.
@@ -84,11 +87,16 @@ impl Admin {
     fn refused(&self, request: &Request<()>) -> Option<Response<Full<Bytes>>> {
         let (uri, headers) = (request.uri(), request.headers());
         if let Err(refusal) = self.guard.check(uri, headers) {
-            return Some(text(refusal.status(), refusal.message()));
+            // A browser sends no token with a page; this one shows nothing before it has one.
+            let page = (refusal == Refusal::Token && is_read(request.method())).then(|| dashboard::file(uri.path()));
+            return page.flatten().or_else(|| Some(text(refusal.status(), refusal.message())));
         }
         // Load balancers ask with HEAD; hyper leaves the body out.
         let (methods, allow): (&[Method], _) = match uri.path() {
             "/livez" | "/readyz" | "/metrics" | "/status.json" | "/schema/routes.json" | "/schema/provider.json" => {
+                (&[Method::GET, Method::HEAD], "GET, HEAD")
+            }
+            "/dashboard" | "/dashboard.js" | "/dashboard.css" | "/api/overview" => {
                 (&[Method::GET, Method::HEAD], "GET, HEAD")
             }
             "/-/reload" | "/-/explain" | "/-/diff" => (&[Method::POST], "POST"),
@@ -116,7 +124,9 @@ impl Admin {
             "/schema/routes.json" => self::schema(schema::ROUTES),
             "/schema/provider.json" => self::schema(schema::PROVIDER),
             "/status.json" => json(StatusCode::OK, &status::status(self)),
-            _ => self.reload().await,
+            "/api/overview" => json(StatusCode::OK, &dashboard::overview(self)),
+            "/-/reload" => self.reload().await,
+            path => dashboard::file(path).unwrap_or_else(|| text(StatusCode::NOT_FOUND, "no such path\n")),
         }
     }
 
@@ -150,6 +160,10 @@ impl Admin {
 /// What editors complete from: the keys of this very version.
 fn schema(name: &str) -> Response<Full<Bytes>> {
     typed(StatusCode::OK, "application/schema+json", schema::text(name).unwrap_or_default())
+}
+
+fn is_read(method: &Method) -> bool {
+    matches!(*method, Method::GET | Method::HEAD)
 }
 
 fn mistakes(errors: &[ConfigError]) -> serde_json::Value {

@@ -5,6 +5,7 @@ mod check;
 mod completions;
 mod diff;
 mod digest;
+mod doctor;
 mod explain;
 mod findings;
 mod fmt;
@@ -65,6 +66,8 @@ enum Command {
     Diff(diff::DiffArgs),
     /// Verify or export the record of decisions, forget a person in it, or see to notices nobody took
     Audit(audit::AuditArgs),
+    /// Probe this machine and every provider in use, and say what to do
+    Doctor(doctor::DoctorArgs),
     /// Read a caller key on standard input and print its digest for routes.toml
     Digest(digest::DigestArgs),
     /// Write a history of simulated payments whose frauds are known
@@ -153,6 +156,7 @@ pub fn run() -> ExitCode {
         Command::Explain(args) => explain::run(&args),
         Command::Diff(args) => diff::run(&args),
         Command::Audit(args) => audit::run(&args),
+        Command::Doctor(args) => doctor::run(&args),
         Command::Digest(args) => digest::run(&args),
         Command::Simulate(args) => simulate::run(&args),
         Command::Fmt(args) => fmt::run(&args),

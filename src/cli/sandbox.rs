@@ -360,7 +360,7 @@ impl Peers {
 
 listeners
   data                         {data}
-  admin                        {admin}   (/status.json, /metrics, /readyz)
+  admin                        {admin}   (/dashboard, /status.json, /metrics)
   simulated Alipay             http://{alipay}
   simulated aggregator         http://{aggregator}
 

@@ -65,7 +65,7 @@ pub use diff::TableDiff;
 pub use error::{Code, ConfigError, Style, render_all};
 pub use load::{content_hash, read_sources, secret_file};
 pub use options::{CompileOptions, Rewire};
-pub use secrets::{SecretPolicy, Secrets};
+pub use secrets::{SecretPolicy, Secrets, is_placeholder};
 pub use source::{ListSource, SourceFile, Sources};
 
 #[cfg(test)]

@@ -118,6 +118,11 @@ impl Place {
     }
 }
 
+/// True for what stands in for a secret that was not there.
+pub fn is_placeholder(secret: &Secret) -> bool {
+    secret.expose() == PLACEHOLDER
+}
+
 fn placeholder() -> Resolved {
     Resolved { secret: Secret::new(PLACEHOLDER.to_vec()), real: false }
 }

@@ -358,10 +358,16 @@ fn in_one_line(diff: &TableDiff) -> String {
 
 /// Watches the folders, not the files: a file that is replaced takes its watch along. Without a watcher the poll remains.
 fn watch(folders: &[PathBuf], reloads: Reloads) -> Option<notify::RecommendedWatcher> {
+    watching(folders, move || reloads.look())
+}
+
+/// Calls `look` whenever something may have changed in these folders, until what it returns is dropped. `None` where
+/// nothing can be watched.
+pub fn watching(folders: &[PathBuf], look: impl Fn() + Send + 'static) -> Option<notify::RecommendedWatcher> {
     let hint = move |event: notify::Result<notify::Event>| {
         // Looking opens the files, and that is an event too: to look at each would be to look for ever.
         if event.map_or(true, |event| is_change(event.kind)) {
-            reloads.look();
+            look();
         }
     };
     let mut watcher = notify::recommended_watcher(hint)

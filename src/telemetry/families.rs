@@ -12,6 +12,7 @@ use prometheus::{Registry, TextEncoder};
 
 use super::catalog::{Kind, Row, TABLE};
 use super::cells::{Arena, Counter, Gauge, Histogram, Level};
+use super::samples::{Reading, Sample};
 
 /// Where a series' number is read.
 enum Source {
@@ -99,6 +100,20 @@ impl Families {
         TextEncoder::new().encode_to_string(&self.registry.gather())
     }
 
+    /// What the series of these metrics hold, those left out that never counted anything.
+    pub(super) fn samples(&self, wanted: &[&'static Row]) -> Vec<Sample> {
+        let of = |family: &Family| -> Vec<Sample> {
+            let series = family.lock();
+            let sample = |(labels, source): &(Vec<LabelPair>, Source)| Sample {
+                row: family.row,
+                labels: labels.iter().map(|pair| pair.value().to_owned()).collect(),
+                reading: source.reading(),
+            };
+            series.iter().map(sample).filter(|sample| !sample.reading.is_nothing()).collect()
+        };
+        wanted.iter().filter_map(|row| self.family(row)).flat_map(of).collect()
+    }
+
     fn family(&self, row: &'static Row) -> Option<&Family> {
         self.all.iter().map(|registered| &*registered.0).find(|family| std::ptr::eq(family.row, row))
     }
@@ -158,6 +173,17 @@ impl Collector for Registered {
 }
 
 impl Source {
+    #[expect(clippy::cast_precision_loss, reason = "shown to people; nothing is decided by it")]
+    fn reading(&self) -> Reading {
+        match self {
+            Self::Counter(counter) => Reading::Number(counter.value() as f64),
+            Self::Gauge(gauge) => Reading::Number(gauge.value() as f64),
+            Self::Level(level) => Reading::Number(level.value() as f64),
+            Self::Millis(level) => Reading::Number(level.value() as f64 / 1e3),
+            Self::Histogram(histogram) => Reading::Observed(histogram.value()),
+        }
+    }
+
     #[expect(clippy::cast_precision_loss, reason = "Prometheus numbers are floats; nothing is decided by them")]
     fn read(&self, labels: &[LabelPair]) -> proto::Metric {
         let mut metric = proto::Metric::from_label(labels.to_vec());

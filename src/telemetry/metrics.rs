@@ -11,7 +11,7 @@ use std::hash::Hash;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread;
 
-use super::catalog;
+use super::catalog::{self, Row};
 use super::cells::{Counter, Gauge, Histogram, Level};
 use super::families::Families;
 use super::handles::{
@@ -22,6 +22,7 @@ use super::labels::{
     BudgetOutcome, Cache, CacheEvent, CertificateReload, ExtraCost, Notice, ReloadResult, ShedReason, SignatureRefusal,
 };
 use super::pressure::PressureLevels;
+use super::samples::Sample;
 use crate::domain::currency::Currency;
 use crate::domain::decision::{Action, DecisionSource, FallbackReason, Score};
 use crate::domain::id::{CallerId, ProviderId, RouteId, UpstreamId};
@@ -318,6 +319,11 @@ impl Metrics {
     /// Tells when the certificate in use expires. Without TLS there is no such series: 0 would alarm somebody.
     pub fn tls_expiry(&self, unix_seconds: i64) {
         self.tls_expiry.get_or_init(|| self.families.level(&catalog::TLS_EXPIRY, &[])).set(unix_seconds);
+    }
+
+    /// What these metrics hold now, without the series that never counted anything.
+    pub fn samples(&self, wanted: &[&'static Row]) -> Vec<Sample> {
+        self.families.samples(wanted)
     }
 
     /// Everything in Prometheus' text format. An error is logged and gives an empty text.

@@ -15,3 +15,4 @@ pub mod logs;
 pub mod metrics;
 pub mod pressure;
 pub mod process;
+pub mod samples;

@@ -181,6 +181,7 @@ fn the_help_is_the_documented_one() {
         &["audit", "export"],
         &["audit", "erase"],
         &["audit", "notices"],
+        &["doctor"],
         &["digest"],
         &["simulate"],
         &["completions"],

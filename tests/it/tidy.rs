@@ -132,6 +132,7 @@ const ONLY: &[Only] = &[
             ("src/admin/", "one task a connection"),
             ("src/sandbox/", "stands for other programs"),
             ("src/config/expr/parse.rs", "the parser of conditions needs a deep stack; joined at once"),
+            ("src/cli/doctor/mod.rs", "probes this machine while the network is waited for; joined at once"),
             ("src/cli/sandbox.rs", "gives the simulators a thread of their own"),
             ("src/layer/shadow.rs", "a copy of a call is waited for by nobody; bounded in number and time"),
             ("src/layer/join.rs", "the call that leads outlives the client that started it"),
