@@ -3,6 +3,8 @@
 
 pub mod guard;
 pub mod status;
+pub mod tail;
+pub mod watched;
 
 use std::convert::Infallible;
 use std::sync::Arc;

@@ -28,7 +28,7 @@ use crate::telemetry::logs::{self, LogFormat};
 use crate::telemetry::metrics::Metrics;
 
 /// The environment variable of the admin token.
-const ADMIN_TOKEN: &str = "WEIGHBRIDGE_ADMIN_TOKEN";
+pub(super) const ADMIN_TOKEN: &str = "WEIGHBRIDGE_ADMIN_TOKEN";
 /// Signals so soon after the first are the same one: `timeout`, shells and process groups deliver it twice.
 const ECHO: Duration = Duration::from_millis(100);
 

@@ -64,6 +64,7 @@ const ONLY: &[Only] = &[
             ("src/upstream/dial.rs", "the one seam to the network, where addresses are checked"),
             ("src/server/takeover.rs", "asks the process before this one, at a path the operator gave"),
             ("src/sandbox/merchant.rs", "stands for a client, and knows only the proxy's own address"),
+            ("src/cli/tail.rs", "follows a running proxy, where a person told it to"),
         ],
         instead: "dial through upstream::dial",
     },
