@@ -58,6 +58,7 @@ mod sockets;
 mod stream;
 mod surface;
 mod takeover;
+mod tail;
 mod tidy;
 mod tooling;
 mod velocity;
