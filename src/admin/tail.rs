@@ -170,6 +170,7 @@ impl<F: FnMut(u64) + Unpin> Drop for Following<F> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::telemetry::tail::Traits;
 
     #[test]
     fn a_filter_is_read_from_the_query() {
@@ -193,5 +194,28 @@ mod tests {
             let refused = filter(bad).unwrap_err();
             assert!(refused.contains(told), "{bad}: {refused}");
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_stream_begins_with_a_heartbeat_and_tells_what_was_missed_up_to_its_end() {
+        use http_body_util::BodyExt;
+
+        let tail = std::sync::Arc::new(crate::telemetry::tail::Tail::default());
+        let (send, told) = std::sync::mpsc::channel();
+        let ended = move |missed| send.send(missed).unwrap_or_default();
+        let mut body = Following::new(tail.follow(Filter::default()).unwrap(), ended);
+        let call = Traits { route: None, caller: None, outcome: RequestOutcome::Ok };
+        assert_eq!(body.frame().await.unwrap().unwrap().into_data().unwrap(), "\n");
+        let asleep = Instant::now();
+        assert_eq!(body.frame().await.unwrap().unwrap().into_data().unwrap(), "\n");
+        assert_eq!(asleep.elapsed(), HEARTBEAT);
+        (0..300).for_each(|_| tail.offer(call, |out| out.extend_from_slice(b"{}\n")));
+        let frame = body.frame().await.unwrap().unwrap().into_data().unwrap();
+        let text = std::str::from_utf8(&frame).unwrap();
+        assert_eq!((text.lines().count(), text.lines().last()), (257, Some("{\"target\":\"tail\",\"missed\":44}")));
+        (0..260).for_each(|_| tail.offer(call, |out| out.extend_from_slice(b"{}\n")));
+        drop(body);
+        assert_eq!(told.recv(), Ok(48));
+        assert!(!tail.is_read());
     }
 }

@@ -13,7 +13,7 @@ use std::time::Duration;
 use super::labels::{AttemptOutcome, RequestOutcome};
 use super::lines::Lines;
 use super::logs::{LogFormat, field};
-use super::tail::Tail;
+use super::tail::{Tail, Traits};
 use crate::domain::clock;
 use crate::domain::decision::{Action, DecisionSource};
 use crate::domain::money::Cost;
@@ -129,7 +129,8 @@ impl AccessLog {
     pub fn access(&self, record: &AccessRecord<'_>) {
         self.lines.append(|out| write_record(self.format, record, out));
         if self.tail.is_read() {
-            self.tail.offer(record, |out| write_record(LogFormat::Json, record, out));
+            let call = Traits { route: record.route, caller: record.caller, outcome: record.outcome };
+            self.tail.offer(call, |out| write_record(LogFormat::Json, record, out));
         }
     }
 

@@ -3,7 +3,7 @@
 //! Each reader has a short queue of finished lines. Nobody waits for a reader: what finds its queue full is left out and
 //! counted, and the reader is told how many lines it missed. While nobody reads, a call pays one load.
 //!
-//! It deliberately keeps nothing: who comes later sees later calls. What a line says is [`super::access`]'s business.
+//! It deliberately keeps nothing: who comes later sees later calls. What a line says is the access log's business.
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -12,7 +12,6 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use tokio::sync::mpsc;
 
-use super::access::AccessRecord;
 use super::labels::RequestOutcome;
 
 /// Most readers at once.
@@ -31,6 +30,17 @@ pub struct Filter {
     pub caller: Option<String>,
     /// Only those that ended in one of these ways; empty for all.
     pub outcomes: Vec<RequestOutcome>,
+}
+
+/// What a call is filtered by.
+#[derive(Clone, Copy, Debug)]
+pub struct Traits<'a> {
+    /// The route that was chosen.
+    pub route: Option<&'a str>,
+    /// Who called.
+    pub caller: Option<&'a str>,
+    /// How it ended for the caller.
+    pub outcome: RequestOutcome,
 }
 
 /// As many read along as may.
@@ -60,11 +70,11 @@ pub struct Reader {
 }
 
 impl Filter {
-    fn wants(&self, record: &AccessRecord<'_>) -> bool {
+    fn wants(&self, call: Traits<'_>) -> bool {
         let is = |wanted: &Option<String>, found: Option<&str>| wanted.is_none() || wanted.as_deref() == found;
-        is(&self.route, record.route)
-            && is(&self.caller, record.caller)
-            && (self.outcomes.is_empty() || self.outcomes.contains(&record.outcome))
+        is(&self.route, call.route)
+            && is(&self.caller, call.caller)
+            && (self.outcomes.is_empty() || self.outcomes.contains(&call.outcome))
     }
 }
 
@@ -91,11 +101,11 @@ impl Tail {
         Ok(Reader { tail: Arc::clone(self), seat, lines })
     }
 
-    /// Hands the line that `write` makes of `record` to everybody who wants it. Never waits for a reader.
+    /// Hands the line that `write` makes of a call to everybody who wants it. Never waits for a reader.
     #[cold]
-    pub fn offer(&self, record: &AccessRecord<'_>, write: impl Fn(&mut Vec<u8>)) {
+    pub fn offer(&self, call: Traits<'_>, write: impl Fn(&mut Vec<u8>)) {
         let mut line: Option<Bytes> = None;
-        for seat in self.seats().iter().filter(|seat| seat.filter.wants(record)) {
+        for seat in self.seats().iter().filter(|seat| seat.filter.wants(call)) {
             let line = line.get_or_insert_with(|| {
                 let mut text = Vec::with_capacity(1_024);
                 write(&mut text);
@@ -149,12 +159,12 @@ impl Drop for Reader {
 mod tests {
     use super::*;
 
-    fn record<'a>(route: &'a str, caller: &'a str, outcome: RequestOutcome) -> AccessRecord<'a> {
-        AccessRecord { route: Some(route), caller: Some(caller), ..AccessRecord::new("req_1", outcome) }
+    fn call<'a>(route: &'a str, caller: &'a str, outcome: RequestOutcome) -> Traits<'a> {
+        Traits { route: Some(route), caller: Some(caller), outcome }
     }
 
-    fn offer(tail: &Tail, record: &AccessRecord<'_>) {
-        tail.offer(record, |out| out.extend_from_slice(record.route.unwrap_or("-").as_bytes()));
+    fn offer(tail: &Tail, call: Traits<'_>) {
+        tail.offer(call, |out| out.extend_from_slice(call.route.unwrap_or("-").as_bytes()));
     }
 
     fn seen(reader: &mut Reader) -> Vec<Bytes> {
@@ -175,11 +185,11 @@ mod tests {
         for route in ["chat", "summary"] {
             for caller in ["shop", "office"] {
                 for outcome in [RequestOutcome::Ok, RequestOutcome::Shed, RequestOutcome::Timeout] {
-                    offer(&tail, &record(route, caller, outcome));
+                    offer(&tail, call(route, caller, outcome));
                 }
             }
         }
-        offer(&tail, &AccessRecord::new("req_2", RequestOutcome::Shed));
+        offer(&tail, Traits { route: None, caller: None, outcome: RequestOutcome::Shed });
         assert_eq!(seen(&mut all).len(), 13);
         assert_eq!(seen(&mut one), ["chat", "chat"]);
     }
@@ -191,7 +201,7 @@ mod tests {
         let mut quick = tail.follow(Filter::default()).unwrap();
         let mut by_quick = 0;
         for _ in 0..QUEUE + 44 {
-            offer(&tail, &record("chat", "shop", RequestOutcome::Ok));
+            offer(&tail, call("chat", "shop", RequestOutcome::Ok));
             by_quick += seen(&mut quick).len();
         }
         assert_eq!((by_quick, quick.take_missed()), (QUEUE + 44, 0));
@@ -214,7 +224,7 @@ mod tests {
     fn a_line_of_absurd_length_is_missed() {
         let tail = Arc::new(Tail::default());
         let mut reader = tail.follow(Filter::default()).unwrap();
-        tail.offer(&record("chat", "shop", RequestOutcome::Ok), |out| out.resize(LONGEST_LINE + 1, b'x'));
+        tail.offer(call("chat", "shop", RequestOutcome::Ok), |out| out.resize(LONGEST_LINE + 1, b'x'));
         assert_eq!((seen(&mut reader).len(), reader.take_missed()), (0, 1));
     }
 }
