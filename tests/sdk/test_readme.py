@@ -137,6 +137,7 @@ def flags(command: str) -> set:
 
 
 @pytest.mark.parametrize("command", ["serve", "sandbox", "check", "fmt", "import litellm", "providers", "digest", "simulate"])
+@pytest.mark.parametrize("command", ["serve", "sandbox", "check", "digest", "simulate", "tail"])
 def test_every_flag_is_in_readme(command):
     known = flags(command)
     assert known
