@@ -14,7 +14,9 @@ use http::Uri;
 use serde_json::{Map, Value};
 
 use super::complain;
+use super::secrets::Environment;
 use super::serve::ADMIN_TOKEN;
+use crate::domain::secret::{Secret, SecretSource};
 
 const CONNECT: Duration = Duration::from_secs(3);
 /// Three heartbeats of the proxy.
@@ -93,8 +95,9 @@ fn open(args: &TailArgs) -> Result<Stream, Over> {
         return Err(refused("the admin address must begin with http://: tunnel to it rather than cross a network"));
     }
     let lost = |error: io::Error| Over::Lost(format!("no proxy answers at {authority} ({error})"));
-    let token = std::env::var(ADMIN_TOKEN).ok().filter(|token| token.bytes().all(|byte| byte.is_ascii_graphic()));
-    let token = token.map(|token| format!("authorization: Bearer {token}\r\n")).unwrap_or_default();
+    let token = Environment.env(ADMIN_TOKEN).filter(|token| token.expose().iter().all(u8::is_ascii_graphic));
+    let bearer = |token: Secret| format!("authorization: Bearer {}\r\n", String::from_utf8_lossy(token.expose()));
+    let token = token.map(bearer).unwrap_or_default();
     let head = format!("GET /-/tail?{} HTTP/1.0\r\nhost: {authority}\r\n{token}\r\n", query(args));
 
     let place = (authority.host().trim_matches(['[', ']']), authority.port_u16().unwrap_or(80));

@@ -100,7 +100,7 @@ fn a_follower_sees_each_call_as_the_log_has_it() {
     assert_eq!((&call["status"], &call["outcome"], &call["target"]), (&json!(200), &json!("ok"), &json!("access")));
     let id = answer.header("x-request-id").unwrap().to_owned();
     wait_until(PATIENCE, "the line in the log", || sandbox.log().contains(&id));
-    let logged = sandbox.log().lines().find(|line| line.contains(&id)).map(|line| serde_json::from_str::<Value>(line));
+    let logged = sandbox.log().lines().find(|line| line.contains(&id)).map(serde_json::from_str::<Value>);
     let (mut logged, mut seen) = (logged.unwrap().unwrap(), call);
     // Written one after the other.
     logged["timestamp"] = json!(0);
