@@ -136,8 +136,7 @@ def flags(command: str) -> set:
     return set(re.findall(r"^ +(?:-\w, )?(--[a-z-]+)", told, re.MULTILINE)) - {"--help"}
 
 
-@pytest.mark.parametrize("command", ["serve", "sandbox", "check", "fmt", "import litellm", "providers", "digest", "simulate"])
-@pytest.mark.parametrize("command", ["serve", "sandbox", "check", "digest", "simulate", "tail"])
+@pytest.mark.parametrize("command", ["serve", "sandbox", "check", "fmt", "import litellm", "providers", "digest", "simulate", "tail"])
 def test_every_flag_is_in_readme(command):
     known = flags(command)
     assert known
