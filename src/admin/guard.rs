@@ -42,6 +42,11 @@ impl Guard {
         if address.ip().is_loopback() || token.is_some() { Ok(Self { token }) } else { Err(Unguarded) }
     }
 
+    /// What lets operators in.
+    pub fn means(&self) -> &'static str {
+        if self.token.is_some() { "token" } else { "loopback" }
+    }
+
     /// Checks host and token.
     ///
     /// # Errors

@@ -5,6 +5,8 @@ mod dashboard;
 pub mod guard;
 mod questions;
 pub mod status;
+pub mod tail;
+pub mod watched;
 
 use std::convert::Infallible;
 use std::error::Error;

@@ -15,6 +15,7 @@ use rustls::ClientConfig;
 use rustls_platform_verifier::BuilderVerifierExt;
 use tokio::sync::oneshot;
 
+use crate::admin::watched::Watched;
 use crate::admin::{Admin, AdminService};
 use crate::config::table::{Limits, RoutingTable};
 use crate::flight::quota::Calendar;
@@ -286,13 +287,14 @@ pub(super) fn start_admin((listener, tls): Socket, admin: Admin) -> Result<Serve
     let config = ServerConfig {
         listener,
         workers: 1,
-        limits: Arc::new(|| ConnectionLimits { connections: 64, ..ConnectionLimits::default() }),
+        limits: Arc::new(|| ConnectionLimits { connections: 64, tells_peer: true, ..ConnectionLimits::default() }),
         tls,
         // Its connections are not the applications': they are counted nowhere.
         metrics: Metrics::new(),
         shutdown: Shutdown::new(),
     };
-    let service = AdminService(Arc::new(admin));
+    let admin = Arc::new(admin);
+    let service = Watched::new(AdminService(Arc::clone(&admin)), admin);
     Server::start(config, move |_| service.clone()).map_err(StartError::System)
 }
 
@@ -307,5 +309,6 @@ pub(super) fn connection_limits(live: &Live) -> ConnectionLimits {
         keep_alive: limits.keep_alive,
         handshake: limits.handshake,
         connections: limits.connections,
+        tells_peer: false,
     }
 }

@@ -21,6 +21,7 @@ mod schema;
 mod secrets;
 mod serve;
 mod simulate;
+mod tail;
 
 use std::io::Write;
 use std::net::SocketAddr;
@@ -74,6 +75,8 @@ enum Command {
     Simulate(simulate::SimulateArgs),
     /// Print completions for a shell
     Completions(completions::CompletionsArgs),
+    /// Show the calls of a running proxy as they end
+    Tail(tail::TailArgs),
 }
 
 /// Where the configuration is.
@@ -164,6 +167,7 @@ pub fn run() -> ExitCode {
         Command::Providers(args) => providers::run(&args),
         Command::Schema(args) => schema::run(&args),
         Command::Completions(args) => completions::run(&args),
+        Command::Tail(args) => tail::run(&args),
     }
 }
 

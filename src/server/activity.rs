@@ -4,8 +4,9 @@
 //! a request pays two clock readings and a few plain stores, where a timer for each would cost over a thousand
 //! instructions (PERFORMANCE.md). Everything runs on one thread; the atomics only satisfy `Send`.
 
-use std::sync::Arc;
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, OnceLock};
 use std::task::Waker;
 use std::time::Duration;
 
@@ -66,6 +67,7 @@ pub(super) struct Activity {
     /// Microseconds from `born` to the start of the phase.
     since: AtomicU64,
     driver: AtomicWaker,
+    peer: OnceLock<SocketAddr>,
 }
 
 /// A request in flight on a connection; lives until its answer's body is dropped.
@@ -83,7 +85,18 @@ impl Activity {
             requests: AtomicU32::new(0),
             since: AtomicU64::new(0),
             driver: AtomicWaker::new(),
+            peer: OnceLock::new(),
         })
+    }
+
+    /// Notes who it is, for requests that must carry it.
+    pub(super) fn is_with(&self, peer: SocketAddr) {
+        // It is told once.
+        let _ = self.peer.set(peer);
+    }
+
+    pub(super) fn peer(&self) -> Option<SocketAddr> {
+        self.peer.get().copied()
     }
 
     /// HTTP/2 has no heads between requests that a connection would wait for; its frames do not start a head.

@@ -19,6 +19,9 @@ pub struct ConnectionLimits {
     pub handshake: Duration,
     /// Most open connections of the listener.
     pub connections: usize,
+    /// Whether each request carries its peer's `SocketAddr` as an extension. That is an allocation: only for a listener
+    /// where it matters who asked.
+    pub tells_peer: bool,
 }
 
 impl Default for ConnectionLimits {
@@ -31,6 +34,7 @@ impl Default for ConnectionLimits {
             keep_alive: Duration::from_secs(60),
             handshake: Duration::from_secs(5),
             connections: 10_000,
+            tells_peer: false,
         }
     }
 }

@@ -54,6 +54,9 @@ where
         if let Some(secured) = &self.secured {
             request.extensions_mut().insert(Arc::clone(secured));
         }
+        if let Some(peer) = self.activity.peer() {
+            request.extensions_mut().insert(peer);
+        }
         let in_flight = Some(self.activity.begin_request());
         let answer = (request.headers().len() <= self.head_fields).then(|| self.service.borrow_mut().call(request));
         CountedFuture { answer, in_flight }

@@ -236,6 +236,9 @@ impl Worker {
         };
         let activity = Activity::new(Arc::clone(&self.desk.load));
         activity.command(command);
+        if let Some(peer) = limits.tells_peer.then(|| stream.peer_addr().ok()).flatten() {
+            activity.is_with(peer);
+        }
         let registered = self.desk.register(Arc::clone(&activity), place);
         match self.tls.as_ref().map(|tls| tls()) {
             None => drop(tokio::spawn(async move {

@@ -4,12 +4,16 @@
 //! current core. Every text is cut to 1 KiB and everything that could steer a terminal, break a line or reorder text is
 //! escaped (S12). It holds names, numbers and closed words only: no body, no header, no key.
 
+pub mod actions;
+
 use std::io::Write;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::labels::{AttemptOutcome, RequestOutcome};
 use super::lines::Lines;
 use super::logs::{LogFormat, field};
+use super::tail::{Tail, Traits};
 use crate::domain::clock;
 use crate::domain::decision::{Action, DecisionSource};
 use crate::domain::money::Cost;
@@ -82,6 +86,7 @@ pub struct AttemptNote<'a> {
 pub struct AccessLog {
     format: LogFormat,
     lines: Lines,
+    tail: Arc<Tail>,
 }
 
 impl<'a> AccessRecord<'a> {
@@ -117,12 +122,21 @@ impl<'a> AccessRecord<'a> {
 impl AccessLog {
     /// An access log that writes to `lines`.
     pub fn new(format: LogFormat, lines: Lines) -> Self {
-        Self { format, lines }
+        Self { format, lines, tail: Arc::default() }
     }
 
     /// Writes one line. Never waits: if the log is full the line is dropped and counted.
     pub fn access(&self, record: &AccessRecord<'_>) {
         self.lines.append(|out| write_record(self.format, record, out));
+        if self.tail.is_read() {
+            let call = Traits { route: record.route, caller: record.caller, outcome: record.outcome };
+            self.tail.offer(call, |out| write_record(LogFormat::Json, record, out));
+        }
+    }
+
+    /// Where people read along.
+    pub fn tail(&self) -> &Arc<Tail> {
+        &self.tail
     }
 }
 

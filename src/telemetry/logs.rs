@@ -62,6 +62,16 @@ pub mod field {
     pub const CONFIG_VERSION: &str = "config.version";
     /// How often the client says it has tried before.
     pub const CLIENT_RETRIES: &str = "client.retries";
+    /// What an operator did, or tried to do.
+    pub const ACTION: &str = "action";
+    /// The address an operator came from.
+    pub const PEER: &str = "peer";
+    /// What let an operator in: `token`, or `loopback` where none is asked for.
+    pub const BY: &str = "by";
+    /// How an operator's action ended.
+    pub const RESULT: &str = "result";
+    /// Lines that are not there.
+    pub const MISSED: &str = "missed";
 }
 
 /// How log lines look.

@@ -1,8 +1,8 @@
 //! Floor 2: metrics and logs: every name in one table, every handle resolved before a request needs it.
 //!
 //! [`catalog`] names the metrics, [`cells`] holds the numbers, [`metrics`] hands out [`handles`] at configuration time;
-//! [`access`] writes a line for each call, [`logs`] sets up diagnostics, and both go out through [`lines`]. Nothing here
-//! decides *when* something is counted or said.
+//! [`access`] writes a line for each call, [`logs`] sets up diagnostics, and both go out through [`lines`]; [`tail`] lets
+//! people read along. Nothing here decides *when* something is counted or said.
 
 pub mod access;
 pub mod catalog;
@@ -16,3 +16,4 @@ pub mod metrics;
 pub mod pressure;
 pub mod process;
 pub mod samples;
+pub mod tail;

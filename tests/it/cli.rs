@@ -185,6 +185,7 @@ fn the_help_is_the_documented_one() {
         &["digest"],
         &["simulate"],
         &["completions"],
+        &["tail"],
     ] {
         let printed = run(here(arguments).arg("--help"));
         assert_eq!((printed.code, printed.err.as_str()), (Some(0), ""));

@@ -60,6 +60,7 @@ mod simulator;
 mod sockets;
 mod stream;
 mod surface;
+mod tail;
 mod takeover;
 mod tidy;
 mod tooling;

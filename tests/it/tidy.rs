@@ -65,6 +65,7 @@ const ONLY: &[Only] = &[
             ("src/server/takeover.rs", "asks the process before this one, at a path the operator gave"),
             ("src/cli/running.rs", "asks the admin plane of a running proxy, where a person told it to"),
             ("src/sandbox/merchant.rs", "stands for a client, and knows only the proxy's own address"),
+            ("src/cli/tail.rs", "follows a running proxy, where a person told it to"),
         ],
         instead: "dial through upstream::dial",
     },

@@ -137,7 +137,7 @@ def flags(command: str) -> set:
     return set(re.findall(r"^ +(?:-\w, )?(--[a-z-]+)", told, re.MULTILINE)) - {"--help"}
 
 
-@pytest.mark.parametrize("command", ["serve", "sandbox", "check", "explain", "diff", "fmt", "import litellm", "providers", "doctor", "digest", "simulate"])
+@pytest.mark.parametrize("command", ["serve", "sandbox", "check", "explain", "diff", "fmt", "import litellm", "providers", "doctor", "digest", "simulate", "tail"])
 def test_every_flag_is_in_readme(command):
     known = flags(command)
     assert known
