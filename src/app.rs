@@ -216,8 +216,7 @@ impl App {
             None => record_dir.iter().for_each(|data| handover::forget(data)),
         }
         // Before anybody can spend, and after the process before has written its last.
-        let spending = config.data_dir.as_deref().map(|folder| keep_spending(folder, &live)).transpose();
-        let spending = spending.map_err(StartError::System)?;
+        let spending = keep_spending(config.data_dir.as_deref(), &live).map_err(StartError::System)?;
         let reloader = Reloader {
             origin: origin.clone(),
             live: Arc::clone(&live),

@@ -94,13 +94,11 @@ impl Admin {
             return page.flatten().or_else(|| Some(text(refusal.status(), refusal.message())));
         }
         // Load balancers ask with HEAD; hyper leaves the body out.
+        const READ: (&[Method], &str) = (&[Method::GET, Method::HEAD], "GET, HEAD");
         let (methods, allow): (&[Method], _) = match uri.path() {
-            "/livez" | "/readyz" | "/metrics" | "/status.json" | "/schema/routes.json" | "/schema/provider.json" => {
-                (&[Method::GET, Method::HEAD], "GET, HEAD")
-            }
-            "/dashboard" | "/dashboard.js" | "/dashboard.css" | "/api/overview" => {
-                (&[Method::GET, Method::HEAD], "GET, HEAD")
-            }
+            "/livez" | "/readyz" | "/metrics" | "/status.json" | "/api/overview" => READ,
+            "/schema/routes.json" | "/schema/provider.json" => READ,
+            "/dashboard" | "/dashboard.js" | "/dashboard.css" => READ,
             "/-/reload" | "/-/explain" | "/-/diff" => (&[Method::POST], "POST"),
             _ => return Some(text(StatusCode::NOT_FOUND, "no such path\n")),
         };

@@ -152,12 +152,13 @@ pub(super) fn enough_descriptors(limits: &Limits) {
     }
 }
 
-pub(super) fn keep_spending(folder: &Path, live: &Live) -> io::Result<Spending> {
+pub(super) fn keep_spending(folder: Option<&Path>, live: &Live) -> io::Result<Option<Spending>> {
+    let Some(folder) = folder else { return Ok(None) };
     let keeper = Keeper::new(folder, Arc::clone(live));
     keeper.restore();
     let (stop, stopped) = mpsc::sync_channel(1);
     let thread = thread::Builder::new().name("spending".to_owned()).spawn(move || keeper.run(&stopped))?;
-    Ok(Spending { stop, thread })
+    Ok(Some(Spending { stop, thread }))
 }
 
 pub(super) fn send_notices(courier: Courier) -> io::Result<Sending> {

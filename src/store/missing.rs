@@ -35,7 +35,7 @@ impl Missing {
                 }
                 Entry::Decision(new) | Entry::Refusal(new) if self.decisions.contains(&new.id) => {}
                 Entry::Decision(_) | Entry::Refusal(_) | Entry::Outcome(_) => {
-                    self.others = self.others.saturating_add(1)
+                    self.others = self.others.saturating_add(1);
                 }
                 Entry::Notice(_) | Entry::Tried(_) => {}
             }
