@@ -28,7 +28,7 @@ use crate::gateway::certificates::{CertificateError, CertificateFiles};
 use crate::gateway::courier::Courier;
 use crate::gateway::handover::{self, ReadTo};
 use crate::gateway::last_good::{self, Found, LastGood};
-use crate::gateway::reload::{LastReload, Origin, ReloadWatch, Reloader, Reloads, remark, say_who_cannot_call};
+use crate::gateway::reload::{LastReload, Origin, ReloadWatch, Reloader, Reloads};
 use crate::gateway::snapshot::{Live, Shared};
 use crate::layer::audit::Clerk;
 use crate::server::shutdown::Shutdown;
@@ -41,8 +41,8 @@ use crate::telemetry::metrics::Metrics;
 use crate::upstream::dial::{Dial, TcpDial};
 
 use parts::{
-    enough_descriptors, first_reload, keep_spending, listeners, load_certificates, open_record, remember, send_notices,
-    shared, start_admin, start_data, succession, tls, tls_sources, url, watch_pressure,
+    first_reload, keep_spending, listeners, load_certificates, look_over, open_record, remember, send_notices, shared,
+    start_admin, start_data, succession, tls, tls_sources, url, watch_pressure,
 };
 
 /// Bytes of cached answers.
@@ -191,13 +191,10 @@ impl App {
         let seen = origin.hash();
         let mut last_good = config.data_dir.as_deref().filter(|_| last_good).map(|data| LastGood::new(data, &origin));
         let Found { table, refused } = last_good::start(&origin, last_good.as_mut()).map_err(StartError::Config)?;
-        remark(&table);
-        enough_descriptors(table.limits());
         let renewed = config.tls.map(|files| load_certificates(files, &metrics)).transpose()?;
         let certificates = renewed.as_ref().map(|(certificates, _)| Arc::clone(certificates));
-        say_who_cannot_call(&table, certificates.as_deref());
-        let before = takeover.as_deref().map(Predecessor::find).transpose()?.flatten();
-        let (mut predecessor, offered) = before.unzip();
+        look_over(&table, certificates.as_deref());
+        let (mut predecessor, offered) = takeover.as_deref().map(Predecessor::find).transpose()?.flatten().unzip();
         let listeners = listeners(inherited, offered, [config.listen, config.admin_listen])?;
         let dial: Arc<dyn Dial> = Arc::new(TcpDial::new(Arc::new(tls()?)));
         let data_shutdown = Shutdown::new();

@@ -17,6 +17,7 @@ use tokio::sync::oneshot;
 
 use crate::admin::watched::Watched;
 use crate::admin::{Admin, AdminService};
+use crate::config::error::ConfigError;
 use crate::config::table::{Limits, RoutingTable};
 use crate::flight::quota::Calendar;
 use crate::flight::velocity::Velocity;
@@ -24,7 +25,7 @@ use crate::gateway::certificates::{CertificateError, CertificateFiles, Certifica
 use crate::gateway::courier::Courier;
 use crate::gateway::handover::{self, ReadTo};
 use crate::gateway::pressure::Watch as PressureWatch;
-use crate::gateway::reload::Seen;
+use crate::gateway::reload::{LastReload, Seen, remark, say_who_cannot_call};
 use crate::gateway::snapshot::{Live, Shared};
 use crate::gateway::spending::Keeper;
 use crate::gateway::stack;
@@ -36,7 +37,7 @@ use crate::layer::idempotency_key::Answers;
 use crate::layer::verify_signature::Nonces;
 use crate::server::limits::ConnectionLimits;
 use crate::server::shutdown::Shutdown;
-use crate::server::takeover::{Listeners, Predecessor};
+use crate::server::takeover::{Listeners, Predecessor, Succession};
 use crate::server::{Server, ServerConfig, TlsSource, bind};
 use crate::store::db::StoreError;
 use crate::store::writer::{Faults, Records, RecordsConfig, Watch};
@@ -44,10 +45,6 @@ use crate::telemetry::access::AccessLog;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::process::{self, Meter};
 use crate::upstream::dial::Dial;
-
-use crate::config::error::ConfigError;
-use crate::gateway::reload::LastReload;
-use crate::server::takeover::Succession;
 
 use super::{ANSWER_BYTES, CACHE_BYTES, Inherited, OTHER_FILES, Sending, Spending, StartError};
 
@@ -136,9 +133,16 @@ pub(super) fn watch_pressure(data: &Server, live: &Live, shared: &Arc<Shared>) -
     Ok(stop)
 }
 
+/// Says of a configuration what may mean something else than its writer thinks, and what the system does not give it.
+pub(super) fn look_over(table: &RoutingTable, certificates: Option<&Certificates>) {
+    remark(table);
+    enough_descriptors(table.limits());
+    say_who_cannot_call(table, certificates);
+}
+
 /// Raises the limit of open files, and says so where it is too low all the same: a connection of a client and one to a
 /// provider each need one.
-pub(super) fn enough_descriptors(limits: &Limits) {
+fn enough_descriptors(limits: &Limits) {
     let needed = limits.connections.saturating_add(limits.in_flight).saturating_add(OTHER_FILES);
     if let Some(limit) = process::raise_descriptors().filter(|limit| *limit < needed as u64) {
         let (connections, in_flight) = (limits.connections, limits.in_flight);
