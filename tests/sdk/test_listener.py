@@ -373,7 +373,8 @@ def test_t2_continuation_without_end_is_cut(attacked):
 
 
 def test_t3_crumbs_and_a_closed_window_hold_no_memory(attacked):
-    peers = [Peer(attacked, {SettingsFrame.INITIAL_WINDOW_SIZE: 0}) for _ in range(5)]
+    # As many streams as leave room in the provider's bulkhead: what is measured here is memory, and who is beside.
+    peers = [Peer(attacked, {SettingsFrame.INITIAL_WINDOW_SIZE: 0}) for _ in range(2)]
     before, _ = usage(attacked)
     crumbs = [("cookie", "a=b")] * 40
     for peer in peers:
@@ -385,7 +386,7 @@ def test_t3_crumbs_and_a_closed_window_hold_no_memory(attacked):
         peer.hear(0.2)
     time.sleep(2)
     after, _ = usage(attacked)
-    assert after - before < 5 * 20 * MIB, f"{(after - before) / MIB:.0f} MiB for five connections"
+    assert after - before < 2 * 20 * MIB, f"{(after - before) / MIB:.0f} MiB for two connections"
     for peer in peers:
         peer.close()
 
