@@ -94,11 +94,17 @@ impl Admin {
             return page.flatten().or_else(|| Some(text(refusal.status(), refusal.message())));
         }
         // Load balancers ask with HEAD; hyper leaves the body out.
-        const READ: (&[Method], &str) = (&[Method::GET, Method::HEAD], "GET, HEAD");
         let (methods, allow): (&[Method], _) = match uri.path() {
-            "/livez" | "/readyz" | "/metrics" | "/status.json" | "/api/overview" => READ,
-            "/schema/routes.json" | "/schema/provider.json" => READ,
-            "/dashboard" | "/dashboard.js" | "/dashboard.css" => READ,
+            "/livez"
+            | "/readyz"
+            | "/metrics"
+            | "/status.json"
+            | "/api/overview"
+            | "/dashboard"
+            | "/dashboard.js"
+            | "/dashboard.css"
+            | "/schema/routes.json"
+            | "/schema/provider.json" => (&[Method::GET, Method::HEAD], "GET, HEAD"),
             "/-/reload" | "/-/explain" | "/-/diff" => (&[Method::POST], "POST"),
             _ => return Some(text(StatusCode::NOT_FOUND, "no such path\n")),
         };
