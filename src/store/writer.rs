@@ -32,7 +32,7 @@ pub const MOST_WAITING: usize = 8_192;
 /// Entries in one commit.
 const MOST_TOGETHER: usize = 256;
 /// A checkpoint is due after so many records,
-const CHECKPOINT_RECORDS: usize = 1_024;
+const CHECKPOINT_RECORDS: usize = 256;
 /// or after this long, if there is a record since.
 const CHECKPOINT_EVERY: Duration = Duration::from_secs(10);
 /// How long a flush is waited for.
