@@ -294,7 +294,7 @@ impl Post {
         let (host, port) = (hook.url.host.clone(), hook.url.port);
         let origin = Origin { tls: hook.url.tls, host, port, allow_private: hook.allow_private };
         let request = event.request(hook)?;
-        let stream = self.dial.dial(&origin).await?;
+        let stream = self.dial.dial(&origin, TRY).await?;
         let (mut sender, connection) = handshake(TokioIo::new(stream)).await.map_err(io::Error::other)?;
         let (mut answer, mut connection) = (pin!(sender.send_request(request)), pin!(connection));
         let answer = tokio::select! {

@@ -220,7 +220,7 @@ pub fn attempt(upstream: &Arc<LiveUpstream>, metrics: &Arc<Metrics>) -> AttemptS
         }))
         // Refuses at once while the breaker is open; outside Timeout, so that a timeout counts.
         .layer(TripLayer(trip::Params { health: Arc::clone(&upstream.health), metrics: Arc::clone(&series) }))
-        // The provider's places; refuses when full, never queues.
+        // The provider's places; refuses when full, and queues only payments that nobody else can judge, for a moment.
         .layer(BulkheadLayer(places(provider, 1)))
         // The quota group's pause.
         .layer(PaceLayer(pace::Params { pause: Arc::clone(&provider.pause) }))

@@ -1,16 +1,17 @@
 //! At most so many requests in flight to one provider; a stream keeps its place until its body ends, a whole answer has
-//! left the provider when it is here. Full means refused, never queued.
+//! left the provider when it is here. Full means refused; only an attempt that is given patience waits for a place.
 
 use std::sync::Arc;
 
+use futures_util::future::Either;
 use tokio::time::Instant;
 use tower::{Layer, Service};
 
 use crate::domain::outcome::FailureClass;
 use crate::flight::error::AttemptError;
 use crate::flight::reply::Reply;
-use crate::layer::always_ready;
 use crate::layer::answering::{Gated, Touch, Touching};
+use crate::layer::{BoxFuture, always_ready};
 use crate::upstream::attempt::Attempt;
 use crate::upstream::concurrency::{Bounds, Ended, Outcome};
 use crate::upstream::limiter::{self, Adaptive};
@@ -49,11 +50,12 @@ impl<S> Layer<S> for BulkheadLayer {
 
 impl<S> Service<Attempt> for Bulkhead<S>
 where
-    S: Service<Attempt, Response = Reply, Error = AttemptError>,
+    S: Service<Attempt, Response = Reply, Error = AttemptError> + Clone + Send + 'static,
+    S::Future: Send,
 {
     type Response = Reply;
     type Error = AttemptError;
-    type Future = Gated<Touching<S::Future, Occupy>, AttemptError>;
+    type Future = Either<Gated<Touching<S::Future, Occupy>, AttemptError>, BoxFuture<Result<Reply, AttemptError>>>;
 
     always_ready!();
 
@@ -62,12 +64,36 @@ where
             self.params.adaptive.clone().map(|(learned, bounds)| Learner { learned, bounds, sent: Instant::now() });
         let limit = learner.as_ref().map_or(self.params.limit, |learner| learner.learned.limit(learner.bounds));
         let (limit, whose) = (limit.div_ceil(self.params.part.max(1)), attempt.call.context.standing);
-        let Some(place) = self.params.places.enter(limit, whose, attempt.begun) else {
-            let full = AttemptError::local(FailureClass::Full, None, "the provider's bulkhead is full");
-            return Gated::shut(full);
-        };
-        Gated::open(Touching::new(self.inner.call(attempt), Occupy { place, learner }))
+        let places = &self.params.places;
+        let waits = !attempt.patience.is_zero();
+        // Behind those who wait already.
+        let place = if waits && places.is_awaited() { None } else { places.enter(limit, whose, attempt.begun) };
+        match place {
+            Some(place) => {
+                Either::Left(Gated::open(Touching::new(self.inner.call(attempt), Occupy { place, learner })))
+            }
+            None if waits => {
+                let (mut inner, patience) = (self.inner.clone(), attempt.patience);
+                let place = Arc::clone(places).wait(limit, whose, patience);
+                Either::Right(Box::pin(async move {
+                    let place = place.await.ok_or_else(full)?;
+                    let learner = learner.map(|learner| Learner { sent: Instant::now(), ..learner });
+                    Touching::new(inner.call(later(attempt)), Occupy { place, learner }).await
+                }))
+            }
+            None => Either::Left(Gated::shut(full())),
+        }
     }
+}
+
+fn full() -> AttemptError {
+    AttemptError::local(FailureClass::Full, None, "the provider's bulkhead is full")
+}
+
+/// The attempt as it is after the wait: it must be done by the same time, and its provider is not blamed for having less.
+fn later(attempt: Attempt) -> Attempt {
+    let now = Instant::now();
+    Attempt { fair: now + attempt.fair.saturating_duration_since(attempt.begun), begun: now, ..attempt }
 }
 
 /// A place at the provider, taken for as long as this lives.

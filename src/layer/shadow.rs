@@ -176,6 +176,7 @@ impl Params {
             begun: now,
             limit: now + patience,
             fair: now + patience,
+            patience: Duration::ZERO,
             connect: self.connect,
             idle: self.idle,
         }

@@ -20,6 +20,8 @@ pub struct Attempt {
     /// Until when is fair, from the same reading of the clock as `limit`: an attempt given less than this by the caller's
     /// own deadline does not count against the provider.
     pub fair: Instant,
+    /// How long it waits for a place if its provider's bulkhead is full; nothing if zero.
+    pub patience: Duration,
     /// TCP and TLS.
     pub connect: Duration,
     /// Longest silence within the body.

@@ -9,16 +9,24 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
+use tokio::time::sleep;
 use tokio_rustls::TlsConnector;
 
 use crate::upstream::names::{Names, Resolve, System};
 
 /// Most addresses tried for one connection.
 const MOST_ADDRESSES: usize = 4;
+/// How long one address is waited for before the next is tried beside it, at most (RFC 8305, section 8, recommends this).
+const STAGGER: Duration = Duration::from_millis(250);
+/// Of the time there is: one part in so many.
+const STAGGER_PARTS: u32 = 3;
 
 /// A connection of any kind.
 pub trait Io: AsyncRead + AsyncWrite + Unpin + Send {}
@@ -42,8 +50,8 @@ pub type Dialling<'a> = Pin<Box<dyn Future<Output = io::Result<Box<dyn Io>>> + S
 
 /// Opens connections: over TCP and TLS when serving, in memory in tests.
 pub trait Dial: Send + Sync {
-    /// Connects. The caller bounds the time.
-    fn dial<'a>(&'a self, origin: &'a Origin) -> Dialling<'a>;
+    /// Connects. The caller waits for at most `within` and bounds the time.
+    fn dial<'a>(&'a self, origin: &'a Origin, within: Duration) -> Dialling<'a>;
 }
 
 /// TCP with NODELAY, and TLS where the origin wants it.
@@ -63,8 +71,8 @@ impl TcpDial {
         Self { tls: TlsConnector::from(tls), names: Names::new(resolver) }
     }
 
-    async fn connect(&self, origin: &Origin) -> io::Result<Box<dyn Io>> {
-        let stream = tcp(origin, &self.names).await?;
+    async fn connect(&self, origin: &Origin, within: Duration) -> io::Result<Box<dyn Io>> {
+        let stream = tcp(origin, &self.names, within).await?;
         stream.set_nodelay(true)?;
         if !origin.tls {
             return Ok(Box::new(stream));
@@ -75,24 +83,47 @@ impl TcpDial {
 }
 
 impl Dial for TcpDial {
-    fn dial<'a>(&'a self, origin: &'a Origin) -> Dialling<'a> {
-        Box::pin(self.connect(origin))
+    fn dial<'a>(&'a self, origin: &'a Origin, within: Duration) -> Dialling<'a> {
+        Box::pin(self.connect(origin, within))
     }
 }
 
-async fn tcp(origin: &Origin, names: &Names) -> io::Result<TcpStream> {
+async fn tcp(origin: &Origin, names: &Names, within: Duration) -> io::Result<TcpStream> {
     let mut failure = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
+    let mut addresses = Vec::new();
     for ip in names.addresses(&origin.host).await?.iter().take(MOST_ADDRESSES) {
-        if !origin.allow_private && !is_public(*ip) {
+        if origin.allow_private || is_public(*ip) {
+            addresses.push(SocketAddr::new(*ip, origin.port));
+        } else {
             failure = io::Error::new(io::ErrorKind::PermissionDenied, "the name resolves to a private address");
-            continue;
-        }
-        match TcpStream::connect(SocketAddr::new(*ip, origin.port)).await {
-            Ok(stream) => return Ok(stream),
-            Err(err) => failure = err,
         }
     }
-    Err(failure)
+    if addresses.is_empty() { Err(failure) } else { staggered(&addresses, within, TcpStream::connect).await }
+}
+
+/// Tries one address after the other: the next one when the one before has failed, or beside it when it is silent for a
+/// while, so that one that swallows packets does not take all the time there is. A silent address without others is tried
+/// once more: what was lost may have been one packet, and the system sends it again after a second only.
+async fn staggered<T, F>(addresses: &[SocketAddr], within: Duration, connect: impl Fn(SocketAddr) -> F) -> io::Result<T>
+where
+    F: Future<Output = io::Result<T>>,
+{
+    let stagger = STAGGER.min(within / STAGGER_PARTS);
+    let mut left = addresses.iter().copied();
+    let mut again = addresses.first().copied().filter(|_| addresses.len() == 1);
+    let mut trying: FuturesUnordered<F> = left.next().map(&connect).into_iter().collect();
+    loop {
+        tokio::select! {
+            biased;
+            Some(tried) = trying.next() => match (tried, left.next()) {
+                (Ok(stream), _) => return Ok(stream),
+                (Err(_), Some(next)) => trying.push(connect(next)),
+                (Err(failure), None) if trying.is_empty() => return Err(failure),
+                (Err(_), None) => {}
+            },
+            () = sleep(stagger) => trying.extend(left.next().or_else(|| again.take()).map(&connect)),
+        }
+    }
 }
 
 /// True for addresses that belong to the public internet.
@@ -128,6 +159,8 @@ fn is_public_v6(ip: Ipv6Addr) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use tokio::time::Instant;
+
     use super::*;
 
     #[test]
@@ -168,7 +201,60 @@ mod tests {
     #[tokio::test]
     async fn s6_a_provider_that_may_not_be_private_is_not_dialled_on_loopback() {
         let origin = Origin { tls: false, host: "127.0.0.1".into(), port: 9, allow_private: false };
-        let err = tcp(&origin, &Names::new(System)).await.unwrap_err();
+        let err = tcp(&origin, &Names::new(System), Duration::from_secs(1)).await.unwrap_err();
         assert_eq!(err.kind(), io::ErrorKind::PermissionDenied);
+    }
+
+    fn address(last: u8) -> SocketAddr {
+        SocketAddr::from(([192, 0, 2, last], 443))
+    }
+
+    /// Who was tried when, in milliseconds, and what came of it.
+    async fn tried(count: u8, within: Duration, answers: &[(u64, bool)]) -> (Vec<(u8, u128)>, io::Result<u8>, u128) {
+        let (begun, log) = (Instant::now(), std::cell::RefCell::new(Vec::new()));
+        let addresses: Vec<_> = (1..=count).map(address).collect();
+        let result = staggered(&addresses, within, |at| {
+            let number = log.borrow().len();
+            let SocketAddr::V4(at) = at else { unreachable!() };
+            let [.., last] = at.ip().octets();
+            log.borrow_mut().push((last, begun.elapsed().as_millis()));
+            let (after, answers) = answers[number];
+            async move {
+                sleep(Duration::from_millis(after)).await;
+                if answers { Ok(last) } else { Err(io::Error::from(io::ErrorKind::ConnectionRefused)) }
+            }
+        })
+        .await;
+        (log.into_inner(), result, begun.elapsed().as_millis())
+    }
+
+    const NEVER: u64 = 86_400_000;
+
+    #[tokio::test(start_paused = true)]
+    async fn an_address_that_swallows_packets_does_not_take_all_the_time() {
+        let (tried, result, took) = tried(3, Duration::from_secs(5), &[(NEVER, true), (NEVER, true), (30, true)]).await;
+        assert_eq!(tried, [(1, 0), (2, 250), (3, 500)]);
+        assert_eq!((result.unwrap(), took), (3, 530));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_address_that_refuses_is_followed_by_the_next_at_once_and_the_last_refusal_is_told() {
+        let (tried, result, took) = tried(2, Duration::from_secs(5), &[(10, false), (20, false)]).await;
+        assert_eq!((tried, took), (vec![(1, 0), (2, 10)], 30));
+        assert_eq!(result.unwrap_err().kind(), io::ErrorKind::ConnectionRefused);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_lone_address_is_tried_once_more_when_it_is_silent_and_not_when_it_refuses() {
+        let (silent, result, took) = tried(1, Duration::from_millis(150), &[(NEVER, true), (20, true)]).await;
+        assert_eq!((silent, result.unwrap(), took), (vec![(1, 0), (1, 50)], 1, 70));
+        let (refused, result, _) = tried(1, Duration::from_millis(150), &[(10, false)]).await;
+        assert_eq!((refused, result.is_err()), (vec![(1, 0)], true));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_first_answer_is_taken_whoever_gives_it() {
+        let (tried, result, took) = tried(2, Duration::from_secs(5), &[(400, true), (300, true)]).await;
+        assert_eq!((tried.len(), result.unwrap(), took), (2, 1, 400));
     }
 }

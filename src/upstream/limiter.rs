@@ -1,21 +1,29 @@
 //! Limits that several upstreams share: requests in flight to one provider, and the pause a quota group was asked for.
 //!
-//! Both refuse and never queue: a queue in front of a full provider is latency in disguise.
+//! Both refuse: a queue in front of a full provider is latency in disguise. Who has nobody else to ask may wait for a place
+//! for a short, bounded time, and no more of them than there are places.
 
+use std::pin::pin;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::time::Instant;
+use tokio::sync::Notify;
+use tokio::time::{Instant, timeout};
 
 use crate::flight::shares::{Shares, Standing};
 use crate::upstream::concurrency::{Bounds, Concurrency, Ended};
+
+/// How often one that waits for a place looks by itself: a place that was freed may have gone to somebody it did not suit.
+const LOOK_AGAIN: Duration = Duration::from_millis(10);
 
 /// Requests in flight to one provider, and whose they are.
 #[derive(Debug, Default)]
 pub struct Bulkhead {
     taken: AtomicU32,
     shares: Shares,
+    waiting: AtomicU32,
+    freed: Notify,
 }
 
 /// A bulkhead's limit that moves with what becomes of requests; shared by all upstreams of a provider.
@@ -55,17 +63,74 @@ impl Bulkhead {
         let room = whose.class.share_of_provider(limit);
         let taken = self.taken.fetch_add(1, Ordering::AcqRel);
         let held = self.shares.add(whose.seat, 1);
-        let place = Place { bulkhead: Arc::clone(self), seat: whose.seat };
-        if taken < Shares::crowded(room) {
-            return Some(place);
+        let fair = || !self.shares.has_its_part(whose.seat, held, room, now);
+        if taken < Shares::crowded(room) || fair() && taken < room {
+            return Some(Place { bulkhead: Arc::clone(self), seat: whose.seat });
         }
-        let fair = !self.shares.has_its_part(whose.seat, held, room, now);
-        (taken < room && fair).then_some(place)
+        self.leave(whose.seat);
+        None
+    }
+
+    fn leave(&self, seat: u8) {
+        self.taken.fetch_sub(1, Ordering::AcqRel);
+        self.shares.sub(seat, 1);
+    }
+
+    /// As [`Bulkhead::enter`], and waits at most `patience` for a place, the longest waiting first. `None` as well, and at
+    /// once, if as many wait as there are places: the last of them would wait in vain.
+    ///
+    /// # Cancel safety
+    /// Dropping the future leaves the queue.
+    pub async fn wait(self: Arc<Self>, limit: u32, whose: Standing, patience: Duration) -> Option<Place> {
+        let until = Instant::now() + patience;
+        let queue = Queueing::behind(&self.waiting);
+        if queue.before >= limit {
+            return None;
+        }
+        let mut first = queue.before == 0;
+        loop {
+            // Registered before looking: what is freed in between is not missed.
+            let mut freed = pin!(self.freed.notified());
+            freed.as_mut().enable();
+            let now = Instant::now();
+            if first && let Some(place) = self.enter(limit, whose, now) {
+                return Some(place);
+            }
+            first = true;
+            let left = until.saturating_duration_since(now);
+            if left.is_zero() {
+                return None;
+            }
+            let _ = timeout(left.min(LOOK_AGAIN), freed).await;
+        }
+    }
+
+    /// True if somebody waits for a place.
+    pub fn is_awaited(&self) -> bool {
+        self.waiting.load(Ordering::Acquire) > 0
     }
 
     /// How many are taken.
     pub fn taken(&self) -> u32 {
         self.taken.load(Ordering::Acquire)
+    }
+}
+
+/// One of those who wait.
+struct Queueing<'b> {
+    waiting: &'b AtomicU32,
+    before: u32,
+}
+
+impl<'b> Queueing<'b> {
+    fn behind(waiting: &'b AtomicU32) -> Self {
+        Self { waiting, before: waiting.fetch_add(1, Ordering::AcqRel) }
+    }
+}
+
+impl Drop for Queueing<'_> {
+    fn drop(&mut self) {
+        self.waiting.fetch_sub(1, Ordering::AcqRel);
     }
 }
 
@@ -78,8 +143,10 @@ impl Place {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.bulkhead.taken.fetch_sub(1, Ordering::AcqRel);
-        self.bulkhead.shares.sub(self.seat, 1);
+        self.bulkhead.leave(self.seat);
+        if self.bulkhead.is_awaited() {
+            self.bulkhead.freed.notify_one();
+        }
     }
 }
 
@@ -124,6 +191,41 @@ mod tests {
         assert!(place.is_some() && enter().is_none());
         drop(place);
         assert_eq!(bulkhead.taken(), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn those_who_wait_for_a_place_get_it_in_the_order_they_came() {
+        let bulkhead = Arc::new(Bulkhead::default());
+        let mut held: Vec<_> =
+            (0..2).map(|_| bulkhead.enter(2, Standing::default(), Instant::now()).unwrap()).collect();
+        let begun = Instant::now();
+        let wait = || Arc::clone(&bulkhead).wait(2, Standing::default(), Duration::from_millis(200));
+        let (first, second) = (tokio::spawn(wait()), tokio::spawn(wait()));
+        tokio::task::yield_now().await;
+        assert!(wait().await.is_none() && begun.elapsed().is_zero(), "no more wait than there are places");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        held.pop();
+        let first = first.await.unwrap();
+        assert!(first.is_some() && !second.is_finished() && begun.elapsed() == Duration::from_millis(50));
+        assert!(second.await.unwrap().is_none(), "nobody left in time");
+        assert_eq!(begun.elapsed(), Duration::from_millis(200));
+        drop((first, held));
+        assert_eq!((bulkhead.taken(), bulkhead.is_awaited()), (0, false));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_that_no_longer_waits_leaves_the_place_to_the_next() {
+        let bulkhead = Arc::new(Bulkhead::default());
+        let held = bulkhead.enter(2, Standing::default(), Instant::now());
+        let other = bulkhead.enter(2, Standing::default(), Instant::now());
+        let wait = || Arc::clone(&bulkhead).wait(2, Standing::default(), Duration::from_millis(200));
+        let (gone, next) = (tokio::spawn(wait()), tokio::spawn(wait()));
+        tokio::task::yield_now().await;
+        drop(held);
+        gone.abort();
+        assert!(next.await.unwrap().is_some());
+        drop(other);
+        assert_eq!((bulkhead.taken(), bulkhead.is_awaited()), (0, false));
     }
 
     #[test]

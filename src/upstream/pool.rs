@@ -4,7 +4,11 @@
 //! and it knows exactly whether a byte of a request may have been written ([`Sent`]). The most recently used connection
 //! is taken first, an idle one is dropped well before providers drop theirs, and a request that was handed to a
 //! connection already dead is moved to a fresh one, because nothing of it was written.
+//!
+//! A request that finds no idle connection dials, and takes what comes first: its own connection, or one that another
+//! request gives back. In a burst most are served by connections that are open already.
 
+use std::collections::VecDeque;
 use std::io;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -18,7 +22,8 @@ use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
-use tokio::task::AbortHandle;
+use tokio::sync::oneshot;
+use tokio::task::{AbortHandle, JoinHandle};
 use tokio::time::{Instant, timeout};
 
 use crate::domain::outcome::Sent;
@@ -47,7 +52,14 @@ pub type Outgoing = Box<Request<RequestBody>>;
 pub struct Pool {
     origin: Origin,
     dial: Arc<dyn Dial>,
-    idle: Box<[Mutex<Vec<Idle>>]>,
+    shelves: Box<[Mutex<Shelf>]>,
+}
+
+/// One core's connections that wait for a request, and its requests that wait for a connection.
+#[derive(Default)]
+struct Shelf {
+    idle: Vec<Idle>,
+    waiting: VecDeque<oneshot::Sender<Box<Line>>>,
 }
 
 struct Idle {
@@ -60,6 +72,8 @@ struct Idle {
 struct Line {
     sender: SendRequest<RequestBody>,
     driver: AbortHandle,
+    /// True once it has served, or lain idle: its other side may just be closing it.
+    used: bool,
 }
 
 impl Drop for Line {
@@ -87,8 +101,8 @@ pub enum ExchangeError {
 impl Pool {
     /// An empty pool.
     pub fn new(origin: Origin, dial: Arc<dyn Dial>) -> Self {
-        let idle = (0..worker::MOST_WORKERS).map(|_| Mutex::new(Vec::new())).collect();
-        Self { origin, dial, idle }
+        let shelves = (0..worker::MOST_WORKERS).map(|_| Mutex::default()).collect();
+        Self { origin, dial, shelves }
     }
 
     /// Where it leads.
@@ -98,7 +112,7 @@ impl Pool {
 
     /// Connections of all cores that wait for a request. One that the other side has closed counts until it is found out.
     pub fn idle(&self) -> usize {
-        self.idle.iter().map(|shelf| shelf.lock().unwrap_or_else(PoisonError::into_inner).len()).sum()
+        self.shelves.iter().map(|shelf| shelf.lock().unwrap_or_else(PoisonError::into_inner).idle.len()).sum()
     }
 
     /// Sends one request and waits for the head of its response. `connect` bounds the dialling; the caller bounds the rest.
@@ -115,14 +129,30 @@ impl Pool {
     ) -> Result<Response<UpstreamBody>, ExchangeError> {
         for _ in 0..MOST_STALE {
             let Some(line) = self.take_idle().await else { break };
-            match self.over(line, request, true).await {
+            match self.over(line, request).await {
                 Err((error, Some(unsent))) if error.is_unsent() => request = unsent,
                 Err((error, _)) => return Err(error),
                 Ok(response) => return Ok(response),
             }
         }
         // Boxed because it is rare, and large with all that dialling takes.
-        Box::pin(self.exchange_fresh(request, connect)).await
+        Box::pin(self.exchange_first(request, connect)).await
+    }
+
+    /// On the connection that comes first.
+    async fn exchange_first(
+        self: &Arc<Self>,
+        request: Outgoing,
+        connect: Duration,
+    ) -> Result<Response<UpstreamBody>, ExchangeError> {
+        let line = timeout(connect, self.first(connect)).await.unwrap_or_else(|_| Err(late()));
+        match self.over(line.map_err(ExchangeError::Connect)?, request).await {
+            // It was given back by somebody else, and is dead.
+            Err((ExchangeError::Broken { sent: Sent::No, reused: true }, Some(unsent))) => {
+                self.exchange_fresh(unsent, connect).await
+            }
+            result => result.map_err(|(error, _)| error),
+        }
     }
 
     /// As [`Pool::exchange`], on a connection nobody used before.
@@ -135,7 +165,7 @@ impl Pool {
         connect: Duration,
     ) -> Result<Response<UpstreamBody>, ExchangeError> {
         let line = self.connect(connect).await.map_err(ExchangeError::Connect)?;
-        self.over(line, request, false).await.map_err(|(error, _)| error)
+        self.over(line, request).await.map_err(|(error, _)| error)
     }
 
     /// As [`Pool::exchange_fresh`], on a connection that serves nobody afterwards: an answer may come before the request
@@ -159,8 +189,8 @@ impl Pool {
         self: &Arc<Self>,
         mut line: Box<Line>,
         request: Outgoing,
-        reused: bool,
     ) -> Result<Response<UpstreamBody>, (ExchangeError, Option<Outgoing>)> {
+        let reused = std::mem::replace(&mut line.used, true);
         match line.sender.try_send_request(*request).await {
             Ok(response) => {
                 let lease = Lease { line, pool: Some(Arc::clone(self)) };
@@ -179,45 +209,113 @@ impl Pool {
         }
     }
 
+    /// A connection dialled for this request, or one that is given back before that is there; then the other is kept for
+    /// those who come. A request that leaves takes its dialling along.
+    async fn first(self: &Arc<Self>, limit: Duration) -> io::Result<Box<Line>> {
+        let ((found, own), pool) = (oneshot::channel(), Arc::clone(self));
+        let mut dialling = Dialling {
+            task: Some(tokio::spawn(async move {
+                if let Err(Ok(line)) = found.send(pool.connect(limit).await) {
+                    pool.put_back(line);
+                }
+            })),
+        };
+        let mut own = own;
+        loop {
+            let given = self.queue();
+            tokio::select! {
+                biased;
+                found = &mut own => return found.map_err(io::Error::other)?,
+                Ok(mut line) = given => {
+                    if is_ready(&mut line.sender).await {
+                        dialling.task = None;
+                        return Ok(line);
+                    }
+                }
+            }
+        }
+    }
+
     async fn connect(&self, limit: Duration) -> io::Result<Box<Line>> {
-        let late = |_| io::Error::new(io::ErrorKind::TimedOut, "no connection in time");
         let open = async {
-            let io = self.dial.dial(&self.origin).await?;
+            let io = self.dial.dial(&self.origin, limit).await?;
             let mut builder = http1::Builder::new();
             builder.max_buf_size(HEAD_BYTES.max(8192 * 8));
             let (sender, connection) = builder.handshake(TokioIo::new(io)).await.map_err(io::Error::other)?;
             // The driver ends with its line, or when the peer closes.
             let driver = tokio::spawn(connection).abort_handle();
-            Ok(Box::new(Line { sender, driver }))
+            Ok(Box::new(Line { sender, driver, used: false }))
         };
-        timeout(limit, open).await.map_err(late)?
+        timeout(limit, open).await.unwrap_or_else(|_| Err(late()))
     }
 
     async fn take_idle(&self) -> Option<Box<Line>> {
         loop {
-            let Idle { mut line, since } = self.shelf()?.pop()?;
+            let Idle { mut line, since } = self.shelf()?.idle.pop()?;
             if since.elapsed() < IDLE_LIMIT && !line.sender.is_closed() && is_ready(&mut line.sender).await {
                 return Some(line);
             }
         }
     }
 
-    fn put_back(&self, line: Box<Line>) {
+    /// To who has waited longest, or on the shelf.
+    fn put_back(&self, mut line: Box<Line>) {
         let Some(mut shelf) = self.shelf() else { return };
-        let now = Instant::now();
+        if line.sender.is_closed() {
+            return;
+        }
+        line.used = true;
+        while let Some(waiting) = shelf.waiting.pop_front() {
+            match waiting.send(line) {
+                Ok(()) => return,
+                // That one has found another, or has left.
+                Err(back) => line = back,
+            }
+        }
+        let (now, idle) = (Instant::now(), &mut shelf.idle);
         // The oldest lie at the bottom: let go of what nobody will take again.
         let stale =
-            shelf.iter().take_while(|idle| now - idle.since >= IDLE_LIMIT || idle.line.sender.is_closed()).count();
-        shelf.drain(..stale);
-        if shelf.len() < MOST_IDLE && !line.sender.is_closed() {
-            shelf.push(Idle { line, since: now });
+            idle.iter().take_while(|idle| now - idle.since >= IDLE_LIMIT || idle.line.sender.is_closed()).count();
+        idle.drain(..stale);
+        if idle.len() < MOST_IDLE {
+            idle.push(Idle { line, since: now });
         }
     }
 
-    /// This core's idle connections. A `std` mutex: only this core takes it, for a push or a pop.
-    fn shelf(&self) -> Option<MutexGuard<'_, Vec<Idle>>> {
-        Some(self.idle.get(worker::index())?.lock().unwrap_or_else(PoisonError::into_inner))
+    /// Where a connection that is given back arrives. As many wait as dial, which the callers' own limits bound; of those
+    /// who no longer do, the ones in front are let go of.
+    fn queue(&self) -> oneshot::Receiver<Box<Line>> {
+        let (give, given) = oneshot::channel();
+        if let Some(mut shelf) = self.shelf() {
+            while shelf.waiting.front().is_some_and(oneshot::Sender::is_closed) {
+                shelf.waiting.pop_front();
+            }
+            shelf.waiting.push_back(give);
+        }
+        given
     }
+
+    /// This core's idle connections. A `std` mutex: only this core takes it, for a push or a pop.
+    fn shelf(&self) -> Option<MutexGuard<'_, Shelf>> {
+        Some(self.shelves.get(worker::index())?.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// A connection being made for a request; given up with it, unless it was left to others.
+struct Dialling {
+    task: Option<JoinHandle<()>>,
+}
+
+impl Drop for Dialling {
+    fn drop(&mut self) {
+        if let Some(task) = &self.task {
+            task.abort();
+        }
+    }
+}
+
+fn late() -> io::Error {
+    io::Error::new(io::ErrorKind::TimedOut, "no connection in time")
 }
 
 /// A connection whose request was answered before it was read to its end may never be ready again.

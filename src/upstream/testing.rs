@@ -171,7 +171,7 @@ impl Memory {
 }
 
 impl Dial for Memory {
-    fn dial<'a>(&'a self, _: &'a Origin) -> Dialling<'a> {
+    fn dial<'a>(&'a self, _: &'a Origin, _: Duration) -> Dialling<'a> {
         if self.refusing.load(Ordering::SeqCst) {
             return Box::pin(async { Err(io::ErrorKind::ConnectionRefused.into()) });
         }
@@ -280,6 +280,7 @@ pub(crate) fn attempt(call: Call) -> Attempt {
         begun,
         limit,
         fair: limit,
+        patience: Duration::ZERO,
         connect: Duration::from_secs(1),
         idle: Duration::from_secs(5),
     }

@@ -274,3 +274,40 @@ async fn c3_the_skew_is_known_from_authentic_answers_and_from_no_others() {
     world.reload(&Plan::default());
     assert!((skew() + 301_000).abs() < 2_000, "it outlives a reload");
 }
+
+/// Alipay takes so many at a time.
+fn with_places(count: u32) -> Plan {
+    let usual = Plan::default();
+    Plan { alipay_auth: format!("{}\nlimits = {{ in_flight = {count} }}", usual.alipay_auth), ..usual }
+}
+
+#[tokio::test(start_paused = true)]
+async fn row_35_a_payment_that_nobody_else_can_judge_waits_out_a_burst_at_a_full_provider() {
+    let world = World::with(&with_places(2));
+    world.fault("alipay", "delay:100ms");
+    let orders = ["T0", "T1", "T2", "T3", "T4"].map(|order| payment(order, "1.00"));
+    let answers = join_all(orders.iter().map(|order| world.assess(order))).await;
+    for (answer, rounds) in answers.iter().zip([1, 1, 2, 2]) {
+        is(answer, "PASS", "live", "provider");
+        assert_eq!(answer.took.as_millis() / 100, rounds, "in the order they came");
+    }
+    // As many wait as there are places; who comes after that is told what it would be told later.
+    is(&answers[4], "REVIEW", "fallback", "provider_unavailable");
+    assert!(answers[4].took < Duration::from_millis(20), "{:?}", answers[4].took);
+    assert_eq!(world.scorings(), 4);
+    is_count(failed(&world, "full"), 1);
+    world.assert_idle();
+}
+
+#[tokio::test(start_paused = true)]
+async fn row_35_nobody_waits_at_a_full_provider_for_longer_than_a_quarter_of_the_deadline() {
+    let world = World::with(&with_places(1));
+    world.fault("alipay", "delay:300ms");
+    let (first, second) = (payment("T0", "1.00"), payment("T1", "1.00"));
+    let (first, second) = tokio::join!(world.assess(&first), world.assess(&second));
+    is(&first, "PASS", "live", "provider");
+    is(&second, "REVIEW", "fallback", "provider_unavailable");
+    assert_eq!(second.took.as_millis(), 200);
+    assert_eq!(world.scorings(), 1);
+    world.assert_idle();
+}

@@ -16,6 +16,7 @@ use tokio::time::Instant;
 use tokio_rustls::TlsConnector;
 
 use super::super::chain;
+use super::PATIENCE;
 use crate::config::table::BaseUrl;
 use crate::domain::clock;
 use crate::upstream::dial::{Dial, Io, Origin, TcpDial};
@@ -44,7 +45,7 @@ pub(super) async fn connect(
     tls: &Arc<ClientConfig>,
 ) -> Result<Box<dyn Io>, String> {
     let origin = Origin { tls: false, host: url.host.clone(), port: url.port, allow_private };
-    TcpDial::new(Arc::clone(tls)).dial(&origin).await.map_err(|error| chain(&error))
+    TcpDial::new(Arc::clone(tls)).dial(&origin, PATIENCE).await.map_err(|error| chain(&error))
 }
 
 /// Shakes hands where the address wants it.

@@ -19,6 +19,7 @@ use self::policy::{LEAST_TIME, Next, Situation};
 use self::race::Hedge;
 use self::walk::Walk;
 use crate::config::asking::{FallbackOn, Order};
+use crate::domain::operation::Safety;
 use crate::domain::outcome::{Blame, FailureClass, Sent};
 use crate::flight::call::Call;
 use crate::flight::error::{AttemptError, CallError};
@@ -200,9 +201,18 @@ impl<'p> Flight<'p> {
             begun: now,
             limit: now + self.share(left),
             fair: now + self.params.first_content,
+            patience: self.patience(left),
             connect: self.params.connect.min(left),
             idle: self.params.idle,
         }))
+    }
+
+    /// How long it waits for a place at a full provider. A payment that nobody else can judge waits out a burst: without a
+    /// verdict it would go to a person or be lost. Every other call is refused at once and tried elsewhere, since a queue
+    /// before a provider that stays full is latency in disguise; a quarter of the time is what that may cost here.
+    fn patience(&self, left: Duration) -> Duration {
+        let alone = self.call.safety() == Safety::AtMostOnce && self.walk.left(&self.call) == 0;
+        if alone { self.params.first_content.min(left) / 4 } else { Duration::ZERO }
     }
 
     /// How long this attempt may take until its first content. A whole answer shows nothing until it is done, so it is

@@ -173,7 +173,7 @@ async fn f1_nobody_at_home_is_told_apart_and_nothing_was_sent() {
 async fn f4_a_connection_that_never_opens_is_given_up_in_time() {
     struct BlackHole;
     impl Dial for BlackHole {
-        fn dial<'a>(&'a self, _: &'a Origin) -> Dialling<'a> {
+        fn dial<'a>(&'a self, _: &'a Origin, _: Duration) -> Dialling<'a> {
             Box::pin(pending())
         }
     }
@@ -226,5 +226,83 @@ async fn no_more_than_64_idle_connections_are_kept() {
     for answer in answers {
         read(answer).await;
     }
-    assert_eq!(pool.shelf().unwrap().len(), MOST_IDLE);
+    assert_eq!(pool.shelf().unwrap().idle.len(), MOST_IDLE);
+}
+
+/// Opens its first connection at once and each later one after an hour.
+struct Slow(Arc<Memory>);
+
+impl Dial for Slow {
+    fn dial<'a>(&'a self, origin: &'a Origin, within: Duration) -> Dialling<'a> {
+        let first = self.0.dialled() == 0;
+        let dialling = self.0.dial(origin, within);
+        Box::pin(async move {
+            if !first {
+                tokio::time::sleep(Duration::from_secs(3_600)).await;
+            }
+            dialling.await
+        })
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn requests_that_wait_for_a_connection_take_those_that_are_given_back_in_the_order_they_came() {
+    let dial = numbering();
+    let pool = pool_over(Arc::new(Slow(Arc::clone(&dial))));
+    let first = ask(&pool).await;
+    let begun = Instant::now();
+    let others: Vec<_> = (0..3)
+        .map(|number| {
+            let pool = Arc::clone(&pool);
+            tokio::spawn(async move {
+                tokio::time::sleep(Duration::from_millis(number)).await;
+                let response = ask(&pool).await;
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                (read(response).await, begun.elapsed().as_millis())
+            })
+        })
+        .collect();
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    read(first).await;
+    let mut ended = Vec::new();
+    for other in others {
+        ended.push(other.await.unwrap());
+    }
+    assert_eq!(ended, [("0".into(), 150), ("0".into(), 250), ("0".into(), 350)]);
+    assert_eq!(dial.dialled(), 4, "each dialled for itself too");
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_that_waits_is_told_at_once_that_nobody_answers() {
+    let dial = numbering();
+    let pool = pool(&dial);
+    let busy = ask(&pool).await;
+    dial.refuse(true);
+    let started = Instant::now();
+    let error = pool.exchange(request(), CONNECT).await.err().unwrap();
+    assert!(matches!(error, ExchangeError::Connect(ref err) if err.kind() == io::ErrorKind::ConnectionRefused));
+    assert!(started.elapsed().is_zero());
+    assert_eq!(read(busy).await, "0");
+    assert_eq!(pool.idle(), 1, "what nobody waits for any more lies on the shelf");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_that_leaves_takes_its_dialling_along_and_one_that_was_served_leaves_it_to_others() {
+    let dial = numbering();
+    let pool = pool_over(Arc::new(Slow(Arc::clone(&dial))));
+    let first = ask(&pool).await;
+    let patient = Duration::from_secs(10_000);
+    let left = timeout(CONNECT, pool.exchange(request(), patient)).await;
+    assert!(left.is_err());
+    let served = tokio::spawn({
+        let pool = Arc::clone(&pool);
+        async move { read(pool.exchange(request(), patient).await.unwrap()).await }
+    });
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    read(first).await;
+    assert_eq!(served.await.unwrap(), "0");
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert_eq!(pool.idle(), 1);
+    tokio::time::sleep(Duration::from_secs(3_600)).await;
+    assert_eq!((pool.idle(), dial.dialled()), (1, 3), "the first connection is too old, the third is there");
 }

@@ -5,6 +5,7 @@ use std::future::{Future, pending};
 use std::io;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 use weighbridge::sandbox::aggregator::Aggregator;
@@ -142,13 +143,13 @@ impl Net {
         }
     }
 
-    async fn connect(&self, origin: &Origin) -> io::Result<Box<dyn Io>> {
+    async fn connect(&self, origin: &Origin, within: Duration) -> io::Result<Box<dyn Io>> {
         self.dialled.lock().unwrap().push(origin.host.clone());
         let provider = provider_of(&origin.host);
         let (near, far) = duplex(self.pipe);
         match self.next(provider) {
             Link::Simulator => self.simulate(provider, far),
-            Link::At(origin) => return self.tcp.dial(&origin).await,
+            Link::At(origin) => return self.tcp.dial(&origin, within).await,
             Link::Refused => return Err(io::ErrorKind::ConnectionRefused.into()),
             Link::BlackHole => pending().await,
             Link::Scripted(script) => drop(tokio::spawn(script(far))),
@@ -158,8 +159,12 @@ impl Net {
 }
 
 impl Dial for Net {
-    fn dial<'a>(&'a self, origin: &'a Origin) -> Pin<Box<dyn Future<Output = io::Result<Box<dyn Io>>> + Send + 'a>> {
-        Box::pin(self.connect(origin))
+    fn dial<'a>(
+        &'a self,
+        origin: &'a Origin,
+        within: Duration,
+    ) -> Pin<Box<dyn Future<Output = io::Result<Box<dyn Io>>> + Send + 'a>> {
+        Box::pin(self.connect(origin, within))
     }
 }
 
