@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::PathBuf;
+use std::thread;
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -30,9 +31,8 @@ fn pay(sandbox: &Sandbox, out_trade_no: &str) -> Value {
     post(sandbox, "/v1/risk/assessments", &body)
 }
 
-#[test]
-fn row_30_whatever_the_wall_clock_does_decisions_answers_and_the_record_go_on() {
-    let site = Site::new();
+/// A process whose wall clock says what the file `clock` says.
+fn start(site: &Site, arguments: &[&str]) -> Sandbox {
     site.write("clock", "+0s\n");
     let (preload, clock) = (library().display().to_string(), site.path("clock").display().to_string());
     let variables = [
@@ -41,7 +41,13 @@ fn row_30_whatever_the_wall_clock_does_decisions_answers_and_the_record_go_on() 
         ("FAKETIME_NO_CACHE", "1"),
         ("FAKETIME_DONT_FAKE_MONOTONIC", "1"),
     ];
-    let sandbox = Sandbox::start_with(&site, &variables, &["--data-dir", "kept"]);
+    Sandbox::start_with(site, &variables, arguments)
+}
+
+#[test]
+fn row_30_whatever_the_wall_clock_does_decisions_answers_and_the_record_go_on() {
+    let site = Site::new();
+    let sandbox = start(&site, &["--data-dir", "kept"]);
     let first = pay(&sandbox, "T-first");
     let year = |decision: &Value| decision["created_at"].as_str().unwrap()[..4].parse::<i32>().unwrap();
     let today = year(&first);
@@ -80,4 +86,31 @@ fn row_30_whatever_the_wall_clock_does_decisions_answers_and_the_record_go_on() 
     let names: Vec<_> = rows.iter().map(|row| row["out_trade_no"].as_str().unwrap()).collect();
     let decided = (0..5).flat_map(|step| (0..5).map(move |number| format!("T-{step}-{number}")));
     assert_eq!(names, std::iter::once("T-first".to_owned()).chain(decided).collect::<Vec<_>>(), "in order, once each");
+}
+
+#[test]
+fn a_process_that_nobody_asks_anything_forgets_a_person_when_the_day_has_come() {
+    let site = Site::new();
+    let law = "\n[jurisdiction.TH]\nretention = \"1d\"\n";
+    site.write("routes.toml", &format!("{}{law}", crate::process::routes_with("kept")));
+    let sandbox = start(&site, &["--data-dir", "kept"]);
+    site.write("clock", "@2026-11-20 12:00:00\n");
+    let body = json!({
+        "out_trade_no": "T1", "total_amount": "1.00", "currency": "CNY", "subject": "clock",
+        "merchant": { "id": "m1" }, "user": { "id": "payer-17", "country": "TH", "phone": "0812345678" },
+    });
+    let decided = post(&sandbox, "/v1/risk/assessments", &body);
+    let exported = || run(weighbridge().args(["audit", "export", "--data-dir"]).arg(site.path("kept"))).out;
+    let readable = || exported().contains("payer-17");
+    assert!(readable(), "{}", exported());
+    site.write("clock", "@2026-11-21 23:50:00\n");
+    thread::sleep(Duration::from_secs(1));
+    assert!(readable(), "its last day is not over");
+    site.write("clock", "@2026-11-22 00:00:01\n");
+    wait_until(Duration::from_secs(30), "the person being forgotten", || !readable());
+    assert!(exported().contains(decided["id"].as_str().unwrap()), "the decision stays");
+    sandbox.signal("TERM");
+    assert!(sandbox.ended(Duration::from_secs(30)).0.success());
+    let verified = run(weighbridge().args(["audit", "verify", "--data-dir"]).arg(site.path("kept")));
+    assert_eq!(verified.code, Some(0), "{}", verified.err);
 }
