@@ -8,16 +8,20 @@
 import os
 import re
 import selectors
+import shutil
 import signal
 import subprocess
 import time
 from dataclasses import dataclass
+
+import pytest
 
 from harness import BINARY
 from pages import name_of
 
 MARK = "-- the end of block"
 LEFT_OUT = "…"
+PEACE_SECONDS = 5
 
 
 @dataclass
@@ -91,15 +95,35 @@ class Shell:
             out += piece
         return out.removesuffix(end).decode(errors="replace")
 
+    def ended(self) -> bool:
+        return self.process.poll() is not None
+
     def stop(self):
-        """Ends the shell and everything of its session, which is nobody else's."""
-        try:
-            os.killpg(self.process.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
+        """Ends the shell and everything of its session, which is nobody else's; in peace, where that is possible."""
+        for told in (signal.SIGCONT, signal.SIGTERM):
+            self._tell(told)
+        until = time.monotonic() + PEACE_SECONDS
+        while self._tell(0) and time.monotonic() < until:
+            self.process.poll()
+            time.sleep(0.05)
+        self._tell(signal.SIGKILL)
         self.process.wait()
         self.process.stdin.close()
         self.process.stdout.close()
+
+    def _tell(self, told: int) -> bool:
+        """Whether anybody is left to be told."""
+        try:
+            os.killpg(self.process.pid, told)
+            return True
+        except ProcessLookupError:
+            return False
+
+
+def tool(name: str):
+    """Commands of pages need what a machine may lack; in CI nothing is missing."""
+    if not shutil.which(name):
+        (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)(f"{name} is not installed")
 
 
 def quoted(text: str) -> str:
