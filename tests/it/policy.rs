@@ -339,14 +339,18 @@ fn check_shows_policies_as_they_come_out_and_mistakes_at_their_column() {
     assert!(!bad.err.contains("CANARY"), "{}", bad.err);
 }
 
-/// The examples people copy: the README's, and the ones behind `#` in `routes.toml`.
+/// The examples people copy: the README's, those of its page about payments, and the ones behind `#` in `routes.toml`.
 #[test]
 fn the_documented_policies_and_lists_compile() {
     let read = |name: &str| fs::read_to_string(repository().join(name)).unwrap();
-    let readme = read("README.md");
-    let (_, rest) = readme.split_once("### Policies and lists").unwrap();
-    let (_, example) = rest.split_once("```toml\n").unwrap();
-    let (example, _) = example.split_once("```").unwrap();
+    let first_example_of = |page: &str| {
+        let text = read(page);
+        let (_, rest) = text.split_once("## Policies and lists").unwrap();
+        let (_, example) = rest.split_once("```toml\n").unwrap();
+        example.split_once("```").unwrap().0.to_owned()
+    };
+    let (short, example) = (first_example_of("README.md"), first_example_of("docs/risk.md"));
+    assert!(short.contains("[[risk.policy]]"));
     assert!(example.contains("[[risk.policy]]") && example.contains("[[risk.list]]"));
     let routes = read("routes.toml");
     let (_, commented) = routes.split_once("# [[risk.policy]]").unwrap();
@@ -355,7 +359,7 @@ fn the_documented_policies_and_lists_compile() {
         .lines()
         .map(|line| format!("{}\n", line.strip_prefix("# ").unwrap_or_default()))
         .collect();
-    for example in [example, &commented] {
+    for example in [short, example, commented] {
         let example = example.replace("file = \"blocked-cards.txt\"", "values = []");
         let site = Site::new();
         site.write("routes.toml", &routes_with(&example));

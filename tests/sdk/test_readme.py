@@ -1,7 +1,5 @@
-"""README says what the product does, so it is held to it: its commands run, its tables are complete, its examples work.
-
-A block that opens with ```sh test is run as it stands, with the variables that README tells the reader to set.
-Comments in such a block are what it prints, line by line.
+"""README and the pages behind it say what the product does, so they are held to it: their commands run, their tables are
+complete, their examples work. pages.py says which blocks are run, and how.
 """
 
 import os
@@ -12,18 +10,11 @@ import sys
 import pytest
 
 from harness import BINARY, ROOT, Sandbox, exchange, payment
+from pages import OPERATIONS, REFERENCE, blocks, name_of, printed, run, text_of, variables
 
-README = (ROOT / "README.md").read_text()
-ENOUGH_SECONDS = 60
-
-
-def blocks(opening: str) -> list:
-    return re.findall(rf"^```{re.escape(opening)}\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
-
-
-def printed(block: str) -> list:
-    """What a block says that it prints: its comments, on lines of their own or after two spaces."""
-    return re.findall(r"(?:^|  )# (.*)$", block, re.MULTILINE)
+README = text_of(ROOT / "README.md")
+TOLD = text_of(*REFERENCE, OPERATIONS)
+MOST_LINES = 950
 
 
 # Of a merchant that no example names, and a counter that stops nobody: both have metrics of their own.
@@ -49,19 +40,9 @@ def reader(tmp_path_factory):
     running.stop()
 
 
-def run(reader, *command) -> str:
-    told = {"WB_URL": reader.data, "WB_ADMIN": reader.admin, "WB_KEY": reader.key, "WB_SIGNING_SECRET": reader.said["signing_secret"]}
-    told["PATH"] = f"{BINARY.parent.resolve()}:{os.environ['PATH']}"
-    ended = subprocess.run(
-        command, cwd=ROOT, env={**os.environ, **told}, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=ENOUGH_SECONDS
-    )
-    assert ended.returncode == 0, f"exit {ended.returncode}\n{ended.stdout}\n{ended.stderr}"
-    return ended.stdout
-
-
-@pytest.mark.parametrize("block", blocks("sh test"), ids=lambda block: re.sub(r"\W+", " ", block)[:60].strip())
+@pytest.mark.parametrize("block", blocks(text_of(*REFERENCE), "sh test"), ids=name_of)
 def test_a_command_of_readme_does_what_it_says(reader, block):
-    out = run(reader, "bash", "-euo", "pipefail", "-c", block)
+    out = run(variables(reader), "bash", "-euo", "pipefail", "-c", block)
     assert out.strip(), "a command that is shown has something to show"
     expected = printed(block)
     if expected:
@@ -69,10 +50,10 @@ def test_a_command_of_readme_does_what_it_says(reader, block):
 
 
 def test_readme_has_commands_for_everybody():
-    commands = "".join(blocks("sh test"))
+    commands = "".join(blocks(README, "sh test"))
     for path in ("/v1/chat/completions", "/v1/models", "/v1/risk/assessments", "/readyz", "/status.json"):
         assert path in commands
-    assert sum(map(len, map(printed, blocks("sh test")))) >= 3, "some commands say what they print"
+    assert sum(map(len, map(printed, blocks(README, "sh test")))) >= 3, "some commands say what they print"
 
 
 def test_the_first_two_commands_are_the_product_and_its_tests():
@@ -84,14 +65,14 @@ def test_the_first_two_commands_are_the_product_and_its_tests():
 
 
 def test_the_python_example_runs(reader):
-    out = run(reader, sys.executable, "examples/openai_sdk.py")
+    out = run(variables(reader), sys.executable, "examples/openai_sdk.py")
     assert "failover: openrouter answered after 2 attempts" in out
     assert "is not complete: upstream_truncated" in out
     assert "mistake: model_not_found req_" in out
 
 
 def test_the_shell_example_runs(reader):
-    out = run(reader, "bash", "examples/risk_call.sh")
+    out = run(variables(reader), "bash", "examples/risk_call.sh")
     assert re.findall(r'"source": ?"(\w+)"', out) == ["live", "replayed", "fallback", "late"]
     assert re.findall(r"^(\d+) in ", out, re.MULTILINE) == ["200", "200", "409", "200", "200"]
     first, again = re.findall(r'"id": ?"(ra_[^"]*)"', out)[:2]
@@ -99,8 +80,12 @@ def test_the_shell_example_runs(reader):
 
 
 def test_the_python_of_readme_is_python():
-    for number, block in enumerate(blocks("python")):
-        compile(block, f"README.md, Python block {number + 1}", "exec")
+    for number, block in enumerate(blocks(TOLD, "python")):
+        compile(block, f"Python block {number + 1}", "exec")
+
+
+def test_readme_is_short_enough_to_be_read():
+    assert len(README.splitlines()) <= MOST_LINES, "what only some need in full goes to docs/"
 
 
 def catalog() -> dict:
@@ -111,7 +96,7 @@ def catalog() -> dict:
 
 
 def metric_rows() -> dict:
-    rows = re.findall(r"^\| `((?:weighbridge|gen_ai)_\w+)` \| (\w+) \| (.*?) \| (.*?) \|$", README, re.MULTILINE)
+    rows = re.findall(r"^\| `((?:weighbridge|gen_ai)_\w+)` \| (\w+) \| (.*?) \| (.*?) \|$", TOLD, re.MULTILINE)
     return {name: (kind, re.findall(r"`(\w+)`", labels), told) for name, kind, labels, told in rows}
 
 
@@ -124,7 +109,7 @@ def test_every_metric_is_in_readme_as_it_is_in_the_catalog():
 def test_every_metric_of_readme_is_exported(reader):
     poor = payment(features=["fx", "receipt_ocr"], merchant={"id": "m-poor"})
     assert reader.assess(poor).json()["features_dropped"] == ["receipt_ocr"]
-    named = set(metric_rows()) | set(re.findall(r"\bweighbridge_\w+", README))
+    named = set(metric_rows()) | set(re.findall(r"\bweighbridge_\w+", TOLD))
     text = exchange(reader.admin, "GET", "/metrics").body.decode()
     exported = set(re.findall(r"^# TYPE (\w+) ", text, re.MULTILINE))
     # This one has a series only with TLS; test_listener.py sees it there.
@@ -141,7 +126,7 @@ def flags(command: str) -> set:
 def test_every_flag_is_in_readme(command):
     known = flags(command)
     assert known
-    assert {flag for flag in known if not re.search(rf"`[^`\n]*{flag}\b", README)} == set()
+    assert {flag for flag in known if not re.search(rf"`[^`\n]*{flag}\b", TOLD)} == set()
 
 
 def test_every_command_is_in_readme():
@@ -154,13 +139,13 @@ def test_every_command_is_in_readme():
 def test_every_warning_is_in_readme():
     rules = (ROOT / "src/config/rule.rs").read_text()
     codes = re.findall(r'=> "(W\d{3})"', rules)
-    assert re.findall(r"^\| (W\d{3}) \|", README, re.MULTILINE) == codes
+    assert re.findall(r"^\| (W\d{3}) \|", TOLD, re.MULTILINE) == codes
     tests = (ROOT / "src/config/lint/tests.rs").read_text() + (ROOT / "src/config/format/tests.rs").read_text()
     assert {code for code in codes if f"fn {code.lower()}_" not in tests} == set(), "each is shown by a test of its name"
 
 
 def test_every_flag_of_the_table_exists():
-    listed = set(re.findall(r"^\| `(--[a-z-]+)", README, re.MULTILINE))
+    listed = set(re.findall(r"^\| `(--[a-z-]+)", TOLD, re.MULTILINE))
     common, simulate = flags("serve") | flags("check"), flags("simulate")
     assert listed - simulate == common
     assert listed <= common | simulate
@@ -197,12 +182,13 @@ def test_every_dependency_has_its_reason_in_the_changelog():
 
 
 def test_links_to_files_and_headings_lead_somewhere():
-    for path in ("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md"):
-        text = (ROOT / path).read_text()
+    others = [ROOT / path for path in ("ARCHITECTURE.md", "CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md", "providers/README.md")]
+    for path in (*REFERENCE, OPERATIONS, *others, *(ROOT / "ops/runbook").glob("*.md")):
+        text = path.read_text()
         for target in re.findall(r"\]\((?!https?:)([^)]+)\)", text):
             file, _, heading = target.partition("#")
-            assert not file or (ROOT / file).exists(), f"{path}: {target}"
+            assert not file or (path.parent / file).exists(), f"{path}: {target}"
             if heading:
-                there = (ROOT / (file or path)).read_text()
+                there = (path.parent / file if file else path).read_text()
                 slugs = {re.sub(r"[^\w -]", "", line.lower()).replace(" ", "-") for line in re.findall(r"^#+ (.*)$", there, re.MULTILINE)}
                 assert heading in slugs, f"{path}: {target}"
