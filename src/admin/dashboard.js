@@ -90,6 +90,12 @@ function age(s) {
   return `${Math.round(s / 86400)} days`;
 }
 
+function bytes(value) {
+  if (value < 1024) return `${value} B`;
+  const [unit, name] = [[2 ** 40, "TiB"], [2 ** 30, "GiB"], [2 ** 20, "MiB"], [2 ** 10, "KiB"]].find(([size]) => value >= size);
+  return `${(value / unit).toFixed(value < 10 * unit ? 1 : 0)} ${name}`;
+}
+
 const money = (micro) => (micro / 1e6).toFixed(6).replace(/(\.\d\d\d*?)0+$/, "$1");
 const share = (part, whole) => (whole > 0 ? `${((100 * part) / whole).toFixed(1)} %` : "–");
 
@@ -186,6 +192,68 @@ function reloadErrors({ status }) {
     errors.map((error, place) =>
       el("div", {}, el("p", {}, el("code", {}, `${error.file}:${error.line}:${error.column}`)), el("pre", { tabindex: "0" }, rendered[place] ?? error.message)),
     ),
+  );
+}
+
+/** How far it is until something is given up: 80, 90 and 95 per cent are the stages. */
+function fullness({ used, limit }) {
+  const part = limit > 0 ? used / limit : 0;
+  const kind = part < 0.8 ? "good" : part < 0.95 ? "warn" : "bad";
+  return mark(kind, share(used, limit));
+}
+
+function overload({ status }) {
+  const { stage, scarce, classes, ...amounts } = status.overload;
+  const name = "weighbridge_shed_total";
+  const things = [
+    ["Memory", amounts.memory_bytes, bytes],
+    ["Open files and sockets", amounts.descriptors, count],
+    ["Disk of the record", amounts.disk_bytes, bytes],
+    ["Calls in flight", amounts.in_flight, count],
+    ["Bytes of their bodies", amounts.in_flight_bytes, bytes],
+  ].flatMap(([what, amount, say]) => (amount ? [{ what, say, ...amount }] : []));
+  const reasons = ({ class: of }) => {
+    const found = distinct(name, "reason").map((reason) => [reason, counted(name, { class: of, reason })]).filter(([, many]) => many > 0);
+    return found.length === 0 ? "0" : el("ul", {}, found.map(([reason, many]) => el("li", {}, `${OUTCOME_WORDS(reason)} ${count(many)}`)));
+  };
+  fill(
+    "overload",
+    el("p", {}, "Stage: ", stage === "normal" ? mark("good", "normal") : mark(stage === "lean" ? "warn" : "bad", `${stage}, for want of ${scarce}`)),
+    table("What can run out. At 80, 90 and 95 % of memory or files something is given up.", [
+      ["What", (one) => one.what],
+      ["In use", (one) => one.say(one.used), true],
+      ["Of", (one) => one.say(one.limit), true],
+      ["Full", fullness, true],
+    ], things),
+    table("Who is let in; the least is refused first.", [
+      ["Class", (one) => one.class],
+      ["Now", (one) => (one.admitted ? mark("good", "let in") : mark("bad", "refused"))],
+      ["While in flight are fewer than", (one) => count(one.in_flight), true],
+      ["Refused", reasons, true],
+    ], classes),
+  );
+}
+
+/** One certificate for the listeners that speak TLS; the page itself knows how it was asked for. */
+function certificate({ status, data }) {
+  const told = status.tls;
+  const listener = (name, secure) => `${name}: ${secure ? "TLS" : "in the clear"}`;
+  const listeners = el("p", {}, [listener("applications", data.startsWith("https:")), listener("this page", location.protocol === "https:")].join(", "), ".");
+  if (!told) return fill("certificate", listeners);
+  const days = told.expires_in_seconds / 86400;
+  const left = days < 0 ? mark("bad", `expired ${age(-told.expires_in_seconds)} ago`) : mark(days < 14 ? "warn" : "good", `${age(told.expires_in_seconds)} left`);
+  const pair = (name, ...value) => el("div", {}, el("dt", {}, name), el("dd", {}, ...value));
+  fill(
+    "certificate",
+    listeners,
+    el("dl", { class: "facts wide" },
+      pair("For", told.names.length > 0 ? told.names.join(", ") : mark("warn", "nobody by name")),
+      pair("Until", left, " ", el("span", { class: "soft" }, told.not_after)),
+      pair("Client certificates", { none: "not asked for", optional: "optional", required: "required" }[told.client_auth] ?? told.client_auth),
+      pair("Read again", told.reloaded_at ?? "not since the start"),
+      pair("SHA-256", el("code", {}, told.certificate_sha256)),
+    ),
+    told.error && el("p", {}, mark("bad", "the newer files are not in use: "), told.error),
   );
 }
 
@@ -347,9 +415,18 @@ function webhooks({ status }) {
   const told = status.webhooks;
   if (!told) return fill("webhooks", note("No tenant has a webhook: nobody is told of late verdicts."));
   const failed = total(last, "weighbridge_webhook_notices_total", { outcome: "failed" });
+  const pair = (name, ...value) => el("div", {}, el("dt", {}, name), el("dd", {}, ...value));
+  const oldest = told.oldest_at ? (Date.parse(last.at) - Date.parse(told.oldest_at)) / 1000 : null;
   fill(
     "webhooks",
-    el("p", {}, `${count(told.delivered)} delivered, ${count(told.pending)} on their way, ${count(failed)} failed tries, `, told.dead.length === 0 ? "none given up." : mark("bad", `${told.dead.length} given up:`)),
+    el("dl", { class: "facts" },
+      pair("Delivered", count(told.delivered)),
+      pair("On their way", count(told.pending)),
+      pair("Waiting in the outbox", told.waiting === 0 ? "0" : mark("warn", count(told.waiting))),
+      pair("The oldest", oldest === null ? "none" : oldest > 600 ? mark("warn", age(oldest)) : age(Math.max(0, oldest))),
+      pair("Failed tries", count(failed)),
+      pair("Dead letters", told.dead.length === 0 ? "0" : mark("bad", count(told.dead.length))),
+    ),
     told.dead.length > 0 &&
       table(null, [
         ["Event", (one) => one.event],
@@ -410,7 +487,7 @@ function snippets({ data, status }) {
   fill("snippets", note("Put a caller's key where it says YOUR-KEY; weighbridge digest turns one into the line for routes.toml."), made.map(([title, text]) => snippet(title, text)));
 }
 
-const SECTIONS = [facts, reloadErrors, routes, upstreams, failovers, providers, decisions, cache, spend, callers, webhooks, record, snippets];
+const SECTIONS = [facts, reloadErrors, routes, upstreams, failovers, providers, overload, decisions, record, webhooks, cache, spend, callers, certificate, snippets];
 
 function show() {
   if (!last) return;

@@ -12,12 +12,14 @@ use crate::config::table::{Budget, Candidate, Limits};
 use crate::domain::clock;
 use crate::domain::id::{ProviderId, UpstreamId};
 use crate::domain::money::Cost;
-use crate::domain::overload::Stage;
+use crate::domain::overload::{Class, Stage};
 use crate::flight::arrival::LiveCaller;
+use crate::flight::gate::Gate;
 use crate::flight::quota::Spending;
 use crate::gateway::certificates::{self, Certificates};
 use crate::gateway::notify::{DeadLetter, Notices};
 use crate::gateway::snapshot::{ReadyRoute, Shared, Snapshot};
+use crate::layer::audit::Clerk;
 use crate::telemetry::process::Used;
 use crate::upstream::skew::Measured;
 
@@ -50,6 +52,8 @@ pub struct Status {
 /// The listeners' certificate.
 #[derive(Serialize)]
 struct TlsStatus {
+    /// Whom it is for: host names and addresses, the first twenty.
+    names: Vec<String>,
     /// SHA-256 of the certificate in use.
     certificate_sha256: String,
     /// RFC 3339.
@@ -142,6 +146,21 @@ struct Overload {
     memory_bytes: Option<Amount>,
     #[serde(skip_serializing_if = "Option::is_none")]
     descriptors: Option<Amount>,
+    /// The file system of the data folder; absent without a record.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    disk_bytes: Option<Amount>,
+    /// Who is let in, the least first.
+    classes: Vec<ClassStatus>,
+}
+
+/// How far a class of calls may fill the process.
+#[derive(Serialize)]
+struct ClassStatus {
+    class: &'static str,
+    /// Calls of everybody that may be in flight when one of this class is let in.
+    in_flight: u32,
+    /// False while everybody of it is refused: for want of room, or by the stage.
+    admitted: bool,
 }
 
 #[derive(Serialize)]
@@ -198,6 +217,9 @@ struct WebhookStatus {
     pending: usize,
     /// In the outbox and not under way.
     waiting: usize,
+    /// When the oldest that is in the outbox and not settled was posted, RFC 3339; absent without one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    oldest_at: Option<String>,
     delivered: u64,
     /// The newest that were given up.
     dead: Vec<DeadLetterStatus>,
@@ -268,13 +290,26 @@ fn overload(shared: &Shared, limits: &Limits) -> Overload {
         in_flight_bytes: Amount { used: gate.held_bytes(), limit: gate.most_bytes(limits) },
         memory_bytes: reading.memory.map(Amount::from),
         descriptors: reading.descriptors.map(Amount::from),
+        disk_bytes: shared.clerk.as_ref().and_then(disk),
+        classes: Class::ALL.iter().map(|&class| admission(gate, class, limits)).collect(),
     }
+}
+
+fn disk(clerk: &Clerk) -> Option<Amount> {
+    clerk.records().reader()?.disk().map(|disk| Amount { used: disk.used, limit: disk.limit })
+}
+
+fn admission(gate: &Gate, class: Class, limits: &Limits) -> ClassStatus {
+    let in_flight = class.share(u32::try_from(limits.in_flight).unwrap_or(u32::MAX));
+    let admitted = gate.remains(class, limits).is_ok() && gate.in_flight() < in_flight;
+    ClassStatus { class: class.label(), in_flight, admitted }
 }
 
 fn tls(certificates: &Certificates) -> TlsStatus {
     let (now, told) = (certificates.now(), certificates.told());
     let seconds = i64::try_from(clock::unix_seconds()).unwrap_or(i64::MAX);
     TlsStatus {
+        names: now.names.clone(),
         certificate_sha256: certificates::hex(&now.sha256),
         not_before: certificates::day(now.validity.not_before),
         not_after: certificates::day(now.validity.not_after),
@@ -292,7 +327,8 @@ fn webhooks(notices: &Notices) -> WebhookStatus {
         DeadLetterStatus { event, tenant, decision, at, tries, failure, kept }
     });
     let (pending, waiting, delivered) = (notices.pending(), notices.waiting(), notices.delivered());
-    WebhookStatus { pending, waiting, delivered, dead: dead.collect() }
+    let oldest_at = notices.oldest_ms().map(clock::rfc3339);
+    WebhookStatus { pending, waiting, oldest_at, delivered, dead: dead.collect() }
 }
 
 fn route(snapshot: &Snapshot, ready: &ReadyRoute, candidates: &[Candidate]) -> RouteStatus {

@@ -26,6 +26,7 @@ use crate::telemetry::labels::CertificateReload;
 use crate::telemetry::metrics::Metrics;
 
 mod leaf;
+mod names;
 mod read;
 
 /// Most bytes of one file: a bundle of client authorities may be long.
@@ -144,6 +145,8 @@ pub struct InForce {
     pub sha256: [u8; 32],
     /// When it counts.
     pub validity: Validity,
+    /// Whom it is for: host names and addresses, the first twenty.
+    pub names: Vec<String>,
 }
 
 /// What the last reload of the files said.

@@ -89,6 +89,7 @@ impl Courier {
         let pending = self.reader.notices(State::Pending, MOST_PENDING)?;
         let (snapshot, now) = (self.live.load(), clock::unix_ms());
         let (mut begun, mut waiting) = (Vec::new(), 0);
+        let oldest = pending.iter().map(|kept| kept.created_ms).min();
         for kept in pending {
             let Kept { created_ms, changed_ms, .. } = kept;
             let own = created_ms == changed_ms && created_ms >= self.started_ms;
@@ -101,7 +102,7 @@ impl Courier {
                 None => waiting += 1,
             }
         }
-        self.notices.seen(dead, waiting);
+        self.notices.seen(dead, waiting, oldest);
         Ok(begun)
     }
 

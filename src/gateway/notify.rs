@@ -58,6 +58,8 @@ pub struct Notices {
     under_way: Mutex<BTreeSet<String>>,
     /// In the outbox and not under way, as last seen.
     waiting: AtomicUsize,
+    /// When the oldest in the outbox that was not settled yet was posted, as last seen; 0 if there is none.
+    oldest_ms: AtomicU64,
     delivered: AtomicU64,
     /// A blocking lock, held for a push or a copy.
     dead: Mutex<VecDeque<DeadLetter>>,
@@ -101,6 +103,11 @@ impl Notices {
         self.waiting.load(Ordering::Relaxed)
     }
 
+    /// When the oldest notice in the outbox that nobody took yet was posted, milliseconds since 1970, as last seen.
+    pub fn oldest_ms(&self) -> Option<u64> {
+        Some(self.oldest_ms.load(Ordering::Relaxed)).filter(|&posted| posted > 0)
+    }
+
     /// Accepted by their receivers since the start.
     pub fn delivered(&self) -> u64 {
         self.delivered.load(Ordering::Relaxed)
@@ -111,8 +118,10 @@ impl Notices {
         self.letters().iter().cloned().collect()
     }
 
-    /// Takes over what the outbox says: dead letters there, newest first, and how many wait.
-    pub(super) fn seen(&self, dead: Vec<Kept>, waiting: usize) {
+    /// Takes over what the outbox says: dead letters there, newest first, how many wait, and since when the oldest that is
+    /// not settled is there.
+    pub(super) fn seen(&self, dead: Vec<Kept>, waiting: usize, oldest_ms: Option<u64>) {
+        self.oldest_ms.store(oldest_ms.unwrap_or_default(), Ordering::Relaxed);
         self.waiting.store(waiting, Ordering::Relaxed);
         let mut letters = self.letters();
         let mut all: Vec<DeadLetter> = letters.drain(..).filter(|letter| !letter.kept).collect();

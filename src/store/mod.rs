@@ -8,6 +8,7 @@
 pub mod book;
 pub mod chain;
 pub mod db;
+pub mod disk;
 pub mod keys;
 mod missing;
 pub mod outbox;

@@ -11,6 +11,7 @@ use rusqlite::{Connection, OptionalExtension, params};
 use super::book::chain_of;
 use super::chain::{self, Content, Finding, Proof, Row, Walk, Wrong};
 use super::db::{self, StoreError};
+use super::disk::{self, Disk};
 use super::keys::{Keys, SubjectId, SubjectKey};
 use super::outbox::{self, Kept, State};
 use super::record::{Body, OutcomeBody, Personal};
@@ -92,6 +93,11 @@ impl Reader {
     pub fn open(folder: &Path) -> Result<Self, StoreError> {
         drop(db::open_to_read(folder)?);
         Ok(Self::new(folder, Arc::new(Keys::read(folder)?)))
+    }
+
+    /// How full the disk is that the record lies on.
+    pub fn disk(&self) -> Option<Disk> {
+        disk::disk(&self.folder)
     }
 
     fn ask<T>(&self, question: impl FnOnce(&Connection) -> Result<T, StoreError>) -> Result<T, StoreError> {

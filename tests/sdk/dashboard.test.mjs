@@ -3,6 +3,7 @@
 // WEIGHBRIDGE_SCREENSHOTS=DIR keeps pictures of it.
 
 import assert from "node:assert/strict";
+import { execFileSync } from "node:child_process";
 import { existsSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { after, before, describe, test } from "node:test";
@@ -12,9 +13,17 @@ import { Sandbox } from "./sandbox.mjs";
 const CHROMIUM = process.env.WEIGHBRIDGE_CHROMIUM ?? "/usr/bin/chromium";
 const FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"];
 FLAGS.push("--disable-background-networking", "--disable-component-update", "--disable-sync");
-const SECTIONS = ["routes", "upstreams", "failovers", "providers", "decisions", "cache", "spend", "callers", "webhooks", "record", "snippets"];
+const SECTIONS = ["routes", "upstreams", "failovers", "providers", "overload", "decisions", "record", "webhooks", "cache", "spend", "callers", "certificate", "snippets"];
 const TOKEN = "an-admin-token-of-some-length";
 const PATIENCE = 15_000;
+const SHOP_KEY = "wb-demo-checkout-0123456789abcdef";
+const HOOK = `
+[[webhook]]
+tenant = "shop"
+url = "http://127.0.0.1:9/hook"
+allow_private = true
+auth = { kind = "di-hmac", key_id = "hook-1", secret_env = "SHOP_HOOK_SECRET", secret_encoding = "hex" }
+`;
 
 const payment = (number) => ({
   out_trade_no: `D${number}`,
@@ -25,10 +34,19 @@ const payment = (number) => ({
   user: { id: `u${number}` },
 });
 
-async function post(sandbox, path, body) {
-  const headers = { authorization: `Bearer ${sandbox.said.api_key}`, "content-type": "application/json" };
+async function post(sandbox, path, body, key = sandbox.said.api_key) {
+  const headers = { authorization: `Bearer ${key}`, "content-type": "application/json" };
   const response = await fetch(`${sandbox.said.data}${path}`, { method: "POST", headers, body: JSON.stringify(body) });
   await response.text();
+  return response.status;
+}
+
+/** A key and a certificate for ten days, as flags of the sandbox. */
+function certificate(inside) {
+  const [cert, key] = [inside("cert.pem"), inside("key.pem")];
+  const made = ["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "10", "-subj", "/CN=wb"];
+  execFileSync("openssl", [...made, "-keyout", key, "-out", cert, "-addext", "subjectAltName=DNS:wb.example,IP:127.0.0.1"], { stdio: "ignore" });
+  return ["--tls-cert", cert, "--tls-key", key];
 }
 
 const chatWith = (sandbox) => (model, content) =>
@@ -245,6 +263,64 @@ describe("the dashboard of a proxy", { skip: !existsSync(CHROMIUM) && `there is 
     assert.deepEqual(page.faults.filter((fault) => !fault.includes("401")), []);
     await page.reload();
     await field.waitFor({ timeout: PATIENCE });
+    await page.context().close();
+    await sandbox.stop();
+  });
+
+  test("shows what is scarce, who is let in and what was refused", async () => {
+    const sandbox = await Sandbox.start({ edit: (text) => text.replace(/^in_flight = .*/m, "in_flight = 2") });
+    const page = await open(browser, sandbox);
+    await filled(page);
+    await page.getByRole("radio", { name: "since the start" }).check();
+    const told = await text(page, "overload");
+    assert.match(told, /Stage: ✓ normal/);
+    for (const what of ["Memory", "Open files and sockets", "Disk of the record", "Calls in flight", "Bytes of their bodies"]) assert.ok(told.includes(what), what);
+    assert.match(told, /Memory\s+[\d.]+ [KMGT]?i?B\s+[\d.]+ [KMGT]?i?B\s+[✓!✕] [\d.]+ %/);
+    assert.match(told, /normal\s+✓ let in\s+1\s+0/);
+    // Two places, of which one belongs to payments: while one call takes its time, nobody but a payment is let in.
+    const slow = chatWith(sandbox)("sandbox/slow", "takes its time");
+    await until(async () => /normal\s+✕ refused/.test(await text(page, "overload")), "the refusal");
+    assert.match(await text(page, "overload"), /risk\s+✓ let in\s+2/);
+    assert.equal(await chatWith(sandbox)("summary", "too many"), 503);
+    await until(async () => /in flight 1/.test(await text(page, "overload")), "the count");
+    await picture(page, "wide-full");
+    await slow;
+    assert.deepEqual(page.faults, []);
+    await page.context().close();
+    await sandbox.stop();
+  });
+
+  test("shows the listeners' certificate, its names and what is left of it", async () => {
+    const sandbox = await Sandbox.start({ flags: certificate });
+    const page = await open(browser, sandbox);
+    await filled(page);
+    const told = await text(page, "certificate");
+    assert.match(told, /applications: TLS, this page: in the clear/);
+    assert.match(told, /wb\.example, 127\.0\.0\.1/);
+    // Less than two weeks.
+    assert.match(told, /! (10 days|2\d\d h) left/);
+    writeFileSync(join(sandbox.folder, "cert.pem"), "not a certificate");
+    await until(async () => /newer files are not in use.*no certificate/.test(await text(page, "certificate")), "the refusal");
+    await picture(page, "wide-tls");
+    await page.setViewportSize({ width: 360, height: 740 });
+    await noSidewaysScrolling(page);
+    await picture(page, "narrow-tls");
+    assert.deepEqual(page.faults, []);
+    await page.context().close();
+    await sandbox.stop();
+  });
+
+  test("shows how many notices wait, since when the oldest does, and dead letters", async () => {
+    const sandbox = await Sandbox.start({ edit: (text) => text + HOOK });
+    const late = { ...payment(1), total_amount: "88.91", metadata: { sandbox_fault: "delay:1500ms" } };
+    assert.equal(await post(sandbox, "/v1/risk/assessments", late, SHOP_KEY), 200);
+    const page = await open(browser, sandbox);
+    await filled(page);
+    await until(async () => /The oldest\s+\d+ s/.test(await text(page, "webhooks")), "the notice");
+    assert.match(await text(page, "webhooks"), /On their way\s+1\s+Waiting in the outbox\s+0/);
+    assert.match(await text(page, "webhooks"), /Dead letters\s+0/);
+    await picture(page, "wide-webhooks");
+    assert.deepEqual(page.faults, []);
     await page.context().close();
     await sandbox.stop();
   });

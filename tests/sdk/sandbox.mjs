@@ -24,25 +24,27 @@ allow = ["summary"]
 `;
 
 export class Sandbox {
-  static async start() {
+  /** `edit` changes routes.toml; `flags`, made of a name within the folder, come after the others. */
+  static async start({ edit = (text) => text, flags = () => [] } = {}) {
     const sandbox = new Sandbox();
     sandbox.folder = mkdtempSync(join(tmpdir(), "weighbridge-"));
     const inside = (name) => join(sandbox.folder, name);
-    writeFileSync(inside("routes.toml"), readFileSync(join(ROOT, "routes.toml"), "utf8") + EXTRA_CALLER);
+    writeFileSync(inside("routes.toml"), edit(readFileSync(join(ROOT, "routes.toml"), "utf8")) + EXTRA_CALLER);
     const log = openSync(inside("log"), "w");
     const args = ["sandbox", "--json", "--routes", inside("routes.toml"), "--providers", join(ROOT, "providers")];
-    args.push("--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0");
+    args.push("--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0", ...flags(inside));
     sandbox.child = spawn(BINARY, args, { cwd: ROOT, stdio: ["ignore", "pipe", log] });
     closeSync(log);
     sandbox.ended = new Promise((resolve) => sandbox.child.once("close", resolve));
     const lines = createInterface({ input: sandbox.child.stdout });
+    let patience;
     const first = new Promise((resolve, reject) => {
       lines.once("line", resolve);
       sandbox.child.once("error", reject);
       sandbox.child.once("close", (code) => reject(new Error(`it ended with ${code}:\n${sandbox.log()}`)));
-      setTimeout(() => reject(new Error(`no line on its output:\n${sandbox.log()}`)), READY_WITHIN).unref();
+      patience = setTimeout(() => reject(new Error(`no line on its output:\n${sandbox.log()}`)), READY_WITHIN);
     });
-    sandbox.said = JSON.parse(await first);
+    sandbox.said = JSON.parse(await first.finally(() => clearTimeout(patience)));
     return sandbox;
   }
 

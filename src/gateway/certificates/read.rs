@@ -16,7 +16,7 @@ use rustls::{Error, RootCertStore, ServerConfig};
 use sha2::{Digest, Sha256};
 
 use super::{
-    CertificateError, CertificateFiles, ClientAuth, ClientFiles, InForce, LARGEST_FILE, leaf, read_bytes, shown,
+    CertificateError, CertificateFiles, ClientAuth, ClientFiles, InForce, LARGEST_FILE, leaf, names, read_bytes, shown,
 };
 
 /// Longest chain sent to clients; each handshake carries it.
@@ -30,6 +30,7 @@ pub(super) fn read(files: &CertificateFiles) -> Result<InForce, CertificateError
     let chain = certificates(&files.cert, MOST_CERTIFICATES)?;
     let own = chain.first().ok_or_else(|| malformed(&files.cert, "no certificate in PEM form"))?;
     let sha256 = Sha256::digest(own).into();
+    let names = names::names(own);
     let validity = leaf::validity(own).ok_or_else(|| malformed(&files.cert, "its validity cannot be read"))?;
     let key = private_key(&files.key)?;
     let key = CertifiedKey::from_der(chain, key, &default_provider()).map_err(|error| pair(files, &error))?;
@@ -39,7 +40,7 @@ pub(super) fn read(files: &CertificateFiles) -> Result<InForce, CertificateError
         Some(clients) => config(&key, verifier(clients)?, files)?,
         None => Arc::clone(&admin),
     };
-    Ok(InForce { data, admin, sha256, validity })
+    Ok(InForce { data, admin, sha256, validity, names })
 }
 
 fn certificates(path: &Path, most: usize) -> Result<Vec<CertificateDer<'static>>, CertificateError> {
