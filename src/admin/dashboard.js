@@ -90,6 +90,9 @@ function age(s) {
   return `${Math.round(s / 86400)} days`;
 }
 
+/** To the minute, in UTC, as the log has it. */
+const moment = (text) => el("time", { datetime: text }, `${text.slice(0, 10)} ${text.slice(11, 16)} UTC`);
+
 function bytes(value) {
   if (value < 1024) return `${value} B`;
   const [unit, name] = [[2 ** 40, "TiB"], [2 ** 30, "GiB"], [2 ** 20, "MiB"], [2 ** 10, "KiB"]].find(([size]) => value >= size);
@@ -195,23 +198,22 @@ function reloadErrors({ status }) {
   );
 }
 
-/** How far it is until something is given up: 80, 90 and 95 per cent are the stages. */
-function fullness({ used, limit }) {
+/** How far it is until something is given up; of the disk, until there is none left. */
+function fullness({ used, limit, stages: [first, last] }) {
   const part = limit > 0 ? used / limit : 0;
-  const kind = part < 0.8 ? "good" : part < 0.95 ? "warn" : "bad";
-  return mark(kind, share(used, limit));
+  return mark(part < first ? "good" : part < last ? "warn" : "bad", share(used, limit));
 }
 
 function overload({ status }) {
   const { stage, scarce, classes, ...amounts } = status.overload;
   const name = "weighbridge_shed_total";
   const things = [
-    ["Memory", amounts.memory_bytes, bytes],
-    ["Open files and sockets", amounts.descriptors, count],
-    ["Disk of the record", amounts.disk_bytes, bytes],
-    ["Calls in flight", amounts.in_flight, count],
-    ["Bytes of their bodies", amounts.in_flight_bytes, bytes],
-  ].flatMap(([what, amount, say]) => (amount ? [{ what, say, ...amount }] : []));
+    ["Memory", amounts.memory_bytes, bytes, [0.8, 0.95]],
+    ["Open files and sockets", amounts.descriptors, count, [0.8, 0.95]],
+    ["Disk of the record", amounts.disk_bytes, bytes, [0.9, 0.98]],
+    ["Calls in flight", amounts.in_flight, count, [0.7, 0.9]],
+    ["Bytes of their bodies", amounts.in_flight_bytes, bytes, [0.7, 0.9]],
+  ].flatMap(([what, amount, say, stages]) => (amount ? [{ what, say, stages, ...amount }] : []));
   const reasons = ({ class: of }) => {
     const found = distinct(name, "reason").map((reason) => [reason, counted(name, { class: of, reason })]).filter(([, many]) => many > 0);
     return found.length === 0 ? "0" : el("ul", {}, found.map(([reason, many]) => el("li", {}, `${OUTCOME_WORDS(reason)} ${count(many)}`)));
@@ -228,7 +230,7 @@ function overload({ status }) {
     table("Who is let in; the least is refused first.", [
       ["Class", (one) => one.class],
       ["Now", (one) => (one.admitted ? mark("good", "let in") : mark("bad", "refused"))],
-      ["While in flight are fewer than", (one) => count(one.in_flight), true],
+      ["Calls in flight, at most", (one) => count(one.in_flight), true],
       ["Refused", reasons, true],
     ], classes),
   );
@@ -238,7 +240,7 @@ function overload({ status }) {
 function certificate({ status, data }) {
   const told = status.tls;
   const listener = (name, secure) => `${name}: ${secure ? "TLS" : "in the clear"}`;
-  const listeners = el("p", {}, [listener("applications", data.startsWith("https:")), listener("this page", location.protocol === "https:")].join(", "), ".");
+  const listeners = el("p", {}, [listener("Applications", data.startsWith("https:")), listener("this page", location.protocol === "https:")].join(", "), ".");
   if (!told) return fill("certificate", listeners);
   const days = told.expires_in_seconds / 86400;
   const left = days < 0 ? mark("bad", `expired ${age(-told.expires_in_seconds)} ago`) : mark(days < 14 ? "warn" : "good", `${age(told.expires_in_seconds)} left`);
@@ -248,12 +250,12 @@ function certificate({ status, data }) {
     listeners,
     el("dl", { class: "facts wide" },
       pair("For", told.names.length > 0 ? told.names.join(", ") : mark("warn", "nobody by name")),
-      pair("Until", left, " ", el("span", { class: "soft" }, told.not_after)),
+      pair("Until", left, " ", el("span", { class: "soft" }, moment(told.not_after))),
       pair("Client certificates", { none: "not asked for", optional: "optional", required: "required" }[told.client_auth] ?? told.client_auth),
-      pair("Read again", told.reloaded_at ?? "not since the start"),
+      pair("Read again", told.reloaded_at ? moment(told.reloaded_at) : "not since the start"),
       pair("SHA-256", el("code", {}, told.certificate_sha256)),
     ),
-    told.error && el("p", {}, mark("bad", "the newer files are not in use: "), told.error),
+    told.error && el("p", {}, mark("bad", "The newer files are not in use:"), ` ${told.error}`),
   );
 }
 
@@ -401,7 +403,7 @@ function spend({ status }) {
         ["Spent", (row) => `${row.spent} of ${row.limit} ${row.currency} a ${row.per}`, true],
         ["Used", (row) => (Number(row.spent) >= Number(row.limit) ? mark("bad", "used up") : share(Number(row.spent), Number(row.limit))), true],
         ["Held for calls in flight", (row) => row.reserved, true],
-        ["Begins again", (row) => row.resets_at],
+        ["Begins again", (row) => moment(row.resets_at)],
       ], all),
   );
 }
@@ -432,7 +434,7 @@ function webhooks({ status }) {
         ["Event", (one) => one.event],
         ["Tenant", (one) => one.tenant],
         ["Decision", (one) => one.decision],
-        ["Given up at", (one) => one.at],
+        ["Given up at", (one) => moment(one.at)],
         ["Tries", (one) => count(one.tries), true],
         ["Why", (one) => one.failure],
       ], told.dead),

@@ -98,6 +98,21 @@ fn what_happened_is_in_the_overview_with_its_percentiles() {
 }
 
 #[test]
+fn what_can_run_out_and_who_is_let_in_is_told() {
+    let sandbox = Sandbox::start(&Site::new(), &[]);
+    let told = overview(&sandbox)["status"]["overload"].clone();
+    let disk = &told["disk_bytes"];
+    assert!(disk["used"].as_u64() > Some(0) && disk["used"].as_u64() <= disk["limit"].as_u64(), "{told}");
+    let classes = json!([
+        { "class": "batch", "in_flight": 1400, "admitted": true },
+        { "class": "low", "in_flight": 1600, "admitted": true },
+        { "class": "normal", "in_flight": 1800, "admitted": true },
+        { "class": "risk", "in_flight": 2000, "admitted": true },
+    ]);
+    assert_eq!(told["classes"], classes);
+}
+
+#[test]
 fn what_never_happened_takes_no_room() {
     let sandbox = Sandbox::start(&Site::new(), &[]);
     let told = overview(&sandbox);

@@ -295,12 +295,12 @@ describe("the dashboard of a proxy", { skip: !existsSync(CHROMIUM) && `there is 
     const page = await open(browser, sandbox);
     await filled(page);
     const told = await text(page, "certificate");
-    assert.match(told, /applications: TLS, this page: in the clear/);
+    assert.match(told, /Applications: TLS, this page: in the clear/);
     assert.match(told, /wb\.example, 127\.0\.0\.1/);
     // Less than two weeks.
     assert.match(told, /! (10 days|2\d\d h) left/);
     writeFileSync(join(sandbox.folder, "cert.pem"), "not a certificate");
-    await until(async () => /newer files are not in use.*no certificate/.test(await text(page, "certificate")), "the refusal");
+    await until(async () => /newer files are not in use: .*no certificate/.test(await text(page, "certificate")), "the refusal");
     await picture(page, "wide-tls");
     await page.setViewportSize({ width: 360, height: 740 });
     await noSidewaysScrolling(page);

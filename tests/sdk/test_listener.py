@@ -164,6 +164,7 @@ def test_a_renewed_certificate_is_in_use_without_a_restart(secure):
 
     first, was = shown(), status()
     assert was["client_auth"] == "optional" and was["expires_in_seconds"] > 9 * 86400 and "error" not in was
+    assert "localhost" in was["names"]
     issue(secure.folder, "next", days=20)
     # First the certificate alone: half a renewal is no pair, and the old one stays.
     shutil.copy(secure.folder / "next.pem", secure.folder / "server.pem")
