@@ -27,6 +27,7 @@ use super::source::Sources;
 use super::table::{
     Caller, Candidate, ConfigVersion, LlmRoute, Protocol, Provider, RiskRoute, RoutingTable, Shadow, Webhooks,
 };
+use super::traces::{self, Traces};
 use super::webhooks;
 use crate::domain::id::{ProviderId, RouteId, UpstreamId};
 use crate::domain::policy::{Applied, DEFAULT_RULE, Ruling};
@@ -65,12 +66,14 @@ fn compile_reporting(sources: &Sources, options: &CompileOptions<'_>, report: &R
     let lists = ListFiles::of(sources);
     let plan = sound.then(|| Plan::make(raw, &catalog, (&lists, options.secrets), report));
     let built = build_providers(&catalog, plan.as_ref(), options, report);
-    let hooks = plan.as_ref().map(|plan| webhooks::build(&plan.webhooks, &plan.callers, &Builder { options, report }));
+    let builder = Builder { options, report };
+    let hooks = plan.as_ref().map(|plan| webhooks::build(&plan.webhooks, &plan.callers, &builder));
+    let traces = plan.as_ref().and_then(|plan| traces::build(plan.traces.as_ref()?, &built, &builder));
     let mut plan = plan.filter(|_| report.is_clean())?;
     let hooks = hooks.unwrap_or_default();
-    let version = version_of(sources, &built, &plan.callers, &hooks);
+    let version = version_of(sources, &built, &plan.callers, (&hooks, traces.as_deref()));
     let raw = std::mem::take(&mut plan.cases);
-    let table = RoutingTable { webhooks: hooks, ..assemble(plan, built, version)? };
+    let table = RoutingTable { webhooks: hooks, traces, ..assemble(plan, built, version)? };
     // Last, because a name that is missing for another reason is no mistake of a test.
     let cases = cases_plan::plan(&raw, &table, report);
     Some(RoutingTable { cases, ..table })
@@ -107,8 +110,8 @@ fn assemble(mut plan: Plan, built: BTreeMap<ProviderId, Built>, version: ConfigV
         }
         None => None,
     };
-    let (webhooks, cases, Plan { limits, callers, .. }) = (Webhooks::new(), Vec::new(), plan);
-    Some(RoutingTable { version, limits, callers, providers, llm, risk, facts, webhooks, cases })
+    let (webhooks, traces, cases, Plan { limits, callers, .. }) = (Webhooks::new(), None, Vec::new(), plan);
+    Some(RoutingTable { version, limits, callers, providers, llm, risk, facts, webhooks, traces, cases })
 }
 
 fn llm_route(id: RouteId, plan: &PlannedRoute, providers: &BTreeMap<ProviderId, Arc<Provider>>) -> Option<LlmRoute> {
@@ -193,7 +196,7 @@ fn version_of(
     sources: &Sources,
     built: &BTreeMap<ProviderId, Built>,
     callers: &[Arc<Caller>],
-    hooks: &Webhooks,
+    (hooks, traces): (&Webhooks, Option<&Traces>),
 ) -> ConfigVersion {
     let mut hash = Sha256::new();
     for files in [&sources.routes, &sources.providers] {
@@ -225,6 +228,9 @@ fn version_of(
             add(&mut hash, hook.tenant.as_str().as_bytes());
             add(&mut hash, &Sha256::digest(key.secret.expose()));
         }
+    }
+    if let Some(traces) = traces {
+        traces.fingerprint(&mut hash);
     }
     ConfigVersion(hash.finalize().into())
 }

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use super::lists::List;
 use super::policy::{self, Rules};
 use super::table::{Auth, Caller, Candidate, Limits, LlmRoute, Provider, RiskRoute, RoutingTable, Shadow, Webhook};
+use super::traces::Traces;
 use super::words::Told;
 use crate::sign::keyring::{KeyState, Keyring};
 
@@ -108,6 +109,7 @@ impl TableDiff {
             table.webhooks.iter().map(|(tenant, hook)| (tenant.to_string(), Arc::clone(hook))).collect()
         };
         diff.compare("webhook", &hooks(old), &hooks(new), changed_webhook);
+        diff.compare_traces(old.traces.as_deref(), new.traces.as_deref());
         diff
     }
 
@@ -158,6 +160,16 @@ impl TableDiff {
         }
         for (name, before) in old.iter().filter(|(name, _)| !new.contains_key(*name)) {
             self.alone(ChangeKind::Removed, format!("{what} {name}"), (Some(&**before), None));
+        }
+    }
+
+    fn compare_traces(&mut self, old: Option<&Traces>, new: Option<&Traces>) {
+        let subject = "traces".to_owned();
+        match (old, new) {
+            (Some(before), Some(after)) => self.changed(subject, &changed_traces(before, after), (before, after)),
+            (None, Some(_)) => self.alone(ChangeKind::Added, subject, (old, new)),
+            (Some(_), None) => self.alone(ChangeKind::Removed, subject, (old, new)),
+            (None, None) => {}
         }
     }
 
@@ -221,6 +233,19 @@ fn changed_webhook(old: &Webhook, new: &Webhook) -> Vec<&'static str> {
         ("url", old.url == new.url),
         ("allow_private", old.allow_private == new.allow_private),
         ("auth", old.keys == new.keys),
+    ])
+}
+
+fn changed_traces(old: &Traces, new: &Traces) -> Vec<&'static str> {
+    differing([
+        ("otlp", old.url == new.url),
+        ("sample", old.share == new.share),
+        ("auth", same_auth_but_secret(&old.auth, &new.auth)),
+        (SECRET, old.auth.secrets().eq(new.auth.secrets())),
+        ("headers", old.headers == new.headers),
+        ("queue", old.queue == new.queue),
+        ("timeout", old.timeout == new.timeout),
+        ("forward_to", old.forward_to == new.forward_to),
     ])
 }
 

@@ -30,6 +30,7 @@ pub mod rule;
 pub mod schema;
 pub mod source;
 pub mod table;
+pub mod traces;
 pub mod units;
 pub mod velocity;
 pub mod words;

@@ -23,6 +23,7 @@ use super::raw::callers::RawCaller;
 use super::raw::cases::RawCase;
 use super::raw::llm::{RawRoute, RawTimeouts};
 use super::raw::routes::{RawLimits, RawRoutes};
+use super::raw::traces::RawTraces;
 use super::raw::webhook::RawWebhook;
 use super::read::suggest;
 use super::report::{Field, Mistake, Report, accept};
@@ -59,6 +60,7 @@ pub(super) struct Plan {
     pub(super) llm: BTreeMap<RouteId, PlannedRoute>,
     pub(super) risk: Option<PlannedRisk>,
     pub(super) webhooks: Vec<RawWebhook>,
+    pub(super) traces: Option<RawTraces>,
     pub(super) jurisdictions: Jurisdictions,
     pub(super) cases: Vec<RawCase>,
 }
@@ -92,7 +94,8 @@ impl Plan {
         let limits = plan_limits(merged.limits.as_ref(), report);
         let unique = merged.cases.iter().filter_map(|case| case.name.as_ref());
         checks::unique(unique, "the test's name", report);
-        Self { limits, callers, llm, risk, webhooks: merged.webhooks, jurisdictions, cases: merged.cases }
+        let (webhooks, traces, cases) = (merged.webhooks, merged.traces, merged.cases);
+        Self { limits, callers, llm, risk, webhooks, traces, jurisdictions, cases }
     }
 
     /// The ids of all providers that some route leads to.
@@ -120,7 +123,11 @@ pub(super) fn merge(files: Vec<RawRoutes>, report: &Report<'_>) -> RawRoutes {
         if let (Some(first), Some(second)) = (&merged.risk, &file.risk) {
             report.add(twice(&second.at, &first.at, "[risk]", report));
         }
+        if let (Some(first), Some(second)) = (&merged.traces, &file.traces) {
+            report.add(twice(&second.at, &first.at, "[traces]", report));
+        }
         merged.limits = merged.limits.or(file.limits);
+        merged.traces = merged.traces.or(file.traces);
         merged.risk = merged.risk.or(file.risk);
     }
     checks::unique(merged.models.iter().map(|route| &route.name), "the route", report);

@@ -15,6 +15,7 @@ use super::jurisdictions::Jurisdictions;
 use super::policy::Rules;
 use super::prices::RiskPrice;
 use super::reuse::ReusePolicy;
+use super::traces::Traces;
 use super::velocity::VelocityRule;
 use crate::domain::deadline::Timeouts;
 use crate::domain::id::{CallerId, ProviderId, RouteId, TenantId, UpstreamId};
@@ -55,6 +56,7 @@ pub struct RoutingTable {
     pub(super) risk: Option<Arc<RiskRoute>>,
     pub(super) facts: BTreeMap<ProviderId, ProviderFacts>,
     pub(super) webhooks: Webhooks,
+    pub(super) traces: Option<Arc<Traces>>,
     pub(super) cases: Vec<Arc<Case>>,
 }
 
@@ -104,6 +106,11 @@ impl RoutingTable {
     /// Where tenants want to be told of late verdicts.
     pub fn webhooks(&self) -> &Webhooks {
         &self.webhooks
+    }
+
+    /// Where traces go; `None` for nowhere.
+    pub fn traces(&self) -> Option<&Arc<Traces>> {
+        self.traces.as_ref()
     }
 
     /// What it must come to, by its own word.

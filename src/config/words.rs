@@ -13,6 +13,7 @@ use super::table::{
     Auth, BaseUrl, CachePolicy, Caller, Candidate, CutAnswers, Limits, LlmRoute, Model, Protocol, Provider, RiskRoute,
     StreamUsage, Unpriced, Webhook,
 };
+use super::traces::Traces;
 use super::units::shown;
 use super::velocity::{Measure, VelocityRule};
 use crate::config::audit::OnUnrecorded;
@@ -373,6 +374,22 @@ impl Told for Webhook {
             "url" => Some(place(&self.url)),
             "allow_private" => Some(self.allow_private.to_string()),
             "auth" => Some(keys(&self.keys)),
+            _ => None,
+        }
+    }
+}
+
+impl Told for Traces {
+    const FIRST: &'static [&'static str] = &["otlp", "sample"];
+
+    fn told(&self, setting: &str) -> Option<String> {
+        match setting {
+            "otlp" => Some(place(&self.url)),
+            "sample" => Some(percent(self.share)),
+            "auth" => Some(auth(&self.auth)),
+            "queue" => Some(self.queue.to_string()),
+            "timeout" => Some(shown(self.timeout)),
+            "forward_to" => list(&self.forward_to),
             _ => None,
         }
     }

@@ -255,7 +255,7 @@ fn operations(value: &Value<'_>) -> Option<Field<RawOperations>> {
     Some(Field { value: RawOperations { known, sound }, at: value.at, key: value.key.clone() })
 }
 
-fn headers(value: &Value<'_>) -> Vec<(Field<String>, Field<String>)> {
+pub(super) fn headers(value: &Value<'_>) -> Vec<(Field<String>, Field<String>)> {
     let Some(table) = value.table() else { return Vec::new() };
     table.entries().filter_map(|(name, value)| Some((name, value.string()?))).collect()
 }

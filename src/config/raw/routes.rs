@@ -9,12 +9,14 @@ use super::lint::{self, RawAllowed};
 use super::llm::{self, RawRoute};
 use super::overload;
 use super::risk::{self, RawRisk};
+use super::traces::RawTraces;
 use super::webhook::RawWebhook;
 use crate::config::error::Code;
 use crate::config::read::{ANY_LIMIT, Table, Value};
 use crate::config::report::Field;
 
-const KEYS: [&str; 9] = ["version", "lint", "limits", "caller", "model", "risk", "jurisdiction", "webhook", "test"];
+const KEYS: [&str; 10] =
+    ["version", "lint", "limits", "caller", "model", "risk", "jurisdiction", "webhook", "traces", "test"];
 const PLANNED: [&str; 0] = [];
 const MIB: usize = 1 << 20;
 const GIB: usize = 1 << 30;
@@ -28,6 +30,7 @@ pub(in crate::config) struct RawRoutes {
     pub(in crate::config) models: Vec<RawRoute>,
     pub(in crate::config) risk: Option<RawRisk>,
     pub(in crate::config) webhooks: Vec<RawWebhook>,
+    pub(in crate::config) traces: Option<RawTraces>,
     pub(in crate::config) jurisdictions: Vec<RawJurisdiction>,
     pub(in crate::config) cases: Vec<RawCase>,
 }
@@ -84,6 +87,7 @@ impl RawRoutes {
                 .get("webhook")
                 .map(|value| value.tables().iter().map(RawWebhook::read).collect())
                 .unwrap_or_default(),
+            traces: root.get("traces").and_then(|value| RawTraces::read(&value)),
             jurisdictions: root.get("jurisdiction").map(|value| RawJurisdiction::read_all(&value)).unwrap_or_default(),
             cases: root.get("test").map(|value| RawCase::read_all(&value)).unwrap_or_default(),
         }

@@ -24,6 +24,7 @@ pub(super) const ROOT: &[Key] = &[
         "What is kept of people, by the country of payer or merchant: [jurisdiction.TH]; the strictest wins.",
     ),
     key("webhook", List(&Table(WEBHOOK)), "Where a tenant is told of late verdicts, one [[webhook]] for each tenant."),
+    key("traces", Table(TRACES), "Where OpenTelemetry spans are sent. Default: nowhere."),
     key("limits", Table(LIMITS), "Bounds for everybody together."),
     key("test", List(&Table(TEST)), "What a call must come to, one [[test]] each; a file whose tests fail is refused."),
 ];
@@ -399,6 +400,16 @@ const JURISDICTION: &[Key] = &[
         List(&Words(&["name", "national-id", "email", "phone", "ip", "device", "instrument", "subject", "metadata"])),
         "What of a payment is not kept at all.",
     ),
+];
+
+const TRACES: &[Key] = &[
+    must("otlp", Form("^https?://"), "The collector's address; /v1/traces is added to it."),
+    key("sample", Number(0.0, 1.0), "The share of traces beginning here that is taken. Default: 0.1."),
+    key("auth", Table(AUTH), "What the collector wants to see, kind bearer or header. Default: nothing."),
+    key("headers", Map(&Text), "Headers that are always sent; never credentials."),
+    key("queue", Whole(16, 65_536), "Most requests whose spans wait to be sent. Default: 2048."),
+    key("timeout", Duration, "Longest time one try may take. Default: 10s."),
+    key("forward_to", List(&NAME), "Providers whose requests carry traceparent and tracestate. Default: none."),
 ];
 
 const WEBHOOK: &[Key] = &[
