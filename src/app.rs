@@ -25,6 +25,7 @@ use crate::domain::clock;
 use crate::domain::secret::Secret;
 use crate::gateway::build::build;
 use crate::gateway::certificates::{CertificateError, CertificateFiles};
+use crate::gateway::collector::Collector;
 use crate::gateway::courier::Courier;
 use crate::gateway::handover::{self, ReadTo};
 use crate::gateway::last_good::{self, Found, LastGood};
@@ -41,8 +42,8 @@ use crate::telemetry::metrics::Metrics;
 use crate::upstream::dial::{Dial, TcpDial};
 
 use parts::{
-    first_reload, keep_spending, listeners, load_certificates, look_over, open_record, remember, send_notices, shared,
-    start_admin, start_data, succession, tls, tls_sources, url, watch_pressure,
+    first_reload, keep_spending, listeners, load_certificates, look_over, open_record, remember, send_notices,
+    send_traces, shared, start_admin, start_data, succession, tls, tls_sources, url, watch_pressure,
 };
 
 /// Bytes of cached answers.
@@ -157,6 +158,7 @@ pub struct App {
     reloading: thread::JoinHandle<()>,
     spending: Option<Spending>,
     courier: Option<Sending>,
+    collector: Option<Sending>,
     records: Option<Records>,
     /// Its thread ends when this is gone.
     _pressure: SyncSender<()>,
@@ -172,7 +174,7 @@ struct Spending {
     thread: thread::JoinHandle<()>,
 }
 
-/// The thread that sends what the outbox holds; it ends when its sender is gone.
+/// A thread that sends what the outbox holds, or what a collector is told; it ends when its sender is gone.
 struct Sending {
     stop: oneshot::Sender<()>,
     thread: thread::JoinHandle<()>,
@@ -232,6 +234,7 @@ impl App {
         let data = start_data((listeners.data, data_tls), config.workers, &live, &shared, data_shutdown)?;
         let pressure = watch_pressure(&data, &live, &shared).map_err(StartError::System)?;
         let courier = Courier::new(&live, &shared).map(send_notices).transpose().map_err(StartError::System)?;
+        let collector = send_traces(Collector::new(&live, &shared)).map_err(StartError::System)?;
         let draining = Arc::new(AtomicBool::new(false));
         let admin = Admin {
             live: Arc::clone(&live),
@@ -258,6 +261,7 @@ impl App {
             reloading,
             spending,
             courier,
+            collector: Some(collector),
             records,
             _pressure: pressure,
             record_dir,
@@ -331,13 +335,13 @@ impl App {
         self.draining.store(true, Ordering::Release);
         // Its copies of the sockets would leave clients in a queue that nobody empties.
         self.succession.take().inspect(|_| tracing::debug!("the listening sockets are offered no more"));
-        let Self { data, admin, reloads, reloading, records, spending, courier, .. } = self;
+        let Self { data, admin, reloads, reloading, records, spending, courier, collector, .. } = self;
         let report = data.drain(delay, limit).await;
         reloads.stop();
         drop(admin);
         // It is asleep or reading files; it ends within a poll.
         drop(reloading);
-        end(courier).await;
+        futures_util::future::join(end(courier), end(collector)).await;
         close(records, spending).await;
         report
     }
@@ -359,19 +363,19 @@ impl App {
         if let Err(error) = heir.release(given.ok().flatten()) {
             tracing::error!(%error, "the process that was to take over is gone, and this one ends");
         }
-        let Self { data, admin, reloading, records, .. } = self;
+        let Self { data, admin, reloading, records, collector, .. } = self;
         drop(reloading);
         let (report, _) = futures_util::future::join(data.leave(limit), admin.leave(ADMIN_LIMIT)).await;
-        close(records, None).await;
+        futures_util::future::join(close(records, None), end(collector)).await;
         // It goes on alone from here.
         drop(heir);
         report
     }
 }
 
-/// What the outbox still holds is the next process's.
-async fn end(courier: Option<Sending>) {
-    if let Some(Sending { stop, thread }) = courier {
+/// What the outbox still holds is the next process's; a collector is told what can be told in a few seconds.
+async fn end(sending: Option<Sending>) {
+    if let Some(Sending { stop, thread }) = sending {
         drop(stop);
         let _ = tokio::task::spawn_blocking(move || thread.join()).await;
     }

@@ -22,6 +22,7 @@ use crate::config::table::{Limits, RoutingTable};
 use crate::flight::quota::Calendar;
 use crate::flight::velocity::Velocity;
 use crate::gateway::certificates::{CertificateError, CertificateFiles, Certificates};
+use crate::gateway::collector::Collector;
 use crate::gateway::courier::Courier;
 use crate::gateway::handover::{self, ReadTo};
 use crate::gateway::pressure::Watch as PressureWatch;
@@ -44,6 +45,7 @@ use crate::store::writer::{Faults, Records, RecordsConfig, Watch};
 use crate::telemetry::access::AccessLog;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::process::{self, Meter};
+use crate::telemetry::traces::Spans;
 use crate::upstream::dial::Dial;
 
 use super::{ANSWER_BYTES, CACHE_BYTES, Inherited, OTHER_FILES, Sending, Spending, StartError};
@@ -174,6 +176,15 @@ pub(super) fn send_notices(courier: Courier) -> io::Result<Sending> {
     Ok(Sending { stop, thread })
 }
 
+pub(super) fn send_traces(collector: Collector) -> io::Result<Sending> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let (stop, stopped) = oneshot::channel();
+    let thread = thread::Builder::new().name("traces".to_owned()).spawn(move || {
+        runtime.block_on(collector.run(stopped));
+    })?;
+    Ok(Sending { stop, thread })
+}
+
 pub(super) fn shared(
     metrics: Arc<Metrics>,
     log: AccessLog,
@@ -191,6 +202,7 @@ pub(super) fn shared(
         decisions: Arc::new(DecisionCache::new(pepper)),
         clerk: None,
         nonces: data_dir.map_or_else(Nonces::in_memory, Nonces::kept),
+        spans: Arc::new(Spans::new(metrics.traces.clone())),
         notices: Arc::default(),
         gate: Arc::new(Gate::default()),
         calendar: Calendar::now(),

@@ -16,6 +16,7 @@ use crate::flight::gate::Growth;
 use crate::flight::quota::Quota;
 use crate::flight::shares::Standing;
 use crate::flight::trail::Trail;
+use crate::telemetry::traces::Plan;
 
 /// One request with the configuration pinned to it. `P` is the pinned snapshot, `B` the body: a stream, later bytes.
 pub struct Arrival<P, B> {
@@ -92,6 +93,9 @@ pub trait Pinned: Clone + Send + Sync + 'static {
 
     /// Process-wide limits.
     fn limits(&self) -> &Limits;
+
+    /// What is told of requests to a collector; `None` for nothing.
+    fn traces(&self) -> Option<&Arc<Plan>>;
 
     /// The caller with this key digest.
     fn caller(&self, key_digest: &[u8; 32]) -> Option<&Arc<LiveCaller>>;

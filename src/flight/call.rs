@@ -18,6 +18,7 @@ use crate::flight::shares::Standing;
 use crate::flight::trail::Trail;
 use crate::flight::upload::Upload;
 use crate::flight::velocity::Readings;
+use crate::telemetry::traces::Begun;
 use crate::wire::risk::Assessment;
 
 /// What a caller asked for. Cloning is cheap: an attempt gets its own.
@@ -62,6 +63,8 @@ pub struct CallContext {
     pub forwarded: HeaderMap,
     /// The number of its conversation, where the route keeps conversations together.
     pub conversation: Option<u64>,
+    /// Its place in its trace, where some provider may learn of it.
+    pub trace: Option<Arc<Begun>>,
 }
 
 /// `wb-cache`: the caller's word on the answer cache.

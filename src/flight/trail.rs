@@ -20,6 +20,7 @@ use crate::flight::merchants::MerchantClaim;
 use crate::flight::quota::Claim;
 use crate::telemetry::handles::RouteMetrics;
 use crate::telemetry::labels::AttemptOutcome;
+use crate::telemetry::traces::Begun;
 
 /// A shared, append-only story of one call. Cloning shares it.
 #[derive(Clone, Default)]
@@ -63,6 +64,10 @@ pub struct AttemptNote {
     pub duration: Duration,
     /// It answered, and all its answer says is that a filter stopped it.
     pub filtered: bool,
+    /// Of the call's attempts, counted from 1 in the order in which they began.
+    pub number: u32,
+    /// The provider's status, if it answered with a failure.
+    pub status: Option<u16>,
 }
 
 /// An attempt nothing has come of yet, and what was heard of it so far.
@@ -80,12 +85,25 @@ pub struct Flying {
     pub filtered: bool,
     /// Another one was faster, so it is about to be dropped.
     pub outpaced: bool,
+    /// Of the call's attempts, counted from 1; zero until it is on its way.
+    pub number: u32,
+    /// The provider's status, if it answered with a failure.
+    pub status: Option<u16>,
 }
 
 impl Flying {
     /// One that begins.
     pub fn new(upstream: Arc<UpstreamNames>, since: Instant) -> Self {
-        Self { upstream, since, their_id: None, left_out: None, filtered: false, outpaced: false }
+        Self {
+            upstream,
+            since,
+            their_id: None,
+            left_out: None,
+            filtered: false,
+            outpaced: false,
+            number: 0,
+            status: None,
+        }
     }
 }
 
@@ -169,6 +187,10 @@ pub struct Story {
     pub tenant: Option<TenantId>,
     /// True if the caller asked for a stream.
     pub stream: bool,
+    /// Its place in its trace, where there are traces.
+    pub trace: Option<Arc<Begun>>,
+    /// Attempts that began.
+    pub begun: u32,
     /// The attempt that is on its way now: who answers in its stead has still tried it and waited for it.
     pub flying: Option<Flying>,
     /// A second one beside it.
@@ -242,6 +264,8 @@ impl Story {
 
     /// An attempt begins.
     pub fn take_off(&mut self, flying: Flying) {
+        self.begun += 1;
+        let flying = Flying { number: self.begun, ..flying };
         let place = if self.flying.is_none() { &mut self.flying } else { &mut self.beside };
         *place = Some(flying);
     }
@@ -268,6 +292,8 @@ impl Story {
             since: flying.since,
             duration: now.saturating_duration_since(flying.since),
             filtered: flying.filtered,
+            number: flying.number,
+            status: flying.status,
             upstream: flying.upstream,
         });
     }
@@ -277,6 +303,13 @@ impl Story {
         match self.flying_to(upstream) {
             Some(flying) => flying.their_id = id,
             None => self.upstream_request_id = id,
+        }
+    }
+
+    /// What the attempt failed with, if the provider answered.
+    pub fn heard_status(&mut self, upstream: &Arc<UpstreamNames>, status: Option<u16>) {
+        if let Some(flying) = self.flying_to(upstream) {
+            flying.status = status;
         }
     }
 

@@ -16,7 +16,7 @@ use crate::domain::operation::{Operation, TrafficClass};
 use crate::domain::outcome::FailureClass;
 use crate::domain::overload::Class;
 use crate::domain::policy::Ruling;
-use crate::flight::arrival::{Arrival, LiveCaller};
+use crate::flight::arrival::{Arrival, LiveCaller, Pinned};
 use crate::flight::call::{CacheWish, Call, CallContext, Facts, RiskFacts};
 use crate::flight::carried::Carried;
 use crate::flight::error::CallError;
@@ -33,6 +33,7 @@ use crate::layer::{BoxFuture, always_ready};
 use crate::routing::policy;
 use crate::routing::select::{self, NoRoute};
 use crate::telemetry::cells::Held;
+use crate::telemetry::traces::Begun;
 use crate::upstream::apart::{LARGE, apart};
 use crate::wire::openai::{ModelEntry, model_object, models_list};
 use crate::wire::risk::{self, Assessment, DecisionView, encode_decision};
@@ -309,6 +310,12 @@ fn spell_out(reply: &mut Reply, facts: &RiskFacts) -> Result<(), CallError> {
     Ok(())
 }
 
+/// Its place in its trace, if some provider may learn of that.
+fn forwarded_trace(arrival: &Whole) -> Option<Arc<Begun>> {
+    arrival.pinned.traces().filter(|plan| !plan.forward_to.is_empty())?;
+    arrival.trail.lock().trace.clone()
+}
+
 fn call(
     arrival: &Whole,
     caller: &LiveCaller,
@@ -338,6 +345,7 @@ fn call(
         idempotency_key: asked.idempotency_key,
         forwarded: forwarded(operation, &arrival.head.headers),
         conversation: None,
+        trace: forwarded_trace(arrival),
     };
     let deadline = Deadline::after(arrival.arrived, longest);
     let Received { bytes: body, upload } = &arrival.body;

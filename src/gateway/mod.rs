@@ -3,6 +3,7 @@
 pub mod build;
 mod casebook;
 pub mod certificates;
+pub mod collector;
 pub mod courier;
 mod decode;
 pub mod dispatch;

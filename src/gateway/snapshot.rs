@@ -11,6 +11,7 @@ use http::HeaderValue;
 use tokio::sync::watch;
 
 use crate::config::table::{ConfigVersion, Limits, RoutingTable};
+use crate::config::traces::Traces;
 use crate::domain::clock;
 use crate::domain::id::{CallerId, ProviderId, RouteId, UpstreamId};
 use crate::domain::overload::Class;
@@ -37,6 +38,7 @@ use crate::layer::verify_signature::Nonces;
 use crate::telemetry::access::AccessLog;
 use crate::telemetry::cells::Held;
 use crate::telemetry::metrics::Metrics;
+use crate::telemetry::traces::{Plan, Spans};
 use crate::upstream::dial::Dial;
 use crate::upstream::live::{Fleet, LiveProvider, LiveUpstream};
 
@@ -74,6 +76,8 @@ pub struct Shared {
     pub gate: Arc<Gate>,
     /// What day it is, for budgets.
     pub calendar: Calendar,
+    /// Finished requests that wait to be told to a collector.
+    pub spans: Arc<Spans>,
     /// What became of notices to webhooks.
     pub notices: Arc<Notices>,
     /// Turns true when streams must end.
@@ -148,6 +152,7 @@ pub struct Snapshot {
     risk: Option<ReadyRoute>,
     clerk: Option<Clerk>,
     decisions: Arc<DecisionCache>,
+    traces: Option<Arc<Plan>>,
     _alive: Held,
 }
 
@@ -156,6 +161,7 @@ impl Snapshot {
     pub(super) fn assemble(parts: Parts, alive: Held) -> Self {
         let Parts { table, callers, fleet, llm, risk, clerk, decisions } = parts;
         Self {
+            traces: table.traces().map(|traces| plan(traces, &table)),
             version: HeaderValue::from_str(&table.version().to_string()).unwrap_or(HeaderValue::from_static("unknown")),
             loaded_at: clock::unix_seconds(),
             callers,
@@ -253,7 +259,23 @@ impl Pinned for Arc<Snapshot> {
         self.table.limits()
     }
 
+    fn traces(&self) -> Option<&Arc<Plan>> {
+        self.traces.as_ref()
+    }
+
     fn caller(&self, key_digest: &[u8; 32]) -> Option<&Arc<LiveCaller>> {
         self.callers.get(key_digest)
     }
+}
+
+/// What requests need to know of where traces go.
+fn plan(traces: &Traces, table: &RoutingTable) -> Arc<Plan> {
+    let servers = table.providers().iter();
+    let servers = servers.map(|(id, provider)| (id.clone(), (provider.base_url.host.clone(), provider.base_url.port)));
+    Arc::new(Plan {
+        share: traces.share,
+        queue: traces.queue,
+        forward_to: traces.forward_to.clone(),
+        servers: servers.collect(),
+    })
 }

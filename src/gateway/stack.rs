@@ -75,7 +75,12 @@ pub fn ingress(
         // One configuration version for all that follows; the clock starts.
         .layer(PinLayer(Arc::clone(live)))
         // Outside Rescue, so that it sees the final status; writes at the end of the body.
-        .layer(RecordLayer(record::Params { log: shared.log.clone(), unrouted, recent: Arc::clone(&shared.recent) }))
+        .layer(RecordLayer(record::Params {
+            log: shared.log.clone(),
+            unrouted,
+            recent: Arc::clone(&shared.recent),
+            spans: Arc::clone(&shared.spans),
+        }))
         // Outside Rescue too: errors carry our headers as answers do.
         .layer(StampLayer)
         // Every error becomes a response here, in the dialect of the path.

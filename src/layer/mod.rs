@@ -49,6 +49,7 @@ pub mod tally;
 pub(crate) mod testing;
 pub mod throttle;
 pub mod timeout;
+pub mod traced;
 pub mod trip;
 pub mod velocity;
 pub mod verify_signature;

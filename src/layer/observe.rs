@@ -168,7 +168,12 @@ impl Touch<Result<Reply, AttemptError>> for Watch {
                     self.count(AttemptOutcome::Ok, duration);
                 }
             }
-            Err(error) => drop(self.note(Some(error.class))),
+            Err(error) => {
+                if error.status.is_some() {
+                    self.trail.lock().heard_status(&self.params.names, error.status);
+                }
+                self.note(Some(error.class));
+            }
         }
     }
 }

@@ -6,7 +6,7 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::{HeaderName, Method, Response, StatusCode};
+use http::{HeaderName, HeaderValue, Method, Response, StatusCode};
 use tokio::time::Instant;
 use tower::{Layer, Service};
 
@@ -19,15 +19,20 @@ use crate::flight::trail::{self, CostNote, Story, Trail, UpstreamNames};
 use crate::layer::always_ready;
 use crate::layer::answering::{Touch, Touching};
 use crate::layer::recent::{self, Past, Recent};
+use crate::layer::traced::{self, Over};
 use crate::telemetry::access::{AccessLog, AccessRecord, AttemptNote};
 use crate::telemetry::handles::RouteMetrics;
 use crate::telemetry::labels::{AttemptOutcome, RequestOutcome};
+use crate::telemetry::traces::Spans;
 
 /// What nginx calls a client that went away before the answer; never on the wire.
 const CLIENT_GONE: u16 = 499;
 
 /// How often an SDK has tried before.
 const RETRY_COUNT: HeaderName = HeaderName::from_static("x-stainless-retry-count");
+
+/// Which trace the request belongs to.
+const TRACE_ID: HeaderName = HeaderName::from_static("wb-trace-id");
 
 /// Plain values for [`RecordLayer`].
 #[derive(Clone)]
@@ -38,6 +43,8 @@ pub struct Params {
     pub unrouted: Arc<RouteMetrics>,
     /// The last requests that somebody may ask about.
     pub recent: Arc<Recent>,
+    /// Where finished requests wait to be told to a collector.
+    pub spans: Arc<Spans>,
 }
 
 /// Makes [`Record`].
@@ -71,7 +78,11 @@ where
     always_ready!();
 
     fn call(&mut self, arrival: Arrival<P, B>) -> Self::Future {
-        arrival.trail.lock().retry_count = retry_count(&arrival);
+        let trace = arrival.pinned.traces().map(|plan| traced::begin(plan, &arrival.head));
+        {
+            let mut story = arrival.trail.lock();
+            (story.retry_count, story.trace) = (retry_count(&arrival), trace);
+        }
         let entry = Entry {
             params: Arc::clone(&self.params),
             pinned: arrival.pinned.clone(),
@@ -123,8 +134,14 @@ struct Head {
 }
 
 impl<P: Pinned> Entry<P> {
-    fn answered(&mut self, response: &Response<ReplyBody>) {
-        let overhead = self.trail.lock().overhead.unwrap_or_default();
+    fn answered(&mut self, response: &mut Response<ReplyBody>) {
+        let story = self.trail.lock();
+        let overhead = story.overhead.unwrap_or_default();
+        if let Some(begun) = &story.trace {
+            let id = HeaderValue::from_bytes(&begun.context.trace.text());
+            id.into_iter().for_each(|id| drop(response.headers_mut().insert(TRACE_ID, id)));
+        }
+        drop(story);
         self.head = Some(Head { status: response.status(), is_stream: response.body().is_stream(), overhead });
     }
 
@@ -147,9 +164,30 @@ impl<P: Pinned> Entry<P> {
         let attempts: Vec<_> = story.attempts.iter().map(attempt).chain(flying).collect();
         let record = AccessRecord { duration, attempts: &attempts, ..self.describe(&story, outcome, ended) };
         self.params.log.access(&record);
+        if story.trace.is_some() {
+            self.tell(&story, outcome, (duration, ended.end));
+        }
         if recent::is_telling(&story, outcome, duration) {
             self.params.recent.keep(self.past(&story, outcome, duration));
         }
+    }
+
+    #[cold]
+    fn tell(&self, story: &Story, outcome: RequestOutcome, (duration, end): (Duration, End)) {
+        let told = traced::told(
+            story,
+            &Over {
+                id: &self.id,
+                arrived: self.arrived,
+                duration,
+                overhead: self.head.map_or(Duration::ZERO, |head| head.overhead),
+                status: self.head.map(|head| head.status.as_u16()),
+                outcome,
+                stream_end: self.head.filter(|head| head.is_stream).map(|_| end),
+                config: self.pinned.version_header().to_str().unwrap_or_default(),
+            },
+        );
+        told.into_iter().for_each(|told| self.params.spans.offer(told));
     }
 
     #[cold]
@@ -195,6 +233,7 @@ impl<P: Pinned> Entry<P> {
             error_code: story.error,
             config_version: self.pinned.version_header().to_str().ok(),
             client_retries: story.retry_count,
+            trace: story.trace.as_ref().map(|begun| begun.context.trace),
             ..AccessRecord::new(self.id.as_str(), outcome)
         }
     }

@@ -11,6 +11,7 @@ use crate::flight::allowance::Allowance;
 use crate::flight::arrival::{Arrival, LiveCaller, Pinned};
 use crate::flight::shares::Standing;
 use crate::flight::trail::Trail;
+use crate::telemetry::traces::Plan;
 use crate::upstream::testing::table;
 
 /// A configuration that is pinned and nothing else.
@@ -31,6 +32,10 @@ impl Pinned for Snapshot {
 
     fn limits(&self) -> &Limits {
         self.table.limits()
+    }
+
+    fn traces(&self) -> Option<&Arc<Plan>> {
+        None
     }
 
     fn caller(&self, _: &[u8; 32]) -> Option<&Arc<LiveCaller>> {

@@ -14,6 +14,7 @@ use super::labels::{AttemptOutcome, RequestOutcome};
 use super::lines::Lines;
 use super::logs::{LogFormat, field};
 use super::tail::{Tail, Traits};
+use super::traces::TraceId;
 use crate::domain::clock;
 use crate::domain::decision::{Action, DecisionSource};
 use crate::domain::money::Cost;
@@ -70,6 +71,8 @@ pub struct AccessRecord<'a> {
     pub config_version: Option<&'a str>,
     /// How often the client says it has tried before.
     pub client_retries: Option<u32>,
+    /// The trace it belongs to, where there are traces.
+    pub trace: Option<TraceId>,
 }
 
 /// One attempt as the access log shows it.
@@ -115,6 +118,7 @@ impl<'a> AccessRecord<'a> {
             error_code: None,
             config_version: None,
             client_retries: None,
+            trace: None,
         }
     }
 }
@@ -173,6 +177,9 @@ fn write_record(format: LogFormat, record: &AccessRecord<'_>, out: &mut Vec<u8>)
     line.word(field::STREAM_END, record.stream_end.map(End::label));
     line.text_field(field::CONFIG_VERSION, record.config_version);
     line.optional_number(field::CLIENT_RETRIES, record.client_retries.map(u64::from));
+    if let Some(trace) = record.trace {
+        line.text_field(field::TRACE_ID, std::str::from_utf8(&trace.text()).ok());
+    }
     line.end();
 }
 

@@ -308,6 +308,10 @@ catalog! {
         "Features that risk calls asked for and a merchant's budget left out.";
     CONFIG_INFO: Gauge, Count, "weighbridge_config_info" ["hash"]
         "1 for the configuration in use.";
+    TRACES_EXPORTED: Counter, Count, "weighbridge_traces_exported_total" []
+        "Requests whose spans a collector has taken.";
+    TRACES_DROPPED: Counter, Count, "weighbridge_traces_dropped_total" ["reason"]
+        "Requests whose spans were to be sent and reached no collector.";
     WEBHOOK_NOTICES: Counter, Count, "weighbridge_webhook_notices_total" ["outcome"]
         "Notices of late verdicts: failed tries, those delivered, those given up.";
     CONFIG_RELOADS: Counter, Count, "weighbridge_config_reloads_total" ["result"]

@@ -261,6 +261,20 @@ closed_set! {
 }
 
 closed_set! {
+    /// Why the spans of requests reached no collector.
+    TraceDrop {
+        /// As many as allowed wait already.
+        Full = "queue_full",
+        /// It could not be reached, did not answer in time, or could not take them now, too often in a row.
+        Unreachable = "unreachable",
+        /// It does not want them.
+        Refused = "refused",
+        /// Traces were turned off while they waited.
+        Off = "turned_off",
+    }
+}
+
+closed_set! {
     /// How a reload went.
     ReloadResult {
         /// The new configuration is in use.

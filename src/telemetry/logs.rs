@@ -62,6 +62,8 @@ pub mod field {
     pub const CONFIG_VERSION: &str = "config.version";
     /// How often the client says it has tried before.
     pub const CLIENT_RETRIES: &str = "client.retries";
+    /// The trace it belongs to.
+    pub const TRACE_ID: &str = "trace_id";
     /// What an operator did, or tried to do.
     pub const ACTION: &str = "action";
     /// The address an operator came from.

@@ -23,6 +23,7 @@ use super::labels::{
 };
 use super::pressure::PressureLevels;
 use super::samples::Sample;
+use super::traces::TraceMetrics;
 use crate::domain::currency::Currency;
 use crate::domain::decision::{Action, DecisionSource, FallbackReason, Score};
 use crate::domain::id::{CallerId, ProviderId, RouteId, UpstreamId};
@@ -91,6 +92,8 @@ pub struct Metrics {
     pub log_dropped: Counter,
     /// The record of decisions.
     pub audit: AuditMetrics,
+    /// Requests told to a collector.
+    pub traces: TraceMetrics,
     /// Client connections.
     pub connections: ConnectionMetrics,
     /// Decisions given again.
@@ -126,6 +129,7 @@ impl Metrics {
             panics: f.counter(&catalog::PANICS, &[]),
             log_dropped: f.counter(&catalog::LOG_DROPPED, &[]),
             audit: AuditMetrics::new(f),
+            traces: TraceMetrics::new(f),
             connections: ConnectionMetrics::new(f),
             reuse: ReuseMetrics::new(f),
             pressure: PressureLevels::new(f),

@@ -2,12 +2,13 @@
 //!
 //! [`catalog`] names the metrics, [`cells`] holds the numbers, [`metrics`] hands out [`handles`] at configuration time;
 //! [`access`] writes a line for each call, [`logs`] sets up diagnostics, and both go out through [`lines`]; [`tail`] lets
-//! people read along. Nothing here decides *when* something is counted or said.
+//! people read along; [`traces`] puts into OpenTelemetry's form what a collector is told. Nothing here decides *when* something is counted or said.
 
 pub mod access;
 pub mod catalog;
 pub mod cells;
 mod families;
+pub mod genai;
 pub mod handles;
 pub mod labels;
 pub mod lines;
@@ -17,3 +18,4 @@ pub mod pressure;
 pub mod process;
 pub mod samples;
 pub mod tail;
+pub mod traces;

@@ -21,6 +21,7 @@ use crate::flight::carried::{Carried, Frame};
 use crate::flight::error::AttemptError;
 use crate::flight::facts::LlmFacts;
 use crate::flight::reply::{EventStream, Reply, ReplyBody, UsageSlot};
+use crate::telemetry::traces::Begun;
 use crate::upstream::apart::{LARGE, apart};
 use crate::upstream::attempt::Attempt;
 use crate::upstream::audio;
@@ -149,7 +150,20 @@ pub fn request(body: impl Into<RequestBody>, spoken: &Spoken<'_>, call: &Call, u
         let forwarded = call.context.forwarded.iter().map(|(name, value)| (name.clone(), value.clone()));
         request.headers_mut().extend(forwarded);
     }
+    if let Some(begun) = &call.context.trace {
+        tell_trace(begun, &mut request, (call, upstream));
+    }
     request
+}
+
+/// The attempt's span, where the configuration trusts the provider with it.
+#[cold]
+fn tell_trace(begun: &Begun, request: &mut Request<RequestBody>, (call, upstream): (&Call, &LiveUpstream)) {
+    if !begun.plan.forward_to.contains(&upstream.names.provider) {
+        return;
+    }
+    let number = call.context.trail.lock().flying_to(&upstream.names).map(|flying| flying.number);
+    request.headers_mut().extend(number.into_iter().flat_map(|number| begun.context.forwarded(number)));
 }
 
 fn usage_request(spoken: &Spoken<'_>, upstream: &LiveUpstream) -> UsageRequest {

@@ -204,6 +204,7 @@ fn context(table: &RoutingTable, caller: usize) -> CallContext {
         forwarded: HeaderMap::new(),
         conversation: None,
         idempotency_key: None,
+        trace: None,
     }
 }
 

@@ -43,6 +43,7 @@ use weighbridge::telemetry::labels::ConnectionEnd;
 use weighbridge::telemetry::lines::LineWriter;
 use weighbridge::telemetry::logs::LogFormat;
 use weighbridge::telemetry::metrics::Metrics;
+use weighbridge::telemetry::traces::Spans;
 use weighbridge::upstream::breaker::State;
 use weighbridge::upstream::dial::{Dial, Io};
 
@@ -333,6 +334,7 @@ impl World {
             clerk,
             nonces: plan.nonces.clone().unwrap_or_else(Nonces::in_memory),
             notices: Arc::default(),
+            spans: Arc::new(Spans::new(metrics.traces.clone())),
             recent: Arc::default(),
             gate: Arc::new(Gate::default()),
             calendar: Calendar::at(plan.starts),

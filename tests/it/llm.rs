@@ -555,7 +555,12 @@ async fn row_33_a_panic_costs_one_request_and_says_nothing_of_itself() {
     };
     let service = ServiceBuilder::new()
         .layer(PinLayer(Arc::clone(&world.live)))
-        .layer(RecordLayer(record::Params { log: world.shared.log.clone(), unrouted, recent: Arc::default() }))
+        .layer(RecordLayer(record::Params {
+            log: world.shared.log.clone(),
+            unrouted,
+            recent: Arc::default(),
+            spans: Arc::clone(&world.shared.spans),
+        }))
         .layer(StampLayer)
         .layer(RescueLayer)
         .layer(CatchPanicLayer { metrics })

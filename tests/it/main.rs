@@ -64,6 +64,7 @@ mod tail;
 mod takeover;
 mod tidy;
 mod tooling;
+mod traces;
 mod velocity;
 mod vendor;
 mod wall_clock;

@@ -45,7 +45,8 @@ fn fixture() -> Fixture {
     let writer = LineWriter::start(written.clone(), metrics.log_dropped.clone()).unwrap();
     let log = AccessLog::new(LogFormat::Json, writer.lines());
     let unrouted = metrics.route(&crate::domain::id::RouteId::new("none"));
-    Fixture { params: Params { log, unrouted, recent: Arc::default() }, written, writer, metrics }
+    let spans = Arc::new(Spans::new(metrics.traces.clone()));
+    Fixture { params: Params { log, unrouted, recent: Arc::default(), spans }, written, writer, metrics }
 }
 
 impl Fixture {

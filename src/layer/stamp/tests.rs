@@ -57,7 +57,15 @@ async fn a_served_call_says_by_whom_at_what_cost_and_what_was_tried() {
         let mut since = Instant::now();
         for outcome in outcomes.into_iter().chain([AttemptOutcome::Ok]) {
             let (upstream, duration) = (Arc::clone(&names), Duration::from_micros(250));
-            story.attempts.push(AttemptNote { upstream, outcome, since, duration, filtered: false });
+            story.attempts.push(AttemptNote {
+                upstream,
+                outcome,
+                since,
+                duration,
+                filtered: false,
+                number: 1,
+                status: None,
+            });
             since += duration;
         }
     });
