@@ -14,13 +14,14 @@ use tokio::sync::oneshot;
 use tokio::time::sleep;
 use weighbridge::gateway::collector::Collector;
 
+use crate::harness::forms::chunk;
 use crate::harness::*;
 
 /// Where the collector is.
 const COLLECTOR: &str = "10.8.8.8";
 const PARENT: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
 /// Nothing that a caller, a provider or a payer said may leave.
-const CANARIES: [&str; 5] = ["CANARY", "hello", "u1", "m1", "authorization"];
+const CANARIES: [&str; 4] = ["CANARY", "hello there", "authorization", "evil.test"];
 
 fn plan(more: &str) -> Plan {
     let traces = format!("[traces]\notlp = \"http://{COLLECTOR}:4318/otlp\"\n{more}\n\n[risk]");
@@ -112,7 +113,7 @@ fn dropped(world: &World, reason: &str) -> f64 {
 
 /// A chat call with these headers.
 async fn chat_with(world: &World, headers: &[(&'static str, &'static str)]) -> Answer {
-    let mut request = chat_request(CHECKOUT, &chat("summary"));
+    let mut request = chat_request(SHOP, &chat("duo"));
     for (name, value) in headers {
         request.headers_mut().append(*name, HeaderValue::from_static(value));
     }
@@ -124,9 +125,9 @@ async fn a_callers_trace_goes_on_through_a_failover_and_is_told_whole() {
     let mut world = World::with(&plan("sample = 0"));
     let read = collector(&world, &["200 OK"]);
     let (_stop, _sending) = sending(&world);
-    world.fault("tokenmix", "status:503");
+    world.fault("alpha", "status:503");
     let answer = chat_with(&world, &[("traceparent", PARENT), ("tracestate", "shop=1")]).await;
-    answer.assert_served("openrouter", 2);
+    answer.assert_served("beta", 2);
     assert_eq!(answer.header("wb-trace-id"), "4bf92f3577b34da6a3ce929d0e0e4736");
     sleep(Duration::from_secs(2)).await;
     let spans = read.spans();
@@ -142,10 +143,10 @@ async fn a_callers_trace_goes_on_through_a_failover_and_is_told_whole() {
 
     let (request, first, second) = (words(request), words(first), words(second));
     assert_eq!((&*first["weighbridge.attempt.outcome"], &*first["error.type"]), ("failed", "overloaded"));
-    assert_eq!((&*first["http.response.status_code"], &*first["gen_ai.provider.name"]), ("503", "tokenmix"));
-    assert_eq!((&*second["gen_ai.operation.name"], &*second["gen_ai.provider.name"]), ("chat", "openrouter"));
+    assert_eq!((&*first["http.response.status_code"], &*first["gen_ai.provider.name"]), ("503", "alpha"));
+    assert_eq!((&*second["gen_ai.operation.name"], &*second["gen_ai.provider.name"]), ("chat", "beta"));
     assert!(second.contains_key("gen_ai.usage.input_tokens") && second.contains_key("server.address"));
-    assert_eq!((&*request["weighbridge.route"], &*request["weighbridge.caller"]), ("summary", "checkout"));
+    assert_eq!((&*request["weighbridge.route"], &*request["weighbridge.caller"]), ("duo", "shop"));
     assert_eq!((&*request["http.response.status_code"], &*request["weighbridge.attempts"]), ("200", "2"));
 
     let heads = read.heads();
@@ -157,12 +158,31 @@ async fn a_callers_trace_goes_on_through_a_failover_and_is_told_whole() {
     assert!((world.metric("weighbridge_traces_exported_total", &[]) - 1.0).abs() < f64::EPSILON);
 }
 
+/// A provider whose first word takes a second and whose last takes four.
+fn slow_stream() -> Link {
+    peer(|mut io| async move {
+        read_request(&mut io).await;
+        sleep(Duration::from_secs(1)).await;
+        let head = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n";
+        let word = chunk(b"data: {\"choices\":[{\"index\":0,\"delta\":{\"content\":\"hi\"}}]}\n\n");
+        io.write_all(&[head.as_slice(), &word].concat()).await.unwrap();
+        sleep(Duration::from_secs(4)).await;
+        let usage = chunk(
+            b"data: {\"choices\":[{\"index\":0,\"delta\":{},\"finish_reason\":\"stop\"}]}\n\n\
+            data: {\"choices\":[],\"usage\":{\"prompt_tokens\":5,\"completion_tokens\":2,\"total_tokens\":7}}\n\n\
+            data: [DONE]\n\n",
+        );
+        io.write_all(&[usage.as_slice(), b"0\r\n\r\n"].concat()).await.unwrap();
+    })
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_stream_is_told_at_its_end_with_its_tokens() {
     let world = World::with(&plan("sample = 1"));
     let read = collector(&world, &["200 OK"]);
     let (_stop, _sending) = sending(&world);
-    let mut open = world.open(&streamed("summary")).await;
+    world.net.always("alpha", slow_stream());
+    let mut open = world.open(&streamed("duo")).await;
     open.next().await.unwrap();
     sleep(Duration::from_secs(3)).await;
     assert!(read.spans().is_empty(), "it is not over");
@@ -171,11 +191,12 @@ async fn a_stream_is_told_at_its_end_with_its_tokens() {
     let spans = read.spans();
     let [request, attempt] = spans.as_slice() else { panic!("{spans:?}") };
     assert!(request.parent_span_id.is_empty() && request.flags & 3 == 3, "{request:?}");
-    assert!(attempt.end_time_unix_nano - attempt.start_time_unix_nano >= 3_000_000_000);
+    assert!(attempt.end_time_unix_nano - attempt.start_time_unix_nano >= 4_000_000_000);
     assert_eq!(words(request)["weighbridge.stream.end"], "complete");
     let attempt = words(attempt);
     assert_eq!(attempt["gen_ai.request.stream"], "true");
-    assert!(attempt.contains_key("gen_ai.usage.output_tokens"), "{attempt:?}");
+    assert_eq!((&*attempt["gen_ai.usage.input_tokens"], &*attempt["gen_ai.usage.output_tokens"]), ("5", "2"));
+    assert_eq!(attempt["gen_ai.response.time_to_first_chunk"], "1");
 }
 
 #[tokio::test(start_paused = true)]
@@ -200,7 +221,7 @@ async fn only_the_share_is_told_and_whoever_decided_first_is_obeyed() {
     assert_eq!(chat_with(&world, &[]).await.status, 200);
     let not_sampled = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-00";
     assert_eq!(chat_with(&world, &[("traceparent", not_sampled)]).await.status, 200);
-    let mut stranger = chat_request("nobody-knows-this-key", &chat("summary"));
+    let mut stranger = chat_request("nobody-knows-this-key", &chat("duo"));
     stranger.headers_mut().insert("traceparent", HeaderValue::from_static(PARENT));
     assert_eq!(world.call(stranger).await.status, 401);
     sleep(Duration::from_secs(30)).await;
@@ -209,18 +230,19 @@ async fn only_the_share_is_told_and_whoever_decided_first_is_obeyed() {
 
 #[tokio::test(start_paused = true)]
 async fn a_trace_is_told_to_the_providers_that_are_named_and_to_no_other() {
-    let world = World::with(&plan("sample = 0\nforward_to = [\"openrouter\"]"));
+    let world = World::with(&plan("sample = 0\nforward_to = [\"beta\"]"));
     let read = collector(&world, &["200 OK"]);
     let (_stop, _sending) = sending(&world);
-    world.fault("tokenmix", "status:503");
-    chat_with(&world, &[("traceparent", PARENT), ("tracestate", "shop=1")]).await.assert_served("openrouter", 2);
+    world.fault("alpha", "status:503");
+    chat_with(&world, &[("traceparent", PARENT), ("tracestate", "shop=1")]).await.assert_served("beta", 2);
     sleep(Duration::from_secs(2)).await;
-    let seen = world.seen("tokenmix");
-    assert!(seen.iter().all(|seen| !seen.headers.contains_key("traceparent") && !seen.headers.contains_key("tracestate")));
-    let headers = &world.seen("openrouter")[0].headers;
-    let span = hex(&read.spans()[2].span_id);
-    assert_eq!(headers["traceparent"], format!("{}-{span}-01", &PARENT[..35]));
-    assert_eq!(headers["tracestate"], "shop=1");
+    let told = |provider: &str| -> Vec<_> {
+        let headers = world.seen(provider).remove(0).headers;
+        headers.into_iter().filter(|(name, _)| name.starts_with("trace")).collect()
+    };
+    assert_eq!(told("alpha"), []);
+    let parent = format!("{}-{}-01", &PARENT[..35], hex(&read.spans()[2].span_id));
+    assert_eq!(told("beta"), [("traceparent".to_owned(), parent), ("tracestate".to_owned(), "shop=1".to_owned())]);
 }
 
 #[tokio::test(start_paused = true)]
@@ -229,10 +251,10 @@ async fn a_collector_that_is_down_harms_nobody_and_what_it_missed_is_counted() {
         let world = World::with(&plan("sample = 1\nqueue = 16\ntimeout = \"1s\""));
         world.net.always(COLLECTOR, link);
         let (_stop, _sending) = sending(&world);
-        chat_with(&world, &[]).await.assert_served("tokenmix", 1);
+        chat_with(&world, &[]).await.assert_served("alpha", 1);
         sleep(Duration::from_millis(1_500)).await;
         for _ in 0..20 {
-            chat_with(&world, &[]).await.assert_served("tokenmix", 1);
+            chat_with(&world, &[]).await.assert_served("alpha", 1);
         }
         assert!((dropped(&world, "queue_full") - 4.0).abs() < f64::EPSILON);
         sleep(Duration::from_secs(60)).await;
@@ -245,7 +267,8 @@ async fn a_collector_that_is_down_harms_nobody_and_what_it_missed_is_counted() {
 #[tokio::test(start_paused = true)]
 async fn a_message_is_sent_again_until_it_is_taken_and_a_refused_one_is_not() {
     let world = World::with(&plan("sample = 1"));
-    let read = collector(&world, &["503 Busy", "429 Slow", "200 OK", "400 Bad", "307 Go\r\nlocation: http://evil.test/"]);
+    let read =
+        collector(&world, &["503 Busy", "429 Slow", "200 OK", "400 Bad", "307 Go\r\nlocation: http://evil.test/"]);
     let (_stop, _sending) = sending(&world);
     chat_with(&world, &[]).await;
     sleep(Duration::from_secs(20)).await;
@@ -288,12 +311,12 @@ async fn a_reload_turns_traces_on_sends_them_elsewhere_and_off() {
     let plain = chat_with(&world, &[("traceparent", PARENT)]).await;
     assert!(plain.headers.get("wb-trace-id").is_none());
     assert!(!world.log_text().contains("trace_id"));
-    let auth = "auth = { kind = \"header\", name = \"x-api-key\", secret_env = \"TOKENMIX_API_KEY\" }";
+    let auth = "auth = { kind = \"header\", name = \"x-api-key\", secret_env = \"ALPHA_KEY\" }";
     world.reload(&plan(&format!("sample = 1\n{auth}\nheaders = {{ x-scope = \"shop\" }}")));
     chat_with(&world, &[]).await;
     sleep(Duration::from_secs(6)).await;
     let head = read.heads().pop().unwrap();
-    assert!(head.contains(&format!("x-api-key: {}", provider_key("tokenmix"))), "{head}");
+    assert!(head.contains(&format!("x-api-key: {}", provider_key("alpha"))), "{head}");
     assert!(head.contains("x-scope: shop"), "{head}");
     chat_with(&world, &[]).await;
     world.reload(&Plan::default());

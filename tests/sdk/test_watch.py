@@ -40,6 +40,8 @@ QUIET = {
     "reuse_disagreement_bound_ppm",
     "reuse_merchants_off",
     "shed_total",
+    "traces_dropped_total",
+    "traces_exported_total",
     "webhook_notices_total",
 }
 

@@ -218,7 +218,9 @@ mod tests {
             (HeaderName::from_static(name), HeaderValue::from_str(value).unwrap())
         };
         let mut headers = HeaderMap::new();
-        fields.iter().map(field).for_each(|(name, value)| drop(headers.append(name, value)));
+        for (name, value) in fields.iter().map(field) {
+            headers.append(name, value);
+        }
         headers
     }
 
