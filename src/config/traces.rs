@@ -146,3 +146,74 @@ fn forwarded(id: &Field<String>, providers: &BTreeMap<ProviderId, Built>) -> Res
     }
     Ok(known.clone())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::table::RoutingTable;
+    use crate::config::tests::{LLM, Map, RISK, compile_with, file, sources, table_of};
+    use crate::config::{Rewire, TableDiff};
+
+    fn rewired(otlp: &str) -> RoutingTable {
+        let loopback: &Rewire<'_> =
+            &|_, _| BaseUrl { tls: false, host: "127.0.0.1".into(), port: 9, path: String::new() };
+        let routes = format!("version = 1\n[traces]\notlp = \"{otlp}\"\n");
+        compile_with(&sources(&routes, &[LLM, RISK]), &Map::default(), Some(loopback)).unwrap()
+    }
+
+    #[test]
+    fn what_is_not_said_has_a_default_and_the_protocols_path_is_added() {
+        let table = table_of("[traces]\notlp = \"http://localhost:4318\"\n");
+        let traces = table.traces().unwrap();
+        assert_eq!((traces.url.authority().as_str(), traces.url.path.as_str()), ("localhost:4318", "/v1/traces"));
+        assert_eq!((traces.share, traces.queue, traces.timeout), (100_000, 2_048, Duration::from_secs(10)));
+        assert!(traces.forward_to.is_empty() && traces.header_fields().is_empty());
+        assert!(table_of("").traces().is_none());
+    }
+
+    #[test]
+    fn a_credential_goes_into_a_header_that_is_never_shown() {
+        let auth = "auth = { kind = \"bearer\", secret_env = \"OTLP_TOKEN\" }\nheaders = { x-scope = \"shop\" }";
+        let table = table_of(&format!("[traces]\notlp = \"https://collector.example/shop/\"\n{auth}\n"));
+        let traces = table.traces().unwrap();
+        assert_eq!(traces.url.path, "/shop/v1/traces");
+        let fields = traces.header_fields();
+        let [(plain, value), (name, credential)] = fields.as_slice() else { panic!("{fields:?}") };
+        assert_eq!((plain.as_str(), value.as_bytes()), ("x-scope", b"shop".as_slice()));
+        assert_eq!(
+            (name.as_str(), credential.to_str().unwrap()),
+            ("authorization", &*format!("Bearer {}", "4f".repeat(32)))
+        );
+        assert!(credential.is_sensitive() && !format!("{traces:?}").contains("4f4f"));
+    }
+
+    #[test]
+    fn in_the_sandbox_only_a_collector_nearby_is_told_anything() {
+        assert!(rewired("http://127.0.0.1:4318").traces().is_some());
+        assert!(rewired("https://collector.example").traces().is_none());
+    }
+
+    #[test]
+    fn two_tables_of_traces_are_a_mistake_and_one_may_be_an_overlays() {
+        let part = "[traces]\notlp = \"http://localhost:4318\"\n";
+        let mut two = sources("version = 1\n", &[LLM, RISK]);
+        two.routes.push(file("routes.d/10.toml", part));
+        assert!(compile_with(&two, &Map::default(), None).unwrap().traces().is_some());
+        two.routes.push(file("routes.d/20.toml", part));
+        let told = compile_with(&two, &Map::default(), None).unwrap_err();
+        let told: Vec<_> = told.iter().map(ToString::to_string).collect();
+        assert_eq!(told, ["routes.d/20.toml:1:1: [traces] occurs twice (traces); first at routes.d/10.toml:1"]);
+    }
+
+    #[test]
+    fn a_diff_tells_of_traces_without_their_secret() {
+        let traces = |more: &str| table_of(&format!("[traces]\notlp = \"http://localhost:4318\"\n{more}\n"));
+        let (off, on) = (table_of(""), traces(""));
+        assert_eq!(TableDiff::between(&off, &on).to_string(), "+ traces\n");
+        assert_eq!(TableDiff::between(&on, &off).to_string(), "- traces\n");
+        let (bearer, sampled) = (traces("auth = { kind = \"bearer\", secret_env = \"A\" }"), traces("sample = 1"));
+        assert_eq!(TableDiff::between(&on, &bearer).to_string(), "~ traces: auth, secret\n");
+        assert_eq!(TableDiff::between(&on, &sampled).in_full(), "~ traces\n    sample: 10 % → 100 %\n");
+        assert_ne!(on.version(), bearer.version());
+    }
+}

@@ -263,9 +263,9 @@ impl Story {
     }
 
     /// An attempt begins.
-    pub fn take_off(&mut self, flying: Flying) {
+    pub fn take_off(&mut self, mut flying: Flying) {
         self.begun += 1;
-        let flying = Flying { number: self.begun, ..flying };
+        flying.number = self.begun;
         let place = if self.flying.is_none() { &mut self.flying } else { &mut self.beside };
         *place = Some(flying);
     }

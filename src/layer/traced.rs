@@ -90,9 +90,9 @@ fn attempts(story: &Story, over: &Over<'_>) -> Vec<ToldAttempt> {
         let told = ToldAttempt { duration: note.duration, outcome: note.outcome, status, ..told };
         if serving == Some(place) { served(told, story, over) } else { told }
     });
-    let under_way = |flying: &Flying| ToldAttempt {
-        duration: flying.since.elapsed(),
-        ..attempt(&flying.upstream, (flying.since, flying.number), over)
+    let under_way = |flying: &Flying| {
+        let told = attempt(&flying.upstream, (flying.since, flying.number), over);
+        ToldAttempt { duration: over.duration.saturating_sub(told.after), ..told }
     };
     let mut all: Vec<_> = ended.chain(story.flying.iter().chain(&story.beside).map(under_way)).collect();
     all.sort_by_key(|attempt| attempt.number);
