@@ -207,7 +207,7 @@ async fn exchange(dial: &dyn Dial, traces: &Traces, request: Request<Full<Bytes>
     let url = &traces.url;
     let origin = Origin { tls: url.tls, host: url.host.clone(), port: url.port, allow_private: true };
     let (mut sender, connection) =
-        handshake(TokioIo::new(dial.dial(&origin).await?)).await.map_err(io::Error::other)?;
+        handshake(TokioIo::new(dial.dial(&origin, traces.timeout).await?)).await.map_err(io::Error::other)?;
     let answered = async move {
         let answer = sender.send_request(request).await.map_err(io::Error::other)?;
         let status = answer.status();
