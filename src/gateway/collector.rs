@@ -13,7 +13,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HOST, USER_AGENT};
 use http::{HeaderValue, Method, Request, StatusCode};
-use http_body_util::{BodyExt, Full, Limited};
+use http_body_util::{BodyExt, Collected, Full, Limited};
 use hyper::client::conn::http1::handshake;
 use hyper_util::rt::TokioIo;
 use tokio::sync::oneshot;
@@ -43,7 +43,7 @@ pub struct Collector {
     dial: Arc<dyn Dial>,
     instance: Instance,
     /// Taken from the queue and not sent yet.
-    in_hand: Vec<Box<Told>>,
+    in_hand: Vec<Told>,
     failing: bool,
 }
 
@@ -212,7 +212,7 @@ async fn exchange(dial: &dyn Dial, traces: &Traces, request: Request<Full<Bytes>
         let answer = sender.send_request(request).await.map_err(io::Error::other)?;
         let status = answer.status();
         let body = Limited::new(answer.into_body(), ANSWER_BYTES).collect().await;
-        Ok((status, body.map(|body| body.to_bytes()).unwrap_or_default()))
+        Ok((status, body.map(Collected::to_bytes).unwrap_or_default()))
     };
     let (mut answered, mut connection) = (pin!(answered), pin!(connection));
     tokio::select! {

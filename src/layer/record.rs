@@ -137,9 +137,10 @@ impl<P: Pinned> Entry<P> {
     fn answered(&mut self, response: &mut Response<ReplyBody>) {
         let story = self.trail.lock();
         let overhead = story.overhead.unwrap_or_default();
-        if let Some(begun) = &story.trace {
-            let id = HeaderValue::from_bytes(&begun.context.trace.text());
-            id.into_iter().for_each(|id| drop(response.headers_mut().insert(TRACE_ID, id)));
+        if let Some(begun) = &story.trace
+            && let Ok(id) = HeaderValue::from_bytes(&begun.context.trace.text())
+        {
+            response.headers_mut().insert(TRACE_ID, id);
         }
         drop(story);
         self.head = Some(Head { status: response.status(), is_stream: response.body().is_stream(), overhead });
@@ -187,7 +188,9 @@ impl<P: Pinned> Entry<P> {
                 config: self.pinned.version_header().to_str().unwrap_or_default(),
             },
         );
-        told.into_iter().for_each(|told| self.params.spans.offer(told));
+        if let Some(told) = told {
+            self.params.spans.offer(told);
+        }
     }
 
     #[cold]

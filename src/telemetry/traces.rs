@@ -165,10 +165,10 @@ impl Spans {
     }
 
     /// Takes the oldest out, at most a batch.
-    pub fn take(&self) -> Vec<Box<Told>> {
+    pub fn take(&self) -> Vec<Told> {
         let mut waiting = self.waiting();
         let many = waiting.len().min(BATCH);
-        waiting.drain(..many).collect()
+        waiting.drain(..many).map(|told| *told).collect()
     }
 
     /// Drops whatever waits.

@@ -28,9 +28,12 @@ fn plan(more: &str) -> Plan {
     Plan::replacing("[risk]", &traces)
 }
 
-/// Messages that the collector read: heads and spans.
+/// What the collector read: the head of each message, and its spans.
+type Messages = Vec<(String, Vec<Span>)>;
+
+/// Messages as they came.
 #[derive(Clone, Default)]
-struct Read(Arc<Mutex<Vec<(String, Vec<Span>)>>>);
+struct Read(Arc<Mutex<Messages>>);
 
 impl Read {
     fn heads(&self) -> Vec<String> {

@@ -81,15 +81,11 @@ impl TraceContext {
         let (trace, span) = fresh();
         let [.., a, b, c, d] = span.0;
         let drawn = (u64::from(u32::from_be_bytes([a, b, c, d])) * WHOLE) >> 32 < u64::from(share);
-        match only(headers, &TRACEPARENT).and_then(parse) {
-            Some((trace, parent, flags)) => {
-                Self { trace, span, parent: Some(parent), flags, state: state(headers).unwrap_or_default(), drawn }
-            }
-            None => {
-                let flags = if drawn { RANDOM | SAMPLED } else { RANDOM };
-                Self { trace, span, parent: None, flags, state: Box::default(), drawn }
-            }
-        }
+        let Some((trace, parent, flags)) = only(headers, &TRACEPARENT).and_then(parse) else {
+            let flags = if drawn { RANDOM | SAMPLED } else { RANDOM };
+            return Self { trace, span, parent: None, flags, state: Box::default(), drawn };
+        };
+        Self { trace, span, parent: Some(parent), flags, state: state(headers).unwrap_or_default(), drawn }
     }
 
     /// True if its spans are sent. Whoever is not known may continue a trace, but not have all of them recorded.

@@ -18,6 +18,7 @@ use prost::Message;
 
 use super::{Begun, Served, Told, ToldAttempt};
 use crate::domain::decision::DecisionSource;
+use crate::domain::id::{CallerId, RouteId, TenantId};
 use crate::domain::operation::Operation;
 use crate::domain::outcome::{End, FailureClass};
 use crate::telemetry::genai;
@@ -41,7 +42,7 @@ impl Default for Instance {
 }
 
 /// One message with the spans of these requests.
-pub fn encode(batch: &[Box<Told>], instance: &Instance) -> Vec<u8> {
+pub fn encode(batch: &[Told], instance: &Instance) -> Vec<u8> {
     let mut resource = Attributes::default();
     resource.text("service.name", NAME);
     resource.text("service.version", env!("CARGO_PKG_VERSION"));
@@ -51,7 +52,7 @@ pub fn encode(batch: &[Box<Told>], instance: &Instance) -> Vec<u8> {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         ..InstrumentationScope::default()
     };
-    let spans = batch.iter().flat_map(|told| spans(told)).collect();
+    let spans = batch.iter().flat_map(spans).collect();
     let scope_spans = vec![ScopeSpans { scope: Some(scope), spans, ..ScopeSpans::default() }];
     let resource = Some(Resource { attributes: resource.0, ..Resource::default() });
     let resource_spans = vec![ResourceSpans { resource, scope_spans, ..ResourceSpans::default() }];
@@ -99,9 +100,9 @@ fn request_attributes(told: &Told) -> Attributes {
     }
     all.text("weighbridge.request_id", told.id.as_str());
     all.maybe("weighbridge.operation", told.operation.map(Operation::label));
-    all.maybe("weighbridge.route", told.route.as_ref().map(|route| route.as_str()));
-    all.maybe("weighbridge.caller", told.caller.as_ref().map(|caller| caller.as_str()));
-    all.maybe("weighbridge.tenant", told.tenant.as_ref().map(|tenant| tenant.as_str()));
+    all.maybe("weighbridge.route", told.route.as_ref().map(RouteId::as_str));
+    all.maybe("weighbridge.caller", told.caller.as_ref().map(CallerId::as_str));
+    all.maybe("weighbridge.tenant", told.tenant.as_ref().map(TenantId::as_str));
     all.text("weighbridge.outcome", told.outcome.label());
     all.text("weighbridge.cache", told.cache);
     all.number("weighbridge.attempts", Some(told.attempts.len() as u64));
@@ -189,8 +190,11 @@ fn of_trace(begun: &Arc<Begun>) -> Span {
 /// A server's span is an error if it is the server's fault, whatever was answered.
 fn is_fault(told: &Told) -> bool {
     match told.outcome {
-        RequestOutcome::Ok | RequestOutcome::ClientGone => false,
-        RequestOutcome::ClientError | RequestOutcome::Unauthorised | RequestOutcome::RateLimited => false,
+        RequestOutcome::Ok
+        | RequestOutcome::ClientGone
+        | RequestOutcome::ClientError
+        | RequestOutcome::Unauthorised
+        | RequestOutcome::RateLimited => false,
         // Of a body that did not come in time it is the client's.
         RequestOutcome::Timeout => told.status != Some(408),
         RequestOutcome::Shed | RequestOutcome::UpstreamError | RequestOutcome::ShuttingDown | RequestOutcome::Error => {

@@ -59,7 +59,7 @@ fn attempt(number: u32, outcome: AttemptOutcome) -> ToldAttempt {
 }
 
 fn sent(told: Told) -> Vec<Span> {
-    let message = encode(&[Box::new(told)], &Instance::default());
+    let message = encode(&[told], &Instance::default());
     let mut request = ExportTraceServiceRequest::decode(message.as_slice()).unwrap();
     request.resource_spans.remove(0).scope_spans.remove(0).spans
 }
