@@ -25,7 +25,6 @@ use crate::domain::clock;
 use crate::domain::secret::Secret;
 use crate::gateway::build::build;
 use crate::gateway::certificates::{CertificateError, CertificateFiles};
-use crate::gateway::collector::Collector;
 use crate::gateway::courier::Courier;
 use crate::gateway::handover::{self, ReadTo};
 use crate::gateway::last_good::{self, Found, LastGood};
@@ -234,8 +233,7 @@ impl App {
         let data = start_data((listeners.data, data_tls), config.workers, &live, &shared, data_shutdown)?;
         let pressure = watch_pressure(&data, &live, &shared).map_err(StartError::System)?;
         let courier = Courier::new(&live, &shared).map(send_notices).transpose().map_err(StartError::System)?;
-        let collector = send_traces(Collector::new(&live, &shared)).map_err(StartError::System)?;
-        let draining = Arc::new(AtomicBool::new(false));
+        let (collector, draining) = (send_traces(&live, &shared)?, Arc::new(AtomicBool::new(false)));
         let admin = Admin {
             live: Arc::clone(&live),
             shared: Arc::clone(&shared),

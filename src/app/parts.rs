@@ -176,13 +176,14 @@ pub(super) fn send_notices(courier: Courier) -> io::Result<Sending> {
     Ok(Sending { stop, thread })
 }
 
-pub(super) fn send_traces(collector: Collector) -> io::Result<Sending> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+pub(super) fn send_traces(live: &Live, shared: &Shared) -> Result<Sending, StartError> {
+    let collector = Collector::new(live, shared);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(StartError::System)?;
     let (stop, stopped) = oneshot::channel();
     let thread = thread::Builder::new().name("traces".to_owned()).spawn(move || {
         runtime.block_on(collector.run(stopped));
-    })?;
-    Ok(Sending { stop, thread })
+    });
+    Ok(Sending { stop, thread: thread.map_err(StartError::System)? })
 }
 
 pub(super) fn shared(

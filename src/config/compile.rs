@@ -25,9 +25,9 @@ use super::schema;
 use super::secrets::Use;
 use super::source::Sources;
 use super::table::{
-    Caller, Candidate, ConfigVersion, LlmRoute, Protocol, Provider, RiskRoute, RoutingTable, Shadow, Webhooks,
+    Caller, Candidate, ConfigVersion, LlmRoute, Protocol, Provider, RiskRoute, RoutingTable, Shadow, Traces, Webhooks,
 };
-use super::traces::{self, Traces};
+use super::traces;
 use super::webhooks;
 use crate::domain::id::{ProviderId, RouteId, UpstreamId};
 use crate::domain::policy::{Applied, DEFAULT_RULE, Ruling};
@@ -229,8 +229,9 @@ fn version_of(
             add(&mut hash, &Sha256::digest(key.secret.expose()));
         }
     }
-    if let Some(traces) = traces {
-        traces.fingerprint(&mut hash);
+    for secret in traces.iter().filter(|traces| traces.secret_is_real).flat_map(|traces| traces.auth.secrets()) {
+        add(&mut hash, b"traces");
+        add(&mut hash, &Sha256::digest(secret.expose()));
     }
     ConfigVersion(hash.finalize().into())
 }

@@ -10,8 +10,9 @@ use std::sync::Arc;
 
 use super::lists::List;
 use super::policy::{self, Rules};
-use super::table::{Auth, Caller, Candidate, Limits, LlmRoute, Provider, RiskRoute, RoutingTable, Shadow, Webhook};
-use super::traces::Traces;
+use super::table::{
+    Auth, Caller, Candidate, Limits, LlmRoute, Provider, RiskRoute, RoutingTable, Shadow, Traces, Webhook,
+};
 use super::words::Told;
 use crate::sign::keyring::{KeyState, Keyring};
 

@@ -30,7 +30,6 @@ pub mod rule;
 pub mod schema;
 pub mod source;
 pub mod table;
-pub mod traces;
 pub mod units;
 pub mod velocity;
 pub mod words;
@@ -59,6 +58,7 @@ mod risk;
 mod routes;
 mod secrets;
 mod shape;
+mod traces;
 mod webhooks;
 
 pub use compile::compile;

@@ -2,7 +2,7 @@
 //!
 //! Only [`super::compile::compile`] makes a [`RoutingTable`]. Everything is compared with `==`, which is how a diff is made.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,7 +15,6 @@ use super::jurisdictions::Jurisdictions;
 use super::policy::Rules;
 use super::prices::RiskPrice;
 use super::reuse::ReusePolicy;
-use super::traces::Traces;
 use super::velocity::VelocityRule;
 use crate::domain::deadline::Timeouts;
 use crate::domain::id::{CallerId, ProviderId, RouteId, TenantId, UpstreamId};
@@ -401,6 +400,27 @@ pub struct Webhook {
 
 /// All webhooks by tenant.
 pub type Webhooks = BTreeMap<TenantId, Arc<Webhook>>;
+
+/// `[traces]`.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Traces {
+    /// Where spans are posted; its path is the whole path.
+    pub url: BaseUrl,
+    /// How many of the traces that begin here are taken, in millionths.
+    pub share: u32,
+    /// What the collector wants to see.
+    pub auth: Auth,
+    /// Headers that are always sent. Lower-case names.
+    pub headers: Vec<(String, String)>,
+    /// Most requests whose spans wait to be sent.
+    pub queue: usize,
+    /// Longest time one try may take.
+    pub timeout: Duration,
+    /// Providers whose requests carry `traceparent` and `tracestate`.
+    pub forward_to: BTreeSet<ProviderId>,
+    /// False if the secret is a placeholder.
+    pub(super) secret_is_real: bool,
+}
 
 /// A provider's credential.
 #[derive(Clone, PartialEq, Eq, Debug)]

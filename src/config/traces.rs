@@ -4,16 +4,14 @@
 //! they would send the names of callers and routes somewhere that no `weighbridge check` has seen. In the sandbox, where
 //! nothing may leave the machine, only a collector at a private address remains.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use http::{HeaderName, HeaderValue};
-use sha2::{Digest, Sha256};
 
 use super::address::{self, Reach};
 use super::checks;
-use super::compile::add;
 use super::descriptor::{Builder, Built};
 use super::error::Code;
 use super::raw::provider::{AuthKind, RawAuth};
@@ -21,7 +19,7 @@ use super::raw::traces::RawTraces;
 use super::read::{shown, suggest};
 use super::report::{Field, Mistake, accept};
 use super::secrets::Use;
-use super::table::{Auth, BaseUrl, Protocol};
+use super::table::{Auth, BaseUrl, Protocol, Traces};
 use crate::domain::id::ProviderId;
 
 /// Below the collector's address, as the protocol fixes it
@@ -31,27 +29,6 @@ const PATH: &str = "/v1/traces";
 const DEFAULT_SHARE: u32 = 100_000;
 const DEFAULT_QUEUE: usize = 2_048;
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// `[traces]`.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Traces {
-    /// Where spans are posted; its path is the whole path.
-    pub url: BaseUrl,
-    /// How many of the traces that begin here are taken, in millionths.
-    pub share: u32,
-    /// What the collector wants to see.
-    pub auth: Auth,
-    /// Headers that are always sent. Lower-case names.
-    pub headers: Vec<(String, String)>,
-    /// Most requests whose spans wait to be sent.
-    pub queue: usize,
-    /// Longest time one try may take.
-    pub timeout: Duration,
-    /// Providers whose requests carry `traceparent` and `tracestate`.
-    pub forward_to: BTreeSet<ProviderId>,
-    /// False if the secret is a placeholder.
-    secret_is_real: bool,
-}
 
 impl Traces {
     /// What every request to the collector carries, its credential marked as one.
@@ -71,14 +48,6 @@ impl Traces {
         let mut value = HeaderValue::from_bytes(&value).ok()?;
         value.set_sensitive(true);
         Some((HeaderName::from_bytes(name.as_bytes()).ok()?, value))
-    }
-
-    /// Adds the secret's fingerprint, so that a new secret is a new version.
-    pub(super) fn fingerprint(&self, hash: &mut Sha256) {
-        for secret in self.auth.secrets().filter(|_| self.secret_is_real) {
-            add(hash, PATH.as_bytes());
-            add(hash, &Sha256::digest(secret.expose()));
-        }
     }
 }
 

@@ -11,9 +11,8 @@ use super::policy::{Policy, Rules};
 use super::reuse::{ReuseMode, ReusePolicy};
 use super::table::{
     Auth, BaseUrl, CachePolicy, Caller, Candidate, CutAnswers, Limits, LlmRoute, Model, Protocol, Provider, RiskRoute,
-    StreamUsage, Unpriced, Webhook,
+    StreamUsage, Traces, Unpriced, Webhook,
 };
-use super::traces::Traces;
 use super::units::shown;
 use super::velocity::{Measure, VelocityRule};
 use crate::config::audit::OnUnrecorded;

@@ -19,7 +19,7 @@ use hyper_util::rt::TokioIo;
 use tokio::sync::oneshot;
 use tokio::time::{sleep, timeout};
 
-use crate::config::traces::Traces;
+use crate::config::table::Traces;
 use crate::gateway::snapshot::{Live, Shared};
 use crate::telemetry::labels::TraceDrop;
 use crate::telemetry::traces::{self, Instance, Spans, Told, encode, rejected};
@@ -172,12 +172,10 @@ async fn post(dial: &dyn Dial, traces: &Traces, message: Bytes) -> Result<(), Fa
         request(traces, message).map_err(|_| Failure::Later("the request to the collector cannot be made"))?;
     let (status, answer) =
         exchange(dial, traces, request).await.map_err(|_| Failure::Later("the collector could not be reached"))?;
-    match status {
-        StatusCode::TOO_MANY_REQUESTS
-        | StatusCode::BAD_GATEWAY
-        | StatusCode::SERVICE_UNAVAILABLE
-        | StatusCode::GATEWAY_TIMEOUT => Err(Failure::Later("the collector cannot take them now")),
-        status if !status.is_success() => Err(Failure::Never(status)),
+    match status.as_u16() {
+        // As the protocol has it (<https://opentelemetry.io/docs/specs/otlp/#retryable-response-codes>, read Nov 2026).
+        429 | 502 | 503 | 504 => Err(Failure::Later("the collector cannot take them now")),
+        _ if !status.is_success() => Err(Failure::Never(status)),
         _ => {
             let spans = rejected(&answer);
             if spans > 0 {

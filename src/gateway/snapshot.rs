@@ -10,8 +10,7 @@ use arc_swap::ArcSwap;
 use http::HeaderValue;
 use tokio::sync::watch;
 
-use crate::config::table::{ConfigVersion, Limits, RoutingTable};
-use crate::config::traces::Traces;
+use crate::config::table::{ConfigVersion, Limits, RoutingTable, Traces};
 use crate::domain::clock;
 use crate::domain::id::{CallerId, ProviderId, RouteId, UpstreamId};
 use crate::domain::overload::Class;

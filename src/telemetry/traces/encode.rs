@@ -16,6 +16,7 @@ use opentelemetry_proto::tonic::trace::v1::status::StatusCode;
 use opentelemetry_proto::tonic::trace::v1::{ResourceSpans, ScopeSpans, Span, Status};
 use prost::Message;
 
+use super::context::fresh;
 use super::{Begun, Served, Told, ToldAttempt};
 use crate::domain::decision::DecisionSource;
 use crate::domain::id::{CallerId, RouteId, TenantId};
@@ -37,7 +38,7 @@ pub struct Instance(String);
 
 impl Default for Instance {
     fn default() -> Self {
-        Self(uuid::Uuid::now_v7().to_string())
+        Self(fresh().0.to_string())
     }
 }
 
