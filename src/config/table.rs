@@ -251,6 +251,8 @@ pub struct CachePolicy {
     pub ttl: Duration,
     /// How much longer an entry may stand in when every candidate fails; zero if it may not.
     pub stale_if_error: Duration,
+    /// How much longer an entry is given at once while a fresh answer is asked for; zero if it is not.
+    pub stale_while_revalidate: Duration,
     /// What becomes of answers that were cut by their token limit.
     pub cut_by_length: CutAnswers,
 }

@@ -214,11 +214,11 @@ impl Told for LlmRoute {
 }
 
 fn cache(policy: CachePolicy) -> String {
-    let stale = if policy.stale_if_error.is_zero() {
-        String::new()
-    } else {
-        format!(", {} more while everybody fails", shown(policy.stale_if_error))
+    let more = |window: std::time::Duration, what: &str| {
+        if window.is_zero() { String::new() } else { format!(", {} more while {what}", shown(window)) }
     };
+    let stale = more(policy.stale_while_revalidate, "a fresh one is asked for");
+    let stale = stale + &more(policy.stale_if_error, "everybody fails");
     let cut = if policy.cut_by_length == CutAnswers::Store { ", answers cut by length too" } else { "" };
     format!("{}{stale}{cut}", shown(policy.ttl))
 }

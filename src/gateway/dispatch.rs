@@ -208,11 +208,13 @@ fn take_off(
     let longest = route.timeouts.total.min(asked.patience(shows_early));
     arrival.trail.lock().stream = facts.stream;
     let mut call = Call { carried, ..call(arrival, caller, operation, Facts::Llm(facts), (longest, asked)) };
-    if (conversation.is_some() || class < caller.standing.class)
+    let revalidates = route.cache.is_some_and(|cache| !cache.stale_while_revalidate.is_zero());
+    if (conversation.is_some() || class < caller.standing.class || revalidates)
         && let Some(context) = Arc::get_mut(&mut call.context)
     {
         context.conversation = conversation;
         context.standing.class = class;
+        context.allowance = revalidates.then(|| Arc::clone(&caller.allowance));
     }
     Ok(fly(ready, call, None))
 }
@@ -320,6 +322,7 @@ fn call(
         id: arrival.id.clone(),
         caller: Arc::clone(&caller.caller),
         quota: caller.quota.clone(),
+        allowance: None,
         standing: match operation.class() {
             TrafficClass::Risk => Standing { class: Class::Risk, ..caller.standing },
             TrafficClass::Llm => caller.standing,

@@ -16,6 +16,7 @@ use tower::retry::budget::{Budget as _, TpsBudget};
 use crate::config::asking::Order;
 use crate::config::table::{Auth, Candidate, Protocol, Provider, RoutingTable};
 use crate::domain::id::{ProviderId, UpstreamId};
+use crate::domain::jitter;
 use crate::domain::operation::Operation;
 use crate::flight::call::Call;
 use crate::flight::trail::UpstreamNames;
@@ -194,7 +195,7 @@ impl Health {
         condition.refusals = condition.refusals.saturating_add(1);
         if condition.refusals >= UNWELCOME_FROM {
             let doublings = (condition.refusals - UNWELCOME_FROM).min(5);
-            condition.unwelcome_until = Some(now + UNWELCOME_FOR * (1 << doublings));
+            condition.unwelcome_until = Some(now + jitter::longer(UNWELCOME_FOR * (1 << doublings)));
         }
         self.mark(&condition);
     }

@@ -254,6 +254,11 @@ const TIMEOUTS: &[Key] = &[
 
 const CACHE: &[Key] = &[
     must("ttl", Duration, "How long an answer is given again; 1s to 30d."),
+    key(
+        "stale_while_revalidate",
+        Duration,
+        "How much longer it is given at once while one fresh answer is asked for; 1s to 30d.",
+    ),
     key("stale_if_error", Duration, "How much longer it may stand in when every candidate fails; 1s to 30d."),
     key(
         "cut_by_length",

@@ -246,6 +246,12 @@ fn cache(known: Known<'_>, caller: &Caller, route: &LlmRoute, call: &Call<'_>) -
             "now",
             match alive.store.look(&wording) {
                 Some((age, true)) => format!("an answer is kept, {} old: nobody would be asked", shown(age)),
+                Some((age, false)) if route.cache.is_some_and(|policy| !policy.stale_while_revalidate.is_zero()) => {
+                    format!(
+                        "an answer is kept that is too old, {}; what it is still good for, the line cache says",
+                        shown(age)
+                    )
+                }
                 Some((age, false)) => format!("an answer is kept for when everybody fails, {} old", shown(age)),
                 None => "no answer is kept".to_owned(),
             },

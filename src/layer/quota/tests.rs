@@ -45,6 +45,7 @@ impl Fixture {
             id: call.context.id.clone(),
             forwarded: call.context.forwarded.clone(),
             idempotency_key: None,
+            allowance: None,
             ..*call.context
         };
         Call { context: Arc::new(context), ..call }
