@@ -27,6 +27,7 @@ use super::raw::webhook::RawWebhook;
 use super::read::suggest;
 use super::report::{Field, Mistake, Report, accept};
 use super::risk::{PlannedRisk, plan_risk};
+use super::rules_plan::{self, PlannedRule};
 use super::secrets::{Secrets, Use};
 use super::table::{CachePolicy, Caller, Limits};
 use crate::domain::deadline::Timeouts;
@@ -50,6 +51,15 @@ pub(super) struct PlannedRoute {
     pub(super) cache: Option<CachePolicy>,
     pub(super) asking: Asking,
     pub(super) shadow: Option<PlannedShadow>,
+    pub(super) rules: Vec<PlannedRule>,
+}
+
+impl PlannedRoute {
+    /// Every provider it leads to.
+    fn all_picks(&self) -> impl Iterator<Item = &Pick> {
+        let shadow = self.shadow.iter().map(|shadow| &shadow.pick);
+        self.picks.iter().chain(shadow).chain(self.rules.iter().flat_map(|rule| &rule.route.picks))
+    }
 }
 
 /// Everything but the providers.
@@ -97,8 +107,7 @@ impl Plan {
 
     /// The ids of all providers that some route leads to.
     pub(super) fn used(&self) -> BTreeSet<&str> {
-        let shadows = self.llm.values().filter_map(|route| Some(&route.shadow.as_ref()?.pick));
-        let llm = self.llm.values().flat_map(|route| &route.picks).chain(shadows);
+        let llm = self.llm.values().flat_map(PlannedRoute::all_picks);
         let risk = self.risk.iter().flat_map(|risk| &risk.picks);
         llm.chain(risk).map(|pick| pick.provider.as_str()).collect()
     }
@@ -197,6 +206,7 @@ impl Allowing<'_> {
             cache: None,
             asking: Asking { weights: vec![1], ..Asking::default() },
             shadow: None,
+            rules: Vec::new(),
         });
         id
     }
@@ -254,15 +264,17 @@ fn plan_route(raw: &RawRoute, catalog: &Catalog, report: &Report<'_>) -> Planned
     let timeouts = plan_timeouts(&raw.timeouts, report);
     let max_attempts = raw.max_attempts.as_ref().map_or(DEFAULT_ATTEMPTS, |attempts| attempts.value);
     let beside = Beside { picks: &picks, timeouts: &timeouts, max_attempts, catalog };
-    PlannedRoute {
+    let route = PlannedRoute {
         asking: llm::asking(raw, &beside, report),
         shadow: raw.shadow.as_ref().and_then(|shadow| llm::shadow(shadow, catalog, report)),
         class: raw.class.as_ref().map(|class| class.value).unwrap_or_default(),
         cache: raw.cache.as_ref().map(RawCache::policy),
+        rules: Vec::new(),
         picks,
         timeouts,
         max_attempts,
-    }
+    };
+    PlannedRoute { rules: rules_plan::plan(raw, &route, catalog, report), ..route }
 }
 
 fn default_timeouts() -> Timeouts {

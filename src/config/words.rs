@@ -3,6 +3,8 @@
 //! Never a secret, a digest, the path of an address that may be a credential, or who is on a list. What has no words here is
 //! told as changed and no more, so that a setting somebody adds is never shown by accident.
 
+use std::sync::Arc;
+
 use super::asking::{HedgeAfter, Sticky};
 use super::budgets::RiskBudgets;
 use super::cases::bands_in_words;
@@ -10,8 +12,8 @@ use super::lists::List;
 use super::policy::{Policy, Rules};
 use super::reuse::{ReuseMode, ReusePolicy};
 use super::table::{
-    Auth, BaseUrl, CachePolicy, Caller, Candidate, CutAnswers, Limits, LlmRoute, Model, Protocol, Provider, RiskRoute,
-    StreamUsage, Unpriced, Webhook,
+    Auth, BaseUrl, CachePolicy, Caller, Candidate, CutAnswers, Limits, LlmRoute, LlmRule, Model, Protocol, Provider,
+    RiskRoute, StreamUsage, Unpriced, Webhook,
 };
 use super::units::shown;
 use super::velocity::{Measure, VelocityRule};
@@ -171,7 +173,7 @@ fn model(model: &Model) -> String {
 
 impl Told for LlmRoute {
     const FIRST: &'static [&'static str] =
-        &["candidates", "order", "timeouts.total", "timeouts.first_content", "cache", "hedge", "shadow"];
+        &["candidates", "order", "timeouts.total", "timeouts.first_content", "cache", "hedge", "shadow", "rules"];
 
     fn told(&self, setting: &str) -> Option<String> {
         let (timeouts, asking) = (&self.timeouts, &self.asking);
@@ -187,6 +189,18 @@ impl Told for LlmRoute {
             "weights" => {
                 let named = self.candidates.iter().zip(&asking.weights);
                 list(named.map(|(candidate, weight)| format!("{} {weight}", candidate.upstream)))
+            }
+            "rules" => {
+                let rule = |rule: &Arc<LlmRule>| {
+                    let (own, theirs) = (&rule.route, self);
+                    let changed = ["candidates", "order", "weights", "timeouts.total", "timeouts.connect"];
+                    let changed =
+                        changed.into_iter().chain(["timeouts.first_content", "timeouts.idle", "max_attempts"]);
+                    let changed = changed.filter(|setting| own.told(setting) != theirs.told(setting));
+                    let changed = changed.filter_map(|setting| Some(format!("{setting} {}", own.told(setting)?)));
+                    format!("\"{}\" when {}: {}", rule.name, rule.when, changed.collect::<Vec<_>>().join(", "))
+                };
+                list(self.rules.iter().map(rule))
             }
             "sticky" => asking.sticky.map(|Sticky::Conversation| "conversation".to_owned()),
             "fallback_on" => {

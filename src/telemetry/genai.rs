@@ -3,7 +3,7 @@
 //! `chat`, `text_completion` and `embeddings` are the convention's own
 //! (<https://github.com/open-telemetry/semantic-conventions-genai>, as known on 2026-11-22). For what it has no word for
 //! it lets everybody choose one; ours say what is made, in the same style. The series of an operation begin with its first
-//! call: no upstream has more than [`NAMES`] of them, and most have one.
+//! call, but for the one that is asked most: no upstream has more than [`NAMES`] of them, and most have one.
 
 use std::sync::{Arc, OnceLock};
 

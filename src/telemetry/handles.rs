@@ -9,7 +9,7 @@ use std::time::Duration;
 use super::catalog::{self, Row};
 use super::cells::{Counter, Gauge, Histogram, Level};
 use super::families::Families;
-use super::genai::{GenAi, Series};
+use super::genai::{self, GenAi, Series};
 use super::labels::{
     AttemptOutcome, ConnectionEnd, ConnectionRefusal, HedgeOutcome, OddAnswer, QuotaReason, RequestOutcome, ShadowDrop,
     StreamEnd, Unrecorded, VelocityEvent,
@@ -298,6 +298,14 @@ impl UpstreamMetrics {
         if let Some(tokens) = usage.output_tokens {
             self.tokens_out.add(tokens);
             genai.iter().for_each(|genai| genai.output.observe_units(tokens));
+        }
+    }
+
+    /// Shows what it is asked most before anybody asks: chat where that is offered, else the first of `offered`.
+    pub fn begin(&self, offered: impl IntoIterator<Item = Operation> + Clone) {
+        let chat = offered.clone().into_iter().find(|operation| genai::operation_name(*operation) == Some("chat"));
+        if let Some(operation) = chat.or_else(|| offered.into_iter().next()) {
+            self.genai(operation);
         }
     }
 

@@ -54,6 +54,7 @@ mod retention;
 mod reuse;
 mod revalidate;
 mod risk;
+mod rules;
 mod shape;
 mod shutdown;
 mod signed;
