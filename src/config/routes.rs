@@ -17,7 +17,7 @@ use super::jurisdictions::Jurisdictions;
 use super::keys::Resolving;
 use super::laws::{self, Recorded};
 use super::lists_plan::ListFiles;
-use super::llm::{self, Beside, PlannedShadow};
+use super::llm::{self, Beside};
 use super::raw::cache::RawCache;
 use super::raw::callers::RawCaller;
 use super::raw::cases::RawCase;
@@ -27,9 +27,9 @@ use super::raw::webhook::RawWebhook;
 use super::read::suggest;
 use super::report::{Field, Mistake, Report, accept};
 use super::risk::{PlannedRisk, plan_risk};
-use super::rules_plan::{self, PlannedRule};
+use super::rules_plan::{self, PlannedRoute};
 use super::secrets::{Secrets, Use};
-use super::table::{CachePolicy, Caller, Limits};
+use super::table::{Caller, Limits};
 use crate::domain::deadline::Timeouts;
 use crate::domain::id::{CallerId, RouteId, TenantId};
 use crate::domain::overload::Class;
@@ -41,26 +41,6 @@ const DEFAULT_ATTEMPTS: u32 = 3;
 const MOST_ROUTES: usize = 500;
 const MOST_CALLERS: usize = 5000;
 const MIB: usize = 1 << 20;
-
-/// An LLM route without its providers.
-pub(super) struct PlannedRoute {
-    pub(super) picks: Vec<Pick>,
-    pub(super) timeouts: Timeouts,
-    pub(super) max_attempts: u32,
-    pub(super) class: Class,
-    pub(super) cache: Option<CachePolicy>,
-    pub(super) asking: Asking,
-    pub(super) shadow: Option<PlannedShadow>,
-    pub(super) rules: Vec<PlannedRule>,
-}
-
-impl PlannedRoute {
-    /// Every provider it leads to.
-    fn all_picks(&self) -> impl Iterator<Item = &Pick> {
-        let shadow = self.shadow.iter().map(|shadow| &shadow.pick);
-        self.picks.iter().chain(shadow).chain(self.rules.iter().flat_map(|rule| &rule.route.picks))
-    }
-}
 
 /// Everything but the providers.
 pub(super) struct Plan {

@@ -6,21 +6,42 @@
 use std::sync::Arc;
 
 use super::asking::{Asking, Hedge, HedgeAfter, Order};
-use super::catalog::{Catalog, picks};
+use super::catalog::{Catalog, Pick, picks};
 use super::checks;
 use super::error::Code;
 use super::expr::{About, Condition, Known};
-use super::llm::{self, Beside};
+use super::llm::{self, Beside, PlannedShadow};
 use super::policy_plan::condition;
 use super::raw::llm::{RawCandidate, RawRoute, RawTimeouts};
 use super::raw::policy::RawCondition;
 use super::raw::rule::RawRule;
 use super::report::{Field, Report, accept};
-use super::routes::PlannedRoute;
+use super::table::CachePolicy;
 use crate::domain::deadline::Timeouts;
+use crate::domain::overload::Class;
 
 /// Most rules of a route: all of them may have to be asked for one call.
 const MOST_RULES: usize = 20;
+
+/// An LLM route without its providers.
+pub(super) struct PlannedRoute {
+    pub(super) picks: Vec<Pick>,
+    pub(super) timeouts: Timeouts,
+    pub(super) max_attempts: u32,
+    pub(super) class: Class,
+    pub(super) cache: Option<CachePolicy>,
+    pub(super) asking: Asking,
+    pub(super) shadow: Option<PlannedShadow>,
+    pub(super) rules: Vec<PlannedRule>,
+}
+
+impl PlannedRoute {
+    /// Every provider it leads to.
+    pub(super) fn all_picks(&self) -> impl Iterator<Item = &Pick> {
+        let shadow = self.shadow.iter().map(|shadow| &shadow.pick);
+        self.picks.iter().chain(shadow).chain(self.rules.iter().flat_map(|rule| &rule.route.picks))
+    }
+}
 
 /// A rule without its providers.
 pub(super) struct PlannedRule {

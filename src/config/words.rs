@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use super::asking::{HedgeAfter, Sticky};
+use super::asking::{HedgeAfter, Order, Sticky};
 use super::budgets::RiskBudgets;
 use super::cases::bands_in_words;
 use super::lists::List;
@@ -196,7 +196,8 @@ impl Told for LlmRoute {
                     let changed = ["candidates", "order", "weights", "timeouts.total", "timeouts.connect"];
                     let changed =
                         changed.into_iter().chain(["timeouts.first_content", "timeouts.idle", "max_attempts"]);
-                    let changed = changed.filter(|setting| own.told(setting) != theirs.told(setting));
+                    let weighs = |setting: &&str| *setting != "weights" || own.asking.order == Order::Weighted;
+                    let changed = changed.filter(weighs).filter(|setting| own.told(setting) != theirs.told(setting));
                     let changed = changed.filter_map(|setting| Some(format!("{setting} {}", own.told(setting)?)));
                     format!("\"{}\" when {}: {}", rule.name, rule.when, changed.collect::<Vec<_>>().join(", "))
                 };
