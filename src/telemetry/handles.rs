@@ -293,11 +293,15 @@ impl UpstreamMetrics {
         let genai = self.genai(operation);
         if let Some(tokens) = usage.input_tokens {
             self.tokens_in.add(tokens);
-            genai.iter().for_each(|genai| genai.input.observe_units(tokens));
+            if let Some(genai) = genai {
+                genai.input.observe_units(tokens);
+            }
         }
         if let Some(tokens) = usage.output_tokens {
             self.tokens_out.add(tokens);
-            genai.iter().for_each(|genai| genai.output.observe_units(tokens));
+            if let Some(genai) = genai {
+                genai.output.observe_units(tokens);
+            }
         }
     }
 

@@ -28,7 +28,7 @@ pub struct TooManyInterim;
 /// True if that is why an exchange failed.
 pub fn is_flood(error: &hyper::Error) -> bool {
     let cause = error.source().and_then(|cause| cause.downcast_ref::<io::Error>());
-    cause.and_then(io::Error::get_ref).is_some_and(|inner| inner.is::<TooManyInterim>())
+    cause.and_then(io::Error::get_ref).and_then(|inner| inner.downcast_ref::<TooManyInterim>()).is_some()
 }
 
 /// Where in an answer the connection is.

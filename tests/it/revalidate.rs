@@ -27,7 +27,7 @@ async fn row_46_a_hundred_who_find_an_old_answer_wait_for_nobody_and_cause_one_r
     let (question, streamed) = (&question, &streamed);
     let answers = join_all((0..100).map(async |number: u32| {
         sleep(number * MS).await;
-        world.chat(if number % 2 == 0 { question } else { streamed }).await
+        world.chat(if number.is_multiple_of(2) { question } else { streamed }).await
     }));
     for answer in answers.await {
         assert_eq!((answer.status, answer.header("wb-cache"), answer.header("wb-attempts")), (200, "stale", "0"));

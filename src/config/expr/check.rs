@@ -340,7 +340,7 @@ impl Checker<'_> {
                 let message = format!("{name} is a function of texts, and this is {}", other.name());
                 return self.wrong(Fault::new(of_span, Code::WrongType, message));
             }
-        };
+        }
         let (_, literal) = self.literal(tree, arguments, "write it as in subject.startsWith(\"gift\")")?;
         let literal = Box::from(literal);
         let test = match name {
