@@ -202,6 +202,10 @@ pub(super) fn llm_line(route: &LlmRoute) -> String {
         (!fallback.is_empty()).then(|| format!("fallback on {}", fallback.join(", "))),
         asking.hedge.map(|_| "hedged".to_owned()),
         route.shadow.as_ref().map(|shadow| format!("shadow {}", shadow.candidate.upstream)),
+        (!route.rules.is_empty()).then(|| {
+            let names: Vec<_> = route.rules.iter().map(|rule| &*rule.name).collect();
+            format!("other settings by rule: {}", names.join(", "))
+        }),
         (route.class < Class::Normal).then(|| format!("class {}", route.class.label())),
     ];
     let notes: Vec<_> = notes.into_iter().flatten().collect();

@@ -15,6 +15,8 @@ use crate::wire::risk::Assessment;
 
 /// When payments of tests are made that do not say: 2026-01-01T12:00:00Z, in milliseconds since 1970.
 pub(super) const NOON: i64 = 1_767_268_800_000;
+/// The same for calls, which have it from conditions.
+pub const NOON_MS: u64 = NOON.unsigned_abs();
 /// The error of a model that is no route's name.
 pub const UNKNOWN_MODEL: &str = "unknown_model";
 
@@ -73,6 +75,10 @@ pub struct ModelCall {
     pub operation: Operation,
     /// Bytes of its body.
     pub bytes: usize,
+    /// True if it wants its answer as it is made.
+    pub stream: bool,
+    /// Its headers, by name in lower case.
+    pub headers: BTreeMap<String, String>,
 }
 
 /// A payment attempt, and what the provider says to it.

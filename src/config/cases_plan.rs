@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use super::cases::{Asked, Case, ERRORS, Expectation, ModelCall, Of, Payment, UNKNOWN_MODEL, Wanted};
 use super::error::Code;
-use super::raw::cases::{RawAsked, RawCase, RawExpected, RawGiven, RawPayment, by_name};
+use super::raw::cases::{RawAsked, RawCase, RawExpected, RawGiven, RawModelCall, RawPayment, by_name};
 use super::raw::policy::RawSomeBands;
 use super::read::suggest;
 use super::report::{Field, Mistake, Report};
@@ -84,7 +84,7 @@ impl Planning<'_> {
 
     fn down(self, name: &Field<String>) -> Option<String> {
         let providers = self.table.providers().keys().map(ProviderId::as_str);
-        let routes = self.table.llm_routes().values().flat_map(|route| &route.candidates);
+        let routes = self.table.llm_routes().values().flat_map(|route| route.everybody());
         let risk = self.table.risk_route().into_iter().flat_map(|route| &route.candidates);
         let upstreams = routes.chain(risk).map(|candidate| candidate.upstream.as_str());
         let known: BTreeSet<&str> = providers.chain(upstreams).collect();
@@ -105,7 +105,9 @@ impl Planning<'_> {
                     return None;
                 }
                 let model = call.model.value.clone();
-                Some(Asked::Model(ModelCall { model, operation: call.operation, bytes: call.bytes }))
+                let RawModelCall { operation, bytes, stream, .. } = *call;
+                let headers = call.headers.clone();
+                Some(Asked::Model(ModelCall { model, operation, bytes, stream, headers }))
             }
             RawAsked::Payment(payment) => {
                 self.payment(payment, expected).map(|payment| Asked::Payment(Box::new(payment)))
@@ -179,7 +181,7 @@ impl Planning<'_> {
         let known: Vec<&UpstreamId> = match asked {
             RawAsked::Model(call) => {
                 let route = self.table.llm_routes().get(call.model.value.as_str());
-                route.into_iter().flat_map(|route: &Arc<LlmRoute>| &route.candidates).map(|one| &one.upstream).collect()
+                route.into_iter().flat_map(|route: &Arc<LlmRoute>| route.everybody()).map(|one| &one.upstream).collect()
             }
             RawAsked::Payment(_) => {
                 let candidates = self.table.risk_route().into_iter().flat_map(|route| &route.candidates);

@@ -20,12 +20,14 @@ use super::raw::Document;
 use super::raw::routes::{Part, RawRoutes};
 use super::report::Report;
 use super::risk::PlannedRisk;
-use super::routes::{Plan, PlannedRoute, RISK};
+use super::routes::{Plan, RISK};
+use super::rules_plan::{PlannedRoute, PlannedRule};
 use super::schema;
 use super::secrets::Use;
 use super::source::Sources;
 use super::table::{
-    Caller, Candidate, ConfigVersion, LlmRoute, Protocol, Provider, RiskRoute, RoutingTable, Shadow, Traces, Webhooks,
+    Caller, Candidate, ConfigVersion, LlmRoute, LlmRule, Protocol, Provider, RiskRoute, RoutingTable, Shadow, Traces,
+    Webhooks,
 };
 use super::traces;
 use super::webhooks;
@@ -121,8 +123,13 @@ fn llm_route(id: RouteId, plan: &PlannedRoute, providers: &BTreeMap<ProviderId, 
         Some(plan) => Some(shadow(plan, providers)?),
         None => None,
     };
+    let rule = |rule: &PlannedRule| {
+        let route = Arc::new(llm_route(id.clone(), &rule.route, providers)?);
+        Some(Arc::new(LlmRule { name: Arc::clone(&rule.name), when: rule.when.clone(), route }))
+    };
+    let rules = plan.rules.iter().map(rule).collect::<Option<_>>()?;
     let (asking, &PlannedRoute { timeouts, max_attempts, class, cache, .. }) = (plan.asking.clone(), plan);
-    Some(LlmRoute { id, candidates, timeouts, max_attempts, class, cache, asking, shadow, fingerprint })
+    Some(LlmRoute { id, candidates, timeouts, max_attempts, class, cache, asking, shadow, fingerprint, rules })
 }
 
 fn shadow(plan: &PlannedShadow, providers: &BTreeMap<ProviderId, Arc<Provider>>) -> Option<Shadow> {

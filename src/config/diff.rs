@@ -11,7 +11,7 @@ use std::sync::Arc;
 use super::lists::List;
 use super::policy::{self, Rules};
 use super::table::{
-    Auth, Caller, Candidate, Limits, LlmRoute, Provider, RiskRoute, RoutingTable, Shadow, Traces, Webhook,
+    Auth, Caller, Candidate, Limits, LlmRoute, LlmRule, Provider, RiskRoute, RoutingTable, Shadow, Traces, Webhook,
 };
 use super::words::Told;
 use crate::sign::keyring::{KeyState, Keyring};
@@ -346,7 +346,26 @@ fn changed_route(old: &LlmRoute, new: &LlmRoute) -> Vec<&'static str> {
         ("hedge", old.asking.hedge == new.asking.hedge),
         ("shadow", same_shadow(old.shadow.as_ref(), new.shadow.as_ref())),
         ("class", old.class == new.class),
+        ("rules", same_rules(old, new)),
     ])
+}
+
+fn same_rules(old: &LlmRoute, new: &LlmRoute) -> bool {
+    const OWN: [&str; 8] = [
+        "candidates",
+        "order",
+        "weights",
+        "timeouts.total",
+        "timeouts.connect",
+        "timeouts.first_content",
+        "timeouts.idle",
+        "max_attempts",
+    ];
+    let same = |(old, new): (&Arc<LlmRule>, &Arc<LlmRule>)| {
+        let changed = changed_route(&old.route, &new.route);
+        old.name == new.name && old.when == new.when && !changed.iter().any(|setting| OWN.contains(setting))
+    };
+    old.rules.len() == new.rules.len() && old.rules.iter().zip(&new.rules).all(same)
 }
 
 fn changed_risk(old: &RiskRoute, new: &RiskRoute) -> Vec<&'static str> {

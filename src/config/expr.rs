@@ -104,6 +104,10 @@ pub enum Node {
     Feature(Box<str>),
     /// Somebody of this payment is on the list.
     Listed(NamedList),
+    /// `request.stream`
+    Streams,
+    /// A header of the call compared with texts of the configuration. False if it is absent.
+    Header(Arc<str>, TextTest),
 }
 
 /// A list in a condition. Conditions that name the same list are the same, whoever is on it.
@@ -206,6 +210,8 @@ pub enum Text {
     InstrumentBin,
     /// `device.id`
     DeviceId,
+    /// `request.operation`
+    Operation,
 }
 
 /// A whole number.
@@ -213,6 +219,10 @@ pub enum Text {
 pub enum Whole {
     /// As it is written.
     Literal(i64),
+    /// `request.bytes`: of the call's body.
+    Bytes,
+    /// `request.estimated_tokens`: what the call's body may come to.
+    EstimatedTokens,
     /// `hour_utc`: 0 to 23.
     HourUtc,
     /// `user.registered_days`: whole days since the account was opened.
@@ -235,9 +245,30 @@ pub enum Fact {
     Address,
 }
 
+/// What a condition is about.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum About {
+    /// A payment attempt.
+    Payment,
+    /// A call to a model.
+    Call,
+}
+
+impl About {
+    /// What a condition may look like, for somebody who wrote none.
+    fn example(self) -> &'static str {
+        match self {
+            Self::Payment => "merchant.category == \"electronics\"",
+            Self::Call => "request.estimated_tokens > 20000",
+        }
+    }
+}
+
 /// The names that only this configuration knows.
 #[derive(Clone, Copy)]
 pub(super) struct Known<'k> {
+    /// What it is about.
+    pub(super) about: About,
     /// The lists, for `in_list("..")`.
     pub(super) lists: &'k [Arc<List>],
     /// The counters, for `velocity.<name>`.

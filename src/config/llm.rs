@@ -17,6 +17,7 @@ const DEFAULT_SHARE: u32 = 50_000;
 const DEFAULT_SHADOWS: u32 = 10;
 
 /// A shadow without its provider.
+#[derive(Clone)]
 pub(super) struct PlannedShadow {
     pub(super) pick: Pick,
     /// Millionths of the calls.

@@ -56,6 +56,7 @@ mod report;
 mod reusing;
 mod risk;
 mod routes;
+mod rules_plan;
 mod secrets;
 mod shape;
 mod traces;

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use super::checks;
 use super::error::Code;
-use super::expr::{self, Condition, Fault, Known};
+use super::expr::{self, About, Condition, Fault, Known};
 use super::lists::List;
 use super::lists_plan::{ListFiles, plan_lists};
 use super::policy::{Policy, Rules};
@@ -60,7 +60,7 @@ pub(super) fn plan_rules(
     }
     let lists = plan_lists(&raw.lists, files, report);
     let counters: Vec<_> = counted.iter().map(|rule| Arc::clone(&rule.name)).collect();
-    let known = Known { lists: &lists, counters: &counters };
+    let known = Known { about: About::Payment, lists: &lists, counters: &counters };
     let policies = raw.policies.iter().take(MOST_POLICIES).filter_map(|raw| plan(raw, known, inherited, report));
     PlannedRules { policies: policies.collect(), lists: lists.clone() }
 }
@@ -92,7 +92,7 @@ fn plan(
     })
 }
 
-fn condition(text: &Field<String>, known: Known<'_>, report: &Report<'_>) -> Option<Condition> {
+pub(super) fn condition(text: &Field<String>, known: Known<'_>, report: &Report<'_>) -> Option<Condition> {
     let faults = match expr::compile(&text.value, known) {
         Ok(condition) => return Some(condition),
         Err(faults) => faults,

@@ -26,6 +26,7 @@ pub(super) mod provider;
 pub(super) mod reuse;
 pub(super) mod risk;
 pub(super) mod routes;
+pub(super) mod rule;
 pub(super) mod shape;
 pub(super) mod signature;
 pub(super) mod traces;

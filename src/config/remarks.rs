@@ -2,11 +2,13 @@
 //! its places, for `check`.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use super::asking::Order;
+use super::expr::Node;
 use super::policy::{Policy, Rules};
 use super::rule::Rule;
-use super::table::{Candidate, LlmRoute, RiskRoute, RoutingTable};
+use super::table::{Candidate, LlmRoute, LlmRule, RiskRoute, RoutingTable};
 use crate::domain::money::TokenPrice;
 use crate::domain::policy::{FailureModes, ListKind, OnExhausted};
 
@@ -58,6 +60,23 @@ fn unreachable(rules: &Rules) -> Vec<Remark> {
     found
 }
 
+/// Rules of a route that never hold, because one before them takes every call they could.
+fn unreachable_rules(route: &LlmRoute) -> Vec<Remark> {
+    let mut found = Vec::new();
+    for (index, rule) in route.rules.iter().enumerate() {
+        let all = |earlier: &LlmRule| *earlier.when.root() == Node::Always(true);
+        let takes_all = |earlier: &&Arc<LlmRule>| all(earlier) || earlier.when == rule.when;
+        if let Some(earlier) = route.rules.iter().take(index).find(takes_all) {
+            let why = if all(earlier) { "matches everything" } else { "has the same condition" };
+            let text =
+                format!("\"{}\" of route {} never holds: \"{}\" before it {why}", rule.name, route.id, earlier.name);
+            let about = format!("{}.{}", route.id, rule.name);
+            found.push(Remark { rule: Rule::UnreachableRule, about, text });
+        }
+    }
+    found
+}
+
 fn has_local_rules(modes: &FailureModes) -> bool {
     [modes.deadline, modes.unavailable].contains(&OnExhausted::LocalRules)
 }
@@ -86,7 +105,7 @@ fn of_budgets(table: &RoutingTable) -> Vec<Remark> {
 fn of_route(route: &LlmRoute) -> Vec<Remark> {
     let price = |candidate: &Candidate| candidate.model.as_ref().and_then(|model| model.price);
     let currency = route.candidates.iter().find_map(price).map(TokenPrice::currency);
-    let mut found = Vec::new();
+    let mut found = unreachable_rules(route);
     let comparable = |candidate: &Candidate| match price(candidate) {
         Some(price) => Some(price.currency()) == currency,
         None => false,

@@ -17,7 +17,7 @@ use super::jurisdictions::Jurisdictions;
 use super::keys::Resolving;
 use super::laws::{self, Recorded};
 use super::lists_plan::ListFiles;
-use super::llm::{self, Beside, PlannedShadow};
+use super::llm::{self, Beside};
 use super::raw::cache::RawCache;
 use super::raw::callers::RawCaller;
 use super::raw::cases::RawCase;
@@ -28,8 +28,9 @@ use super::raw::webhook::RawWebhook;
 use super::read::suggest;
 use super::report::{Field, Mistake, Report, accept};
 use super::risk::{PlannedRisk, plan_risk};
+use super::rules_plan::{self, PlannedRoute};
 use super::secrets::{Secrets, Use};
-use super::table::{CachePolicy, Caller, Limits};
+use super::table::{Caller, Limits};
 use crate::domain::deadline::Timeouts;
 use crate::domain::id::{CallerId, RouteId, TenantId};
 use crate::domain::overload::Class;
@@ -41,17 +42,6 @@ const DEFAULT_ATTEMPTS: u32 = 3;
 const MOST_ROUTES: usize = 500;
 const MOST_CALLERS: usize = 5000;
 const MIB: usize = 1 << 20;
-
-/// An LLM route without its providers.
-pub(super) struct PlannedRoute {
-    pub(super) picks: Vec<Pick>,
-    pub(super) timeouts: Timeouts,
-    pub(super) max_attempts: u32,
-    pub(super) class: Class,
-    pub(super) cache: Option<CachePolicy>,
-    pub(super) asking: Asking,
-    pub(super) shadow: Option<PlannedShadow>,
-}
 
 /// Everything but the providers.
 pub(super) struct Plan {
@@ -100,8 +90,7 @@ impl Plan {
 
     /// The ids of all providers that some route leads to.
     pub(super) fn used(&self) -> BTreeSet<&str> {
-        let shadows = self.llm.values().filter_map(|route| Some(&route.shadow.as_ref()?.pick));
-        let llm = self.llm.values().flat_map(|route| &route.picks).chain(shadows);
+        let llm = self.llm.values().flat_map(PlannedRoute::all_picks);
         let risk = self.risk.iter().flat_map(|risk| &risk.picks);
         llm.chain(risk).map(|pick| pick.provider.as_str()).collect()
     }
@@ -204,6 +193,7 @@ impl Allowing<'_> {
             cache: None,
             asking: Asking { weights: vec![1], ..Asking::default() },
             shadow: None,
+            rules: Vec::new(),
         });
         id
     }
@@ -261,15 +251,17 @@ fn plan_route(raw: &RawRoute, catalog: &Catalog, report: &Report<'_>) -> Planned
     let timeouts = plan_timeouts(&raw.timeouts, report);
     let max_attempts = raw.max_attempts.as_ref().map_or(DEFAULT_ATTEMPTS, |attempts| attempts.value);
     let beside = Beside { picks: &picks, timeouts: &timeouts, max_attempts, catalog };
-    PlannedRoute {
+    let route = PlannedRoute {
         asking: llm::asking(raw, &beside, report),
         shadow: raw.shadow.as_ref().and_then(|shadow| llm::shadow(shadow, catalog, report)),
         class: raw.class.as_ref().map(|class| class.value).unwrap_or_default(),
         cache: raw.cache.as_ref().map(RawCache::policy),
+        rules: Vec::new(),
         picks,
         timeouts,
         max_attempts,
-    }
+    };
+    PlannedRoute { rules: rules_plan::plan(raw, &route, catalog, report), ..route }
 }
 
 fn default_timeouts() -> Timeouts {

@@ -43,11 +43,13 @@ pub enum Rule {
     Loop,
     /// A warning is allowed that is not there.
     IdleAllowance,
+    /// A route's rule behind one that takes every call it could.
+    UnreachableRule,
 }
 
 impl Rule {
     /// Every one, in the order of the codes.
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 21] = [
         Self::RenamedKey,
         Self::UnreachablePolicy,
         Self::IdleLocalRules,
@@ -68,6 +70,7 @@ impl Rule {
         Self::DemoKey,
         Self::Loop,
         Self::IdleAllowance,
+        Self::UnreachableRule,
     ];
 
     /// The code: `W007`.
@@ -93,6 +96,7 @@ impl Rule {
             Self::DemoKey => "W018",
             Self::Loop => "W019",
             Self::IdleAllowance => "W020",
+            Self::UnreachableRule => "W021",
         }
     }
 }

@@ -11,6 +11,7 @@ use super::asking::Asking;
 use super::audit::OnUnrecorded;
 use super::budgets::RiskBudgets;
 use super::cases::Case;
+use super::expr::Condition;
 use super::jurisdictions::Jurisdictions;
 use super::policy::Rules;
 use super::prices::RiskPrice;
@@ -237,6 +238,31 @@ pub struct LlmRoute {
     pub shadow: Option<Shadow>,
     /// Changes whenever anything that shapes an answer changes; part of the cache key.
     pub fingerprint: [u8; 32],
+    /// Calls it is another route for, the first that matches first. Empty for most.
+    pub rules: Vec<Arc<LlmRule>>,
+}
+
+/// What a route is for some of its calls.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct LlmRule {
+    /// For people.
+    pub name: Arc<str>,
+    /// Which calls.
+    pub when: Condition,
+    /// The route for them: its own id, without rules.
+    pub route: Arc<LlmRoute>,
+}
+
+impl LlmRoute {
+    /// The route as it is for every call it may be asked.
+    pub fn variants(&self) -> impl Iterator<Item = &Self> {
+        std::iter::once(self).chain(self.rules.iter().map(|rule| &*rule.route))
+    }
+
+    /// Everybody who may be asked, some perhaps more than once.
+    pub fn everybody(&self) -> impl Iterator<Item = &Candidate> {
+        self.variants().flat_map(|route| &route.candidates)
+    }
 }
 
 /// A candidate that gets copies of calls, to see how it does; nobody is shown its answers.
@@ -257,6 +283,8 @@ pub struct CachePolicy {
     pub ttl: Duration,
     /// How much longer an entry may stand in when every candidate fails; zero if it may not.
     pub stale_if_error: Duration,
+    /// How much longer an entry is given at once while a fresh answer is asked for; zero if it is not.
+    pub stale_while_revalidate: Duration,
     /// What becomes of answers that were cut by their token limit.
     pub cut_by_length: CutAnswers,
 }

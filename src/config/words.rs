@@ -3,15 +3,17 @@
 //! Never a secret, a digest, the path of an address that may be a credential, or who is on a list. What has no words here is
 //! told as changed and no more, so that a setting somebody adds is never shown by accident.
 
-use super::asking::{HedgeAfter, Sticky};
+use std::sync::Arc;
+
+use super::asking::{HedgeAfter, Order, Sticky};
 use super::budgets::RiskBudgets;
 use super::cases::bands_in_words;
 use super::lists::List;
 use super::policy::{Policy, Rules};
 use super::reuse::{ReuseMode, ReusePolicy};
 use super::table::{
-    Auth, BaseUrl, CachePolicy, Caller, Candidate, CutAnswers, Limits, LlmRoute, Model, Protocol, Provider, RiskRoute,
-    StreamUsage, Traces, Unpriced, Webhook,
+    Auth, BaseUrl, CachePolicy, Caller, Candidate, CutAnswers, Limits, LlmRoute, LlmRule, Model, Protocol, Provider,
+    RiskRoute, StreamUsage, Traces, Unpriced, Webhook,
 };
 use super::units::shown;
 use super::velocity::{Measure, VelocityRule};
@@ -171,7 +173,7 @@ fn model(model: &Model) -> String {
 
 impl Told for LlmRoute {
     const FIRST: &'static [&'static str] =
-        &["candidates", "order", "timeouts.total", "timeouts.first_content", "cache", "hedge", "shadow"];
+        &["candidates", "order", "timeouts.total", "timeouts.first_content", "cache", "hedge", "shadow", "rules"];
 
     fn told(&self, setting: &str) -> Option<String> {
         let (timeouts, asking) = (&self.timeouts, &self.asking);
@@ -187,6 +189,19 @@ impl Told for LlmRoute {
             "weights" => {
                 let named = self.candidates.iter().zip(&asking.weights);
                 list(named.map(|(candidate, weight)| format!("{} {weight}", candidate.upstream)))
+            }
+            "rules" => {
+                let rule = |rule: &Arc<LlmRule>| {
+                    let (own, theirs) = (&rule.route, self);
+                    let changed = ["candidates", "order", "weights", "timeouts.total", "timeouts.connect"];
+                    let changed =
+                        changed.into_iter().chain(["timeouts.first_content", "timeouts.idle", "max_attempts"]);
+                    let weighs = |setting: &&str| *setting != "weights" || own.asking.order == Order::Weighted;
+                    let changed = changed.filter(weighs).filter(|setting| own.told(setting) != theirs.told(setting));
+                    let changed = changed.filter_map(|setting| Some(format!("{setting} {}", own.told(setting)?)));
+                    format!("\"{}\" when {}: {}", rule.name, rule.when, changed.collect::<Vec<_>>().join(", "))
+                };
+                list(self.rules.iter().map(rule))
             }
             "sticky" => asking.sticky.map(|Sticky::Conversation| "conversation".to_owned()),
             "fallback_on" => {
@@ -214,11 +229,11 @@ impl Told for LlmRoute {
 }
 
 fn cache(policy: CachePolicy) -> String {
-    let stale = if policy.stale_if_error.is_zero() {
-        String::new()
-    } else {
-        format!(", {} more while everybody fails", shown(policy.stale_if_error))
+    let more = |window: std::time::Duration, what: &str| {
+        if window.is_zero() { String::new() } else { format!(", {} more while {what}", shown(window)) }
     };
+    let stale = more(policy.stale_while_revalidate, "a fresh one is asked for");
+    let stale = stale + &more(policy.stale_if_error, "everybody fails");
     let cut = if policy.cut_by_length == CutAnswers::Store { ", answers cut by length too" } else { "" };
     format!("{}{stale}{cut}", shown(policy.ttl))
 }

@@ -7,6 +7,7 @@ pub mod currency;
 pub mod deadline;
 pub mod decision;
 pub mod id;
+pub mod jitter;
 pub mod money;
 pub mod operation;
 pub mod outcome;

@@ -11,6 +11,7 @@ use crate::domain::deadline::Deadline;
 use crate::domain::id::RequestId;
 use crate::domain::operation::{Operation, Safety};
 use crate::domain::policy::Ruling;
+use crate::flight::allowance::Allowance;
 use crate::flight::carried::Carried;
 use crate::flight::facts::LlmFacts;
 use crate::flight::quota::Quota;
@@ -49,6 +50,8 @@ pub struct CallContext {
     pub caller: Arc<Caller>,
     /// What the caller has used of its tokens and budgets; `None` if it has neither limit.
     pub quota: Option<Arc<Quota>>,
+    /// The caller's requests in flight, where what is asked beside the call must have a place of its own.
+    pub allowance: Option<Arc<Allowance>>,
     /// What it is worth, and its caller's seat among those who share a provider.
     pub standing: Standing,
     /// When its first byte was seen.

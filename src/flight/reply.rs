@@ -5,6 +5,7 @@
 //! slow reader slows the provider instead of filling our memory.
 
 use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
 
@@ -51,17 +52,33 @@ impl Reply {
 
 /// Where whoever reads the provider's answer leaves the token counts. Cloning shares it.
 #[derive(Clone, Default)]
-pub struct UsageSlot(Arc<Mutex<Usage>>);
+pub struct UsageSlot(Arc<Slot>);
+
+#[derive(Default)]
+struct Slot {
+    usage: Mutex<Usage>,
+    malformed: AtomicU64,
+}
 
 impl UsageSlot {
     /// Replaces what is known.
     pub fn set(&self, usage: Usage) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = usage;
+        *self.0.usage.lock().unwrap_or_else(PoisonError::into_inner) = usage;
     }
 
     /// What is known.
     pub fn get(&self) -> Usage {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        *self.0.usage.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// One more event of the stream that could not be read and was passed on as it was.
+    pub fn count_malformed(&self) {
+        self.0.malformed.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// How many there were.
+    pub fn malformed(&self) -> u64 {
+        self.0.malformed.load(Ordering::Relaxed)
     }
 }
 

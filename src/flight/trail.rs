@@ -132,6 +132,13 @@ pub enum CacheNote {
     },
     /// Told what another call like this one is being told.
     Coalesced,
+    /// Answered from the cache with something that has just grown too old, while a fresh answer is on its way.
+    Stale {
+        /// Seconds since the answer was stored.
+        age_seconds: u64,
+        /// Seconds since it was good.
+        past_seconds: u64,
+    },
     /// Answered from the cache with something too old, because every candidate failed.
     StaleError {
         /// Seconds since the answer was stored.
@@ -149,6 +156,7 @@ impl CacheNote {
             Self::Miss { .. } | Self::Refresh { .. } => "miss",
             Self::Hit { .. } => "hit",
             Self::Coalesced => "coalesced",
+            Self::Stale { .. } => "stale",
             Self::StaleError { .. } => "stale-error",
         }
     }
@@ -156,7 +164,9 @@ impl CacheNote {
     /// Seconds since the answer was stored, if it came from the cache.
     pub fn age_seconds(self) -> Option<u64> {
         match self {
-            Self::Hit { age_seconds, .. } | Self::StaleError { age_seconds, .. } => Some(age_seconds),
+            Self::Hit { age_seconds, .. } | Self::Stale { age_seconds, .. } | Self::StaleError { age_seconds, .. } => {
+                Some(age_seconds)
+            }
             Self::Bypass | Self::Miss { .. } | Self::Refresh { .. } | Self::Coalesced => None,
         }
     }

@@ -31,7 +31,8 @@ pub fn build(table: RoutingTable, previous: Option<&Snapshot>, shared: &Shared) 
         let kept = kept(route, previous);
         let service = stack::llm(route, &kept, &fleet, shared);
         let doorkeeper = (route.class < Class::Normal).then(|| doorkeeper(shared));
-        (route.id.clone(), ReadyRoute { names, service, kept, doorkeeper })
+        let rules = route.rules.iter().map(|rule| stack::llm(&rule.route, &kept, &fleet, shared)).collect();
+        (route.id.clone(), ReadyRoute { names, service, kept, rules, doorkeeper })
     });
     let risk = table.risk_route().map(|route| {
         let names = names(&route.id, &shared.metrics);
@@ -42,7 +43,7 @@ pub fn build(table: RoutingTable, previous: Option<&Snapshot>, shared: &Shared) 
         let velocity = (!route.velocity.is_empty()).then(|| Arc::clone(&shared.velocity));
         let kept = Kept { merchants: merchants(route, previous, shared), velocity, ..Kept::default() };
         let service = stack::risk(route, &kept, revise, &fleet, shared);
-        ReadyRoute { names, service, kept, doorkeeper: None }
+        ReadyRoute { names, service, kept, rules: Vec::new(), doorkeeper: None }
     });
     let (llm, callers) = (llm.collect(), callers(&table, previous, shared));
     Snapshot::assemble(
@@ -68,7 +69,7 @@ fn kept(route: &LlmRoute, previous: Option<&Snapshot>) -> Kept {
     let before = previous.and_then(|snapshot| snapshot.llm(&route.id)).map(|ready| ready.kept.clone());
     let before = before.unwrap_or_default();
     Kept {
-        tempo: route.asking.hedge.map(|_| before.tempo.unwrap_or_default()),
+        tempo: route.variants().find_map(|route| route.asking.hedge).map(|_| before.tempo.unwrap_or_default()),
         copies: route.shadow.as_ref().map(|_| before.copies.unwrap_or_default()),
         merchants: None,
         velocity: None,

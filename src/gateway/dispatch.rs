@@ -27,10 +27,11 @@ use crate::flight::upload::{Fault, Received, Upload};
 use crate::flight::velocity::{Counted, Readings};
 use crate::gateway::casebook;
 use crate::gateway::decode::{Decoded, carry, conversation, decode, decode_form, forwarded};
-use crate::gateway::snapshot::{ReadyRoute, Snapshot};
+use crate::gateway::snapshot::{ReadyRoute, RouteService, Snapshot};
 use crate::layer::answering::{Gated, Touch, Touching};
 use crate::layer::{BoxFuture, always_ready};
 use crate::routing::policy;
+use crate::routing::rule;
 use crate::routing::select::{self, NoRoute};
 use crate::telemetry::cells::Held;
 use crate::telemetry::traces::Begun;
@@ -149,6 +150,8 @@ struct Understood<'r> {
     facts: LlmFacts,
     carried: Option<Arc<Carried>>,
     conversation: Option<u64>,
+    /// The number of the rule it comes under.
+    rule: Option<usize>,
 }
 
 fn ask(arrival: &Whole, caller: &LiveCaller, operation: Operation) -> Result<Flying, CallError> {
@@ -160,10 +163,10 @@ async fn ask_apart(arrival: Whole, operation: Operation) -> Result<Reply, CallEr
     let caller = arrival.caller.clone().ok_or(CallError::Internal)?;
     let read = apart(move || {
         let understood = understand(&arrival, &caller, operation);
-        let owned = understood.map(|Understood { route, facts, carried, conversation }| {
+        let owned = understood.map(|Understood { route, facts, carried, conversation, rule }| {
             let route = Arc::clone(route);
             move |arrival: &Whole, caller: &LiveCaller| {
-                take_off(arrival, caller, operation, Understood { route: &route, facts, carried, conversation })
+                take_off(arrival, caller, operation, Understood { route: &route, facts, carried, conversation, rule })
             }
         });
         (arrival, caller, owned)
@@ -185,11 +188,35 @@ fn understand<'a>(arrival: &'a Whole, caller: &LiveCaller, operation: Operation)
         NoRoute::Unknown => CallError::UnknownModel { model: model.clone().into_owned() },
         NoRoute::NotAllowed => CallError::NotAllowed(model.clone().into_owned()),
     })?;
+    let (route, rule) =
+        if route.rules.is_empty() { (route, None) } else { ruled(arrival, caller, route, (operation, &facts)) };
     let carried = carry(operation, body, facts.stream, route)?;
     let sticky = route.asking.sticky.is_some();
     let said = || conversation((&arrival.head.headers, body), &caller.caller.tenant);
     let conversation = if sticky { said() } else { None };
-    Ok(Understood { route, facts, carried, conversation })
+    Ok(Understood { route, facts, carried, conversation, rule })
+}
+
+/// The route as it is for this call.
+fn ruled<'r>(
+    arrival: &Whole,
+    caller: &LiveCaller,
+    route: &'r Arc<LlmRoute>,
+    (operation, facts): (Operation, &LlmFacts),
+) -> (&'r Arc<LlmRoute>, Option<usize>) {
+    let headers = &arrival.head.headers;
+    let asked = rule::Asked {
+        caller: &caller.caller,
+        operation,
+        stream: facts.stream,
+        bytes: arrival.body.bytes.len(),
+        header: &|name| headers.get(name)?.to_str().ok(),
+        now_ms: clock::unix_ms(),
+    };
+    match rule::rule_for(route, &asked) {
+        Some((number, rule)) => (&rule.route, Some(number)),
+        None => (route, None),
+    }
 }
 
 fn take_off(
@@ -198,7 +225,7 @@ fn take_off(
     operation: Operation,
     understood: Understood<'_>,
 ) -> Result<Flying, CallError> {
-    let Understood { route, facts, carried, conversation } = understood;
+    let Understood { route, facts, carried, conversation, rule } = understood;
     let ready = arrival.pinned.llm(&route.id).ok_or(CallError::Internal)?;
     let class = caller.standing.class.min(route.class);
     if let Some(doorkeeper) = ready.doorkeeper.as_deref().filter(|_| class < caller.standing.class) {
@@ -209,13 +236,16 @@ fn take_off(
     let longest = route.timeouts.total.min(asked.patience(shows_early));
     arrival.trail.lock().stream = facts.stream;
     let mut call = Call { carried, ..call(arrival, caller, operation, Facts::Llm(facts), (longest, asked)) };
-    if (conversation.is_some() || class < caller.standing.class)
+    let revalidates = route.cache.is_some_and(|cache| !cache.stale_while_revalidate.is_zero());
+    if (conversation.is_some() || class < caller.standing.class || revalidates)
         && let Some(context) = Arc::get_mut(&mut call.context)
     {
         context.conversation = conversation;
         context.standing.class = class;
+        context.allowance = revalidates.then(|| Arc::clone(&caller.allowance));
     }
-    Ok(fly(ready, call, None))
+    let service = rule.and_then(|number| ready.rules.get(number)).unwrap_or(&ready.service);
+    Ok(fly((ready, service), call, None))
 }
 
 fn assess(arrival: &Whole, caller: &LiveCaller) -> Result<Flying, CallError> {
@@ -234,7 +264,7 @@ fn assess(arrival: &Whole, caller: &LiveCaller) -> Result<Flying, CallError> {
     let route = Arc::clone(route);
     let facts = Arc::new(RiskFacts { assessment, route, ruling, features_dropped: Vec::new(), velocity });
     let call = call(arrival, caller, Operation::RiskAssess, Facts::Risk(Arc::clone(&facts)), limits);
-    Ok(fly(ready, call, Some(facts)))
+    Ok(fly((ready, &ready.service), call, Some(facts)))
 }
 
 /// What decides the attempt. Routes without policies and lists read no clock for it.
@@ -247,11 +277,11 @@ fn ruling(route: &RiskRoute, assessment: &Assessment, (caller, velocity): (&Live
     policy::ruling_for(route, &policy::Input { assessment, caller, now_ms, counters: &counters, presumed: &[] })
 }
 
-fn fly(route: &ReadyRoute, call: Call, assessed: Option<Arc<RiskFacts>>) -> Flying {
+fn fly((route, service): (&ReadyRoute, &RouteService), call: Call, assessed: Option<Arc<RiskFacts>>) -> Flying {
     call.context.trail.lock().route = Some(Arc::clone(&route.names));
     let upload = call.upload.clone();
     let landing = Landing { in_flight: route.names.metrics.in_flight.hold(), assessed, upload };
-    Touching::new(route.service.ask(call), landing)
+    Touching::new(service.ask(call), landing)
 }
 
 /// What becomes of a route's answer: it counts as in flight until its body ends, and a decision becomes bytes.
@@ -327,6 +357,7 @@ fn call(
         id: arrival.id.clone(),
         caller: Arc::clone(&caller.caller),
         quota: caller.quota.clone(),
+        allowance: None,
         standing: match operation.class() {
             TrafficClass::Risk => Standing { class: Class::Risk, ..caller.standing },
             TrafficClass::Llm => caller.standing,
@@ -430,7 +461,7 @@ fn list_models(arrival: &Whole, caller: &LiveCaller) -> Reply {
 /// A route as a model: what holds whichever candidate answers.
 fn entry(route: &LlmRoute, created: u64) -> ModelEntry<'_> {
     let least = |fact: fn(&Model) -> Option<u32>| {
-        let facts = route.candidates.iter().map(|candidate| fact(candidate.model.as_deref()?));
+        let facts = route.everybody().map(|candidate| fact(candidate.model.as_deref()?));
         facts.reduce(|a, b| Some(a?.min(b?))).flatten()
     };
     let (context, max_output) = (least(|model| model.context), least(|model| model.max_output));

@@ -152,7 +152,7 @@ fn operation(question: &Question, body: &str) -> Result<Operation, Unanswerable>
 
 impl Known<'_> {
     fn has_all(&self) -> Result<(), Unanswerable> {
-        let routes = self.table.llm_routes().values().flat_map(|route| &route.candidates);
+        let routes = self.table.llm_routes().values().flat_map(|route| route.everybody());
         let risk = self.table.risk_route().into_iter().flat_map(|route| &route.candidates);
         let candidates: Vec<&Candidate> = routes.chain(risk).collect();
         let exists = |name: &str| {

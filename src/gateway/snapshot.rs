@@ -91,6 +91,8 @@ pub struct ReadyRoute {
     pub service: RouteService,
     /// What of it outlives a reload.
     pub kept: Kept,
+    /// Its stacks for calls that come under one of its rules, in the order of the rules.
+    pub rules: Vec<RouteService>,
     /// Present where its calls are worth less than their callers': asked once its name was read.
     pub doorkeeper: Option<Arc<Doorkeeper>>,
 }

@@ -214,6 +214,7 @@ pub fn llm(route: &Arc<LlmRoute>, kept: &Kept, fleet: &Fleet, shared: &Shared) -
 /// One try at one candidate.
 pub fn attempt(upstream: &Arc<LiveUpstream>, metrics: &Arc<Metrics>) -> AttemptService {
     let series = metrics.upstream(&upstream.names.provider, &upstream.names.model);
+    series.begin(upstream.candidate.provider.operations.iter().copied());
     let provider = &upstream.provider;
     let sender = Arc::clone(upstream);
     let stack = ServiceBuilder::new()

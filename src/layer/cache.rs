@@ -15,6 +15,7 @@ use http::header::CONTENT_TYPE;
 use tokio::time::{Instant, timeout_at};
 use tower::{Layer, Service};
 
+use self::revalidate::Turn;
 use self::store::Stored;
 use crate::config::table::{CachePolicy, CutAnswers};
 use crate::domain::outcome::{Blame, FailureClass};
@@ -30,6 +31,7 @@ use crate::telemetry::labels::{Cache as CacheLabel, CacheEvent};
 use crate::telemetry::metrics::Metrics;
 use crate::wire::replay::{Ending, Form, assemble, ending};
 
+mod revalidate;
 mod store;
 
 pub use self::store::{Store, Wording};
@@ -129,6 +131,9 @@ impl Question {
         if let Some(reply) = stored.as_ref().and_then(|stored| self.hit(stored, &call)) {
             return Ok(reply);
         }
+        if let Some(reply) = self.stale_at_once(stored.as_ref(), &call, &inner) {
+            return Ok(reply);
+        }
         if wish == CacheWish::OnlyIfCached {
             self.note(&call, CacheEvent::Miss, CacheNote::Miss { stored: false });
             return Err(CallError::NotCached);
@@ -157,6 +162,22 @@ impl Question {
                 }
             }
         }
+    }
+
+    /// An answer that has just grown too old, while a fresh one is asked for; on routes that want that.
+    fn stale_at_once<S>(&self, stored: Option<&Arc<Stored>>, call: &Call, inner: &S) -> Option<Reply>
+    where
+        S: Service<Call, Response = Reply, Error = CallError> + Clone + Send + 'static,
+        S::Future: Send + 'static,
+    {
+        let stored = stored.filter(|stored| call.context.cache == CacheWish::Default && self.may_be_stale(stored))?;
+        let reply = stored.reply(call)?;
+        if let Some(fresh) = self.revalidate(stored, call, inner) {
+            return Some(fresh);
+        }
+        let (age_seconds, past_seconds) = stored.ages();
+        self.note(call, CacheEvent::Stale, CacheNote::Stale { age_seconds, past_seconds });
+        Some(reply)
     }
 
     /// A seat in the flight of this question, or what has landed since `seen` was found.
@@ -223,10 +244,12 @@ impl Question {
     }
 
     fn stale(&self, stored: &Stored, call: &Call) -> Option<Reply> {
+        if stored.at.elapsed() >= stored.fresh_for.saturating_add(self.policy.stale_if_error) {
+            return None;
+        }
         let reply = stored.reply(call)?;
-        let age = stored.at.elapsed();
-        let past_seconds = age.saturating_sub(stored.fresh_for).as_secs();
-        self.note(call, CacheEvent::Stale, CacheNote::StaleError { age_seconds: age.as_secs(), past_seconds });
+        let (age_seconds, past_seconds) = stored.ages();
+        self.note(call, CacheEvent::Stale, CacheNote::StaleError { age_seconds, past_seconds });
         Some(reply)
     }
 
@@ -255,8 +278,17 @@ impl Question {
             return false;
         };
         let fresh_for = jittered(self.policy.ttl, self.key);
-        let life = fresh_for.saturating_add(self.policy.stale_if_error);
-        let stored = Stored { body, content_type, cut, at: Instant::now(), fresh_for, life, events: Mutex::default() };
+        let life = fresh_for.saturating_add(self.policy.stale_if_error.max(self.policy.stale_while_revalidate));
+        let stored = Stored {
+            body,
+            content_type,
+            cut,
+            at: Instant::now(),
+            fresh_for,
+            life,
+            events: Mutex::default(),
+            turn: Turn::default(),
+        };
         self.params.store.answers.insert(self.key, Arc::new(stored));
         true
     }

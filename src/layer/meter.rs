@@ -65,8 +65,8 @@ impl<S> Layer<S> for MeterLayer {
 }
 
 impl Params {
-    fn settle(&self, trail: &Trail, usage: Usage, seen: Seen) {
-        self.upstream.usage(usage);
+    fn settle(&self, (trail, operation): (&Trail, Operation), usage: Usage, seen: Seen) {
+        self.upstream.usage(operation, usage);
         let cost = self.price(usage);
         let claim = Self::note(trail, usage, cost);
         let counted = claim.is_none_or(|claim| self.pay(&claim, usage, cost, seen));
@@ -207,9 +207,9 @@ where
     always_ready!();
 
     fn call(&mut self, attempt: Attempt) -> Self::Future {
-        let silent = attempt.call.operation == Operation::Embeddings;
+        let operation = attempt.call.operation;
         let (trail, assessed) = (attempt.call.context.trail.clone(), attempt.call.risk().cloned());
-        let bill = Bill { silent, trail, assessed, params: Arc::clone(&self.params), open: true };
+        let bill = Bill { operation, trail, assessed, params: Arc::clone(&self.params), open: true };
         Touching::new(self.inner.call(attempt), bill)
     }
 }
@@ -221,16 +221,17 @@ pub struct Bill {
     /// What is to be decided, on the risk side.
     assessed: Option<Arc<RiskFacts>>,
     open: bool,
-    /// Its answer is data: there are no completion tokens to be reported.
-    silent: bool,
+    operation: Operation,
 }
 
 impl Bill {
     fn settle(&mut self, usage: Usage, seen: Seen) {
         self.open = false;
-        let none_written = usage.input_tokens.filter(|_| self.silent).map(|_| 0);
+        // Embeddings are data: there are no completion tokens to be reported.
+        let silent = self.operation == Operation::Embeddings;
+        let none_written = usage.input_tokens.filter(|_| silent).map(|_| 0);
         let usage = Usage { output_tokens: usage.output_tokens.or(none_written), ..usage };
-        self.params.settle(&self.trail, usage, seen);
+        self.params.settle((&self.trail, self.operation), usage, seen);
     }
 }
 
@@ -261,7 +262,10 @@ impl Touch<Result<Reply, AttemptError>> for Bill {
             self.settle(reply.usage.get(), seen);
         } else {
             let usage = reply.usage.clone();
-            reply.body.on_end(move |ended| self.settle(usage.get(), Seen::of_stream(ended)));
+            reply.body.on_end(move |ended| {
+                self.params.upstream.malformed.add(usage.malformed());
+                self.settle(usage.get(), Seen::of_stream(ended));
+            });
         }
     }
 }

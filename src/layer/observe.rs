@@ -6,6 +6,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tower::{Layer, Service};
 
+use crate::domain::operation::Operation;
 use crate::domain::outcome::{Blame, End, FailureClass};
 use crate::flight::error::AttemptError;
 use crate::flight::reply::Reply;
@@ -52,6 +53,7 @@ pub struct Watch {
     params: Arc<Params>,
     trail: Trail,
     started: Instant,
+    operation: Operation,
     /// Absent where nobody asks how fast the upstream is, and once it has shown something.
     waiting: Option<Waiting>,
     seen: bool,
@@ -69,7 +71,7 @@ impl Watch {
             measure(waiting, failure, now, duration);
         }
         match failure {
-            None => self.params.metrics.observe_first_content(duration),
+            None => self.params.metrics.observe_first_content(self.operation, duration),
             // A refusal of our own was never sent, so it lasted no time that would say something of the provider.
             Some(class) if is_ours(class) => self.params.metrics.attempt(class),
             Some(class) => self.count(AttemptOutcome::Failed(class), duration),
@@ -79,7 +81,7 @@ impl Watch {
 
     fn count(&self, outcome: AttemptOutcome, duration: Duration) {
         self.params.metrics.attempt(outcome);
-        self.params.metrics.observe_duration(duration);
+        self.params.metrics.observe_duration(self.operation, duration);
     }
 
     fn finish(&self, end: End) {
@@ -151,7 +153,8 @@ where
         trail.lock().take_off(Flying::new(Arc::clone(&self.params.names), started));
         let latency = self.params.latency.as_ref();
         let waiting = latency.map(|latency| latency.begin(Form::of(attempt.call.llm().stream)));
-        let watch = Watch { params: Arc::clone(&self.params), trail, started, waiting, seen: false };
+        let operation = attempt.call.operation;
+        let watch = Watch { params: Arc::clone(&self.params), trail, started, operation, waiting, seen: false };
         Touching::new(self.inner.call(attempt), watch)
     }
 }

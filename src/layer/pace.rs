@@ -7,6 +7,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tower::{Layer, Service};
 
+use crate::domain::jitter;
 use crate::domain::outcome::FailureClass;
 use crate::flight::error::AttemptError;
 use crate::flight::reply::Reply;
@@ -72,7 +73,7 @@ impl Touch<Result<Reply, AttemptError>> for Heed {
         if let Err(error) = answer
             && error.class == FailureClass::RateLimited
         {
-            self.0.pause(Instant::now(), error.retry_after.unwrap_or(UNTOLD));
+            self.0.pause(Instant::now(), error.retry_after.unwrap_or_else(|| jitter::longer(UNTOLD)));
         }
     }
 }

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use tower::{Layer, Service};
 
 use crate::config::table::{Candidate, LlmRoute, Unpriced};
+use crate::domain::jitter;
 use crate::domain::money::Cost;
 use crate::domain::operation::Operation;
 use crate::flight::call::Call;
@@ -108,6 +109,7 @@ impl Params {
             Err(Refusal::Budget { per, ends }) => refuse(QuotaReason::Budget, CallError::OverBudget { per, ends }),
             Err(Refusal::Tokens(retry_after)) => {
                 call.context.trail.lock().tokens = caller.tokens_per_minute.map(|limit| quota.room(limit));
+                let retry_after = jitter::longer(retry_after);
                 refuse(QuotaReason::Tokens, CallError::Throttled { what: "tokens per minute", retry_after })
             }
         }

@@ -4,7 +4,6 @@
 //! Retry hints are those the official SDKs obey: `retry-after`, `retry-after-ms`, `x-should-retry`.
 
 use std::convert::Infallible;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use http::header::{ALLOW, CONNECTION, CONTENT_TYPE, RETRY_AFTER};
@@ -12,6 +11,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
 use tower::{Layer, Service};
 
 use crate::domain::id::RequestId;
+use crate::domain::jitter::Jitter;
 use crate::domain::operation::Dialect;
 use crate::domain::outcome::FailureClass;
 use crate::flight::arrival::Arrival;
@@ -327,10 +327,7 @@ fn timed_out(message: &str) -> Told {
 
 /// One to five seconds, so that those who were shed together do not come back together.
 fn jittered() -> Duration {
-    // Many are shed within a millisecond, so that each takes another step on the same circle.
-    static TURN: AtomicU64 = AtomicU64::new(0);
-    let turn = TURN.fetch_add(2_473, Ordering::Relaxed);
-    Duration::from_millis(1_000 + crate::domain::clock::unix_ms().wrapping_add(turn) % 4_000)
+    Jitter::of_process().between(Duration::from_secs(1), Duration::from_secs(5))
 }
 
 #[cfg(test)]

@@ -174,6 +174,9 @@ fn tell_cache(headers: &mut HeaderMap, note: CacheNote) {
         }
         CacheNote::Hit { left_seconds, .. } => write!(line, "weighbridge; hit; ttl={left_seconds}"),
         CacheNote::Coalesced => line.write_str("weighbridge; fwd=miss; collapsed"),
+        CacheNote::Stale { past_seconds, .. } => {
+            write!(line, "weighbridge; fwd=stale; ttl=-{past_seconds}; detail=stale-while-revalidate")
+        }
         CacheNote::StaleError { past_seconds, .. } => {
             write!(line, "weighbridge; fwd=stale; ttl=-{past_seconds}; detail=stale-if-error")
         }

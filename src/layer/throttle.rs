@@ -6,6 +6,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tower::{Layer, Service};
 
+use crate::domain::jitter;
 use crate::flight::allowance::{InFlight, Room};
 use crate::flight::arrival::{Arrival, LiveCaller};
 use crate::flight::error::CallError;
@@ -54,13 +55,16 @@ where
 fn take(caller: &LiveCaller, trail: &Trail) -> Result<InFlight, CallError> {
     // Without a limit they are counted all the same: the status page shows them, and a limit may come with a reload.
     let limit = caller.caller.in_flight.unwrap_or(u32::MAX);
-    let full = CallError::Throttled { what: "requests in flight", retry_after: SOON };
-    let place = caller.allowance.enter(limit).ok_or(full)?;
+    let full = || CallError::Throttled { what: "requests in flight", retry_after: jitter::longer(SOON) };
+    let place = caller.allowance.enter(limit).ok_or_else(full)?;
     if let Some(per_minute) = caller.caller.requests_per_minute {
         let spent = caller.allowance.spend(Instant::now(), per_minute);
         let none = |reset| Room { limit: per_minute, remaining: 0, reset };
         trail.lock().room = Some(spent.unwrap_or_else(none));
-        let late = |retry_after| CallError::Throttled { what: "requests per minute", retry_after };
+        let late = |retry_after| CallError::Throttled {
+            what: "requests per minute",
+            retry_after: jitter::longer(retry_after),
+        };
         spent.map_err(late)?;
     }
     if let Some((quota, per_minute)) = caller.quota.as_ref().zip(caller.caller.tokens_per_minute) {

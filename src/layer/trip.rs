@@ -9,6 +9,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tower::{Layer, Service};
 
+use crate::domain::jitter;
 use crate::domain::outcome::{Blame, End, FailureClass};
 use crate::flight::error::AttemptError;
 use crate::flight::reply::Reply;
@@ -71,9 +72,11 @@ impl Ticket {
         match error.class {
             FailureClass::BadSignature => {
                 self.params.health.distrust();
-                self.trip(FORGERY_COOL_DOWN);
+                self.trip(jitter::longer(FORGERY_COOL_DOWN));
             }
-            FailureClass::QuotaExhausted => self.trip(error.retry_after.unwrap_or(QUOTA_COOL_DOWN)),
+            FailureClass::QuotaExhausted => {
+                self.trip(error.retry_after.unwrap_or_else(|| jitter::longer(QUOTA_COOL_DOWN)));
+            }
             // Told apart from the table: a rate limit pauses the quota group instead (`pace`).
             FailureClass::RateLimited => self.learn(Lesson::Nothing),
             // It is up, so the breaker stays closed; who refuses us each time is asked after the others.

@@ -4,4 +4,5 @@ pub mod lineup;
 pub mod order;
 pub mod policy;
 pub mod rehearsal;
+pub mod rule;
 pub mod select;

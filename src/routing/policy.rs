@@ -107,6 +107,8 @@ pub fn evaluate(node: &Node, input: &Input<'_>) -> Result<bool, Unknown> {
         }
         Node::Feature(feature) => payment.features.iter().any(|asked| **asked == **feature),
         Node::Listed(list) => is_on(&list.0, input),
+        // Asked of calls to models only.
+        Node::Streams | Node::Header(..) => false,
     })
 }
 
@@ -123,7 +125,7 @@ fn decided(nodes: &[Node], deciding: bool, input: &Input<'_>) -> Result<bool, Un
     if unknown { Err(Unknown) } else { Ok(!deciding) }
 }
 
-fn passes(test: &TextTest, text: &str) -> bool {
+pub(super) fn passes(test: &TextTest, text: &str) -> bool {
     match test {
         TextTest::Is(other) => *text == **other,
         TextTest::IsNot(other) => *text != **other,
@@ -151,6 +153,7 @@ pub fn value<'a>(text: Text, input: &Input<'a>) -> Option<&'a str> {
         Text::InstrumentType => instrument.kind.as_deref(),
         Text::InstrumentBin => instrument.bin.as_deref(),
         Text::DeviceId => device.id.as_deref(),
+        Text::Operation => None,
     }
 }
 
@@ -165,6 +168,7 @@ pub fn number(whole: &Whole, input: &Input<'_>) -> Result<Option<i64>, Unknown> 
         Whole::RegisteredDays => days_since(input.assessment.user.registered_at.as_ref(), input.now_ms),
         Whole::KnownDays => days_since(input.assessment.device.known_since.as_ref(), input.now_ms),
         Whole::Counter(name) => Some((input.counters)(name).ok_or(Unknown)?),
+        Whole::Bytes | Whole::EstimatedTokens => None,
     })
 }
 

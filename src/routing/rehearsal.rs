@@ -9,6 +9,7 @@ use std::sync::Arc;
 use super::lineup::{self, Carriable, Seat, Seen, Wish};
 use super::order::{self, Standing};
 use super::policy::{self, Input};
+use super::rule;
 use super::select::{self, NoRoute};
 use crate::config::asking::Order;
 use crate::config::cases::{self, Asked, Case, Expectation, ModelCall, Payment, Wanted, bands_in_words};
@@ -57,6 +58,15 @@ fn models(table: &RoutingTable, (case, caller): (&Case, &Caller), call: &ModelCa
             return against(case, &[Led::Error(label)], None, &call.model);
         }
     };
+    let asked = rule::Asked {
+        caller,
+        operation: call.operation,
+        stream: call.stream,
+        bytes: call.bytes,
+        header: &|name| call.headers.get(name).map(String::as_str),
+        now_ms: cases::NOON_MS,
+    };
+    let route = rule::rule_for(route, &asked).map_or(route, |(_, rule)| &rule.route);
     let drawn = matches!(route.asking.order, Order::Weighted | Order::Fastest);
     let draws = if drawn { DRAWS } else { 1 };
     let led: Vec<Led> = (0..draws).map(|draw| lead(route, (case, caller), call, draw)).collect();

@@ -229,6 +229,8 @@ catalog! {
         "Retries at the same provider that its budget refused.";
     STREAM_OUTCOMES: Counter, Count, "weighbridge_stream_outcomes_total" ["route", "outcome"]
         "Streamed answers, by how their body ended.";
+    MALFORMED_EVENTS: Counter, Count, "weighbridge_malformed_events_total" ["provider", "model"]
+        "Events of streams that are not JSON where they should be, passed on as they came.";
     CACHE_EVENTS: Counter, Count, "weighbridge_cache_events_total" ["cache", "event"]
         "What caches did.";
     SHED: Counter, Count, "weighbridge_shed_total" ["class", "reason"]

@@ -9,6 +9,7 @@ use std::time::Duration;
 use super::catalog::{self, Row};
 use super::cells::{Counter, Gauge, Histogram, Level};
 use super::families::Families;
+use super::genai::{self, GenAi, Series};
 use super::labels::{
     AttemptOutcome, ConnectionEnd, ConnectionRefusal, HedgeOutcome, OddAnswer, QuotaReason, RequestOutcome, ShadowDrop,
     StreamEnd, Unrecorded, VelocityEvent,
@@ -17,6 +18,7 @@ use crate::domain::aftermath::Aftermath;
 use crate::domain::agreement::Agreed;
 use crate::domain::currency::Currency;
 use crate::domain::money::Cost;
+use crate::domain::operation::Operation;
 use crate::domain::outcome::FailureClass;
 use crate::domain::reuse::Guard;
 use crate::domain::usage::Usage;
@@ -66,10 +68,13 @@ pub struct UpstreamMetrics {
     pub tokens_in: Counter,
     /// Completion tokens.
     pub tokens_out: Counter,
+    /// Events of streams that could not be read.
+    pub malformed: Counter,
     ok: Counter,
     abandoned: Counter,
     outpaced: Counter,
     failed: Vec<Counter>,
+    /// OpenTelemetry's names for the same.
     genai: Option<GenAi>,
     costs: Costs,
 }
@@ -122,14 +127,6 @@ pub struct VelocityMetrics {
     /// Users, devices and the like it keeps.
     pub keys: Level,
     events: Vec<Counter>,
-}
-
-/// OpenTelemetry's names for what [`UpstreamMetrics`] counts anyway.
-struct GenAi {
-    duration: Histogram,
-    first_token: Histogram,
-    input: Histogram,
-    output: Histogram,
 }
 
 /// A counter for each currency an upstream was billed in; in practice one.
@@ -247,11 +244,12 @@ impl UpstreamMetrics {
             breaker: f.level(&catalog::BREAKER_STATE, names),
             tokens_in: f.counter(&catalog::TOKENS, &[provider, model, "input"]),
             tokens_out: f.counter(&catalog::TOKENS, &[provider, model, "output"]),
+            malformed: f.counter(&catalog::MALFORMED_EVENTS, names),
             ok: attempt(AttemptOutcome::Ok),
             abandoned: attempt(AttemptOutcome::Abandoned),
             outpaced: attempt(AttemptOutcome::Outpaced),
             failed: FailureClass::ALL.map(|class| attempt(AttemptOutcome::Failed(class))).into(),
-            genai: (!model.is_empty()).then(|| GenAi::new(f, provider, model)),
+            genai: (!model.is_empty()).then(|| GenAi::new(families, provider, model)),
             costs: Costs {
                 families: Arc::clone(families),
                 provider: provider.into(),
@@ -275,31 +273,48 @@ impl UpstreamMetrics {
     }
 
     /// Observes a whole attempt, under both names.
-    pub fn observe_duration(&self, duration: Duration) {
+    pub fn observe_duration(&self, operation: Operation, duration: Duration) {
         self.duration.observe(duration);
-        if let Some(genai) = &self.genai {
+        if let Some(genai) = self.genai(operation) {
             genai.duration.observe(duration);
         }
     }
 
     /// Observes the time to first content, under both names.
-    pub fn observe_first_content(&self, duration: Duration) {
+    pub fn observe_first_content(&self, operation: Operation, duration: Duration) {
         self.first_content.observe(duration);
-        if let Some(genai) = &self.genai {
+        if let Some(genai) = self.genai(operation) {
             genai.first_token.observe(duration);
         }
     }
 
     /// Counts what the provider reported, under both names; what it did not report is not counted as zero.
-    pub fn usage(&self, usage: Usage) {
+    pub fn usage(&self, operation: Operation, usage: Usage) {
+        let genai = self.genai(operation);
         if let Some(tokens) = usage.input_tokens {
             self.tokens_in.add(tokens);
-            self.genai.iter().for_each(|genai| genai.input.observe_units(tokens));
+            if let Some(genai) = genai {
+                genai.input.observe_units(tokens);
+            }
         }
         if let Some(tokens) = usage.output_tokens {
             self.tokens_out.add(tokens);
-            self.genai.iter().for_each(|genai| genai.output.observe_units(tokens));
+            if let Some(genai) = genai {
+                genai.output.observe_units(tokens);
+            }
         }
+    }
+
+    /// Shows what it is asked most before anybody asks: chat where that is offered, else the first of `offered`.
+    pub fn begin(&self, offered: impl IntoIterator<Item = Operation> + Clone) {
+        let chat = offered.clone().into_iter().find(|operation| genai::operation_name(*operation) == Some("chat"));
+        if let Some(operation) = chat.or_else(|| offered.into_iter().next()) {
+            self.genai(operation);
+        }
+    }
+
+    fn genai(&self, operation: Operation) -> Option<&Series> {
+        self.genai.as_ref()?.of(operation)
     }
 
     /// Counts what a call cost; nothing is taken back, so a negative cost is ignored.
@@ -418,18 +433,6 @@ impl ShadowMetrics {
     /// Counts a call that was not copied.
     pub fn dropped(&self, why: ShadowDrop) {
         self.dropped.get(why as usize).inspect(|counter| counter.inc());
-    }
-}
-
-impl GenAi {
-    pub(super) fn new(f: &Families, provider: &str, model: &str) -> Self {
-        let tokens = |kind| f.histogram(&catalog::GENAI_TOKEN_USAGE, &["chat", provider, model, kind]);
-        Self {
-            duration: f.histogram(&catalog::GENAI_REQUEST_DURATION, &["chat", provider, model]),
-            first_token: f.histogram(&catalog::GENAI_TIME_TO_FIRST_TOKEN, &["chat", provider, model]),
-            input: tokens("input"),
-            output: tokens("output"),
-        }
     }
 }
 

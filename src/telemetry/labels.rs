@@ -167,6 +167,8 @@ closed_set! {
         Miss = "miss",
         /// Found, too old, used all the same.
         Stale = "stale",
+        /// A fresh answer was asked for while an old one was used.
+        Revalidated = "revalidated",
         /// Waited for another call's answer.
         Coalesced = "coalesced",
         /// Thrown out to make room.

@@ -129,7 +129,7 @@ impl Breaker {
                 self.phase = Phase::HalfOpen { probing: Some(now), successes: 0 };
                 Permit::Probe
             }
-            Phase::HalfOpen { probing: Some(_), .. } => Permit::Refused(FIRST_COOL_DOWN),
+            Phase::HalfOpen { probing: Some(_), .. } => Permit::Refused(self.jittered(FIRST_COOL_DOWN)),
             Phase::HalfOpen { probing: None, successes } => {
                 self.phase = Phase::HalfOpen { probing: Some(now), successes };
                 Permit::Probe

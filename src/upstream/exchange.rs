@@ -43,6 +43,10 @@ pub(super) async fn exchange_once(
 
 fn classified(error: &ExchangeError) -> AttemptError {
     let (sent, detail) = match *error {
+        ExchangeError::TooManyInterim => {
+            let detail = "more than sixteen interim responses came before an answer";
+            return AttemptError::new(FailureClass::BadReply, Sent::Yes, detail);
+        }
         ExchangeError::Connect(_) => (Sent::No, "no connection to the provider"),
         ExchangeError::Broken { sent: Sent::No, .. } => {
             (Sent::No, "the connection closed before the request was written")

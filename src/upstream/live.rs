@@ -16,6 +16,7 @@ use tower::retry::budget::{Budget as _, TpsBudget};
 use crate::config::asking::Order;
 use crate::config::table::{Auth, Candidate, Protocol, Provider, RoutingTable};
 use crate::domain::id::{ProviderId, UpstreamId};
+use crate::domain::jitter;
 use crate::domain::operation::Operation;
 use crate::flight::call::Call;
 use crate::flight::trail::UpstreamNames;
@@ -194,7 +195,7 @@ impl Health {
         condition.refusals = condition.refusals.saturating_add(1);
         if condition.refusals >= UNWELCOME_FROM {
             let doublings = (condition.refusals - UNWELCOME_FROM).min(5);
-            condition.unwelcome_until = Some(now + UNWELCOME_FOR * (1 << doublings));
+            condition.unwelcome_until = Some(now + jitter::longer(UNWELCOME_FOR * (1 << doublings)));
         }
         self.mark(&condition);
     }
@@ -264,10 +265,11 @@ impl Fleet {
     /// Makes `table` live, taking over from `previous` whatever kept its identity.
     pub fn build(table: &RoutingTable, previous: &Self, dial: &Arc<dyn Dial>, metrics: &Metrics) -> Self {
         let mut fleet = Self::default();
-        let timed = table.llm_routes().values().filter(|route| route.asking.order == Order::Fastest);
+        let timed = table.llm_routes().values().flat_map(|route| route.variants());
+        let timed = timed.filter(|route| route.asking.order == Order::Fastest);
         let timed = timed.flat_map(|route| &route.candidates).map(|candidate| &candidate.upstream).collect();
         let around = Around { previous, dial, metrics, timed };
-        let routes = table.llm_routes().values().flat_map(|route| &route.candidates);
+        let routes = table.llm_routes().values().flat_map(|route| route.everybody());
         let shadows = table.llm_routes().values().filter_map(|route| Some(&route.shadow.as_ref()?.candidate));
         let risk = table.risk_route().into_iter().flat_map(|route| &route.candidates);
         for candidate in routes.chain(shadows).chain(risk) {

@@ -10,6 +10,7 @@ pub mod concurrency;
 pub mod dial;
 mod exchange;
 mod form;
+mod interim;
 pub mod latency;
 pub mod limiter;
 pub mod live;

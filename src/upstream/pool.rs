@@ -30,6 +30,7 @@ use crate::domain::outcome::Sent;
 use crate::domain::worker;
 use crate::upstream::body::RequestBody;
 use crate::upstream::dial::{Dial, Origin};
+use crate::upstream::interim::{self, Interim};
 
 /// Idle connections kept per core and origin.
 const MOST_IDLE: usize = 64;
@@ -96,6 +97,9 @@ pub enum ExchangeError {
         /// True if the connection had served before: it may just have been closed by its idle timer.
         reused: bool,
     },
+    /// The provider went on saying that an answer would come.
+    #[error("too many interim responses came before a response")]
+    TooManyInterim,
 }
 
 impl Pool {
@@ -202,6 +206,9 @@ impl Pool {
                 Ok(response)
             }
             Err(mut err) => {
+                if interim::is_flood(err.error()) {
+                    return Err((ExchangeError::TooManyInterim, None));
+                }
                 let unsent = err.take_message().map(Box::new);
                 let sent = if unsent.is_some() { Sent::No } else { Sent::Maybe };
                 Err((ExchangeError::Broken { sent, reused }, unsent))
@@ -241,7 +248,8 @@ impl Pool {
             let io = self.dial.dial(&self.origin, limit).await?;
             let mut builder = http1::Builder::new();
             builder.max_buf_size(HEAD_BYTES.max(8192 * 8));
-            let (sender, connection) = builder.handshake(TokioIo::new(io)).await.map_err(io::Error::other)?;
+            let (sender, connection) =
+                builder.handshake(TokioIo::new(Interim::new(io))).await.map_err(io::Error::other)?;
             // The driver ends with its line, or when the peer closes.
             let driver = tokio::spawn(connection).abort_handle();
             Ok(Box::new(Line { sender, driver, used: false }))

@@ -18,10 +18,11 @@ use crate::domain::outcome::{FailureClass, Sent};
 use crate::flight::carried::Teller;
 use crate::flight::error::AttemptError;
 use crate::flight::reply::UsageSlot;
-use crate::upstream::form::{Form, wrote_nothing};
+use crate::upstream::form::{Form, Heard, wrote_nothing};
 use crate::upstream::meaning::embedded;
 use crate::upstream::pool::UpstreamBody;
 use crate::wire::filtered::is_filtered;
+use crate::wire::json_read::is_json;
 use crate::wire::messages::Tokens;
 use crate::wire::openai::without_usage;
 use crate::wire::sse::{Decoder, Event, Limits};
@@ -130,6 +131,7 @@ impl Ear {
         if let Some(usage) = heard.usage {
             self.usage.set(usage);
         }
+        self.count_if_malformed(event, &heard);
         self.finished |= heard.finished;
         self.filtered |= heard.cut && !heard.content && event.data().is_some_and(|data| is_filtered(&data));
         match heard.error {
@@ -138,6 +140,12 @@ impl Ear {
             None if heard.last && self.finished && wrote_nothing(Some(self.usage.get())) => Ok(true),
             None if heard.last => Err(no_content("the stream ended before its first content")),
             None => Ok(false),
+        }
+    }
+
+    fn count_if_malformed(&self, event: &Event, heard: &Heard) {
+        if !heard.json && !heard.last && has_words(event) {
+            self.usage.count_malformed();
         }
     }
 
@@ -154,6 +162,11 @@ fn no_content(detail: &'static str) -> AttemptError {
 
 fn bad_stream() -> AttemptError {
     AttemptError::new(FailureClass::BadReply, Sent::Yes, "the stream is not made of server-sent events")
+}
+
+/// False for an event without data, as a keep-alive is.
+fn has_words(event: &Event) -> bool {
+    event.data().is_some_and(|data| !data.trim_ascii().is_empty())
 }
 
 fn mentions(haystack: &[u8], needle: &[u8]) -> bool {
@@ -222,12 +235,14 @@ impl Primed {
         }
     }
 
-    /// Most events are tokens: only those that may hold usage or an error are parsed.
+    /// Most events are tokens: only those that may hold usage or an error are read, the others only looked over.
     fn relay(&mut self, event: Event) -> Result<Option<Event>, FailureClass> {
-        self.done |= self.ear.reading.form.is_last(&event);
+        let last = self.ear.reading.form.is_last(&event);
+        self.done |= last;
         let raw = event.raw();
         if mentions(raw, b"\"error\"") || mentions(raw, b"\"usage\"") {
             let heard = self.ear.reading.form.event(&event, &mut self.ear.tokens);
+            self.ear.count_if_malformed(&event, &heard);
             if let Some(usage) = heard.usage {
                 self.ear.usage.set(usage);
             }
@@ -235,6 +250,9 @@ impl Primed {
                 return Err(FailureClass::ProviderFault);
             }
             return Ok(self.ear.shape(event));
+        }
+        if !last && event.data().is_some_and(|data| !is_json(&data)) && has_words(&event) {
+            self.ear.usage.count_malformed();
         }
         Ok(Some(event))
     }

@@ -195,6 +195,7 @@ pub(crate) fn live(upstream: &str, dial: &Arc<Memory>) -> Arc<LiveUpstream> {
 fn context(table: &RoutingTable, caller: usize) -> CallContext {
     CallContext {
         quota: None,
+        allowance: None,
         id: crate::domain::id::RequestId::parse("req_test").unwrap(),
         caller: Arc::clone(&table.callers()[caller]),
         arrived: Instant::now(),

@@ -11,6 +11,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
 
+use crate::domain::jitter;
 use crate::domain::outcome::{FailureClass, Sent};
 use crate::domain::secret::Secret;
 use crate::flight::error::AttemptError;
@@ -107,7 +108,7 @@ impl TokenSource {
             Err(error) => {
                 // The token at hand still serves: whoever cannot renew it now is not asked again by every call.
                 if let Some(token) = &mut state.token {
-                    token.renew_at = now + RENEWAL_PAUSE;
+                    token.renew_at = now + jitter::longer(RENEWAL_PAUSE);
                 }
                 return Err(error);
             }

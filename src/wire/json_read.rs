@@ -50,6 +50,11 @@ pub fn from_slice<'de, T: Deserialize<'de>>(bytes: &'de [u8]) -> Result<T, Malfo
     fill_from_slice(bytes, PhantomData::<T>)
 }
 
+/// True if `bytes` are one JSON value, of any kind.
+pub fn is_json(bytes: &[u8]) -> bool {
+    from_slice::<IgnoredAny>(bytes).is_ok()
+}
+
 /// As [`from_str`], into a place that `seed` knows.
 ///
 /// # Errors

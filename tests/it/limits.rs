@@ -35,7 +35,9 @@ async fn row_36_a_caller_over_its_rate_is_told_when_to_come_back() {
     sleep(Duration::from_millis(200)).await;
     let second = world.chat(&chat("duo")).await;
     assert_eq!((second.status, second.openai_error().as_str()), (429, "rate_limit_exceeded"));
-    assert_eq!((second.header("retry-after"), second.header("retry-after-ms")), ("1", "800"));
+    // Its time, and up to a quarter more, so that not all who are told to come back do it together.
+    assert_eq!(second.header("retry-after"), "1");
+    assert!((800..=1_000).contains(&second.header("retry-after-ms").parse::<u64>().unwrap()));
     assert_eq!(second.header("x-ratelimit-remaining-requests"), "0");
     let payment_too = world.assess(&payment("T1", "1.00")).await;
     assert_eq!((payment_too.status, payment_too.header("content-type")), (429, "application/problem+json"));
@@ -71,10 +73,8 @@ async fn a_caller_has_only_so_many_requests_in_flight_and_a_stream_is_one_until_
     second.assert_served("alpha", 1);
     third.assert_served("alpha", 1);
     let (over, office) = other;
-    assert_eq!(
-        (over.status, over.openai_error().as_str(), over.header("retry-after")),
-        (429, "rate_limit_exceeded", "1")
-    );
+    assert_eq!((over.status, over.openai_error().as_str()), (429, "rate_limit_exceeded"));
+    assert!((1_000..=1_250).contains(&over.header("retry-after-ms").parse::<u64>().unwrap()));
     office.assert_served("alpha", 1);
     world.assert_idle();
 }

@@ -136,6 +136,10 @@ const ONLY: &[Only] = &[
             ("src/cli/doctor/mod.rs", "probes this machine while the network is waited for; joined at once"),
             ("src/cli/sandbox.rs", "gives the simulators a thread of their own"),
             ("src/layer/shadow.rs", "a copy of a call is waited for by nobody; bounded in number and time"),
+            (
+                "src/layer/cache/revalidate.rs",
+                "what follows an old answer is waited for by nobody; one for an answer, by its deadline",
+            ),
             ("src/layer/join.rs", "the call that leads outlives the client that started it"),
             ("src/layer/soft_deadline.rs", "a late verdict is awaited after the answer left"),
             ("src/layer/idempotency.rs", "the one call outlives the client that started it"),

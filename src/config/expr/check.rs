@@ -8,9 +8,9 @@ use super::super::error::Code;
 use super::super::lists::Network;
 use super::super::read::{nearest, shown, suggest};
 use super::super::units;
-use super::names::{self, FUNCTIONS, METHODS, Name, Presence};
+use super::names::{self, METHODS, Name, Presence};
 use super::parse::{Form, Tree};
-use super::{Comparison, Fact, Fault, Known, NamedList, Node, Text, TextTest, Whole};
+use super::{About, Comparison, Fact, Fault, Known, NamedList, Node, Text, TextTest, Whole};
 use crate::domain::currency::Currency;
 use crate::domain::money::Money;
 use crate::wire::risk::is_country;
@@ -25,6 +25,7 @@ enum Typed {
     Money(Money),
     Address,
     Features,
+    Header(Arc<str>),
     Many(Vec<(Range<usize>, Typed)>),
 }
 
@@ -32,7 +33,7 @@ impl Typed {
     fn name(&self) -> &'static str {
         match self {
             Self::Condition(_) => "true or false",
-            Self::Text(_) | Self::Literal(_) => "a text",
+            Self::Text(_) | Self::Literal(_) | Self::Header(_) => "a text",
             Self::Whole(_) => "a whole number",
             Self::Amount | Self::Money(_) => "an amount",
             Self::Address => "an address",
@@ -75,7 +76,7 @@ impl Checker<'_> {
             other => {
                 let message = format!("this must be true or false, and is {}", other.name());
                 let fault = Fault::new(tree.span.clone(), Code::WrongType, message);
-                self.wrong(fault.hint("compare it, as in merchant.category == \"electronics\""))
+                self.wrong(fault.hint(format!("compare it, as in {}", self.known.about.example())))
             }
         }
     }
@@ -109,15 +110,16 @@ impl Checker<'_> {
             Name::Amount => Typed::Amount,
             Name::Address => Typed::Address,
             Name::Features => Typed::Features,
+            Name::Streams => Typed::Condition(Node::Streams),
         })
     }
 
     fn find(&mut self, tree: &Tree, name: &str) -> Option<Name> {
-        let counters = self.known.counters;
-        if let Some(found) = names::find(name, counters) {
+        let (known, counters) = (self.known, self.known.counters);
+        if let Some(found) = names::find(name, known) {
             return Some(found);
         }
-        let below = names::below(name, counters);
+        let below = names::below(name, known);
         if !below.is_empty() {
             let fault = Fault::new(tree.span.clone(), Code::WrongType, "this name has fields and is not a value");
             return self.wrong(fault.hint(format!("known: {}", below.join(", "))));
@@ -127,8 +129,8 @@ impl Checker<'_> {
             Some(_) if counters.is_empty() => fault.hint("this configuration counts nothing"),
             _ => fault,
         };
-        let section = name.split_once('.').map(|(section, _)| names::below(section, counters));
-        let candidates = section.filter(|below| !below.is_empty()).unwrap_or_else(|| names::all(counters));
+        let section = name.split_once('.').map(|(section, _)| names::below(section, known));
+        let candidates = section.filter(|below| !below.is_empty()).unwrap_or_else(|| names::all(known));
         let candidates: Vec<&str> = candidates.iter().map(String::as_str).collect();
         let hint = suggest(name, &candidates).filter(|_| fault.hint.is_none());
         self.wrong(match hint {
@@ -182,6 +184,8 @@ impl Checker<'_> {
             (Typed::Text(left), Typed::Text(right), Some(same)) => Some(Node::SameText { left, right, same }),
             (Typed::Text(text), Typed::Literal(literal), Some(same)) => self.text(text, right.span, literal, same),
             (Typed::Literal(literal), Typed::Text(text), Some(same)) => self.text(text, left.span, literal, same),
+            (Typed::Header(name), Typed::Literal(literal), Some(same))
+            | (Typed::Literal(literal), Typed::Header(name), Some(same)) => Some(header(name, literal, same)),
             (Typed::Address, Typed::Literal(literal), Some(inside)) => self.address(right.span, &literal, inside),
             (Typed::Literal(literal), Typed::Address, Some(inside)) => self.address(left.span, &literal, inside),
             (left, right, _) => self.wrong(mismatch(tree, sign, &left, &right)),
@@ -231,6 +235,14 @@ impl Checker<'_> {
                 let texts: Vec<_> = texts.collect();
                 Some(Node::Text(text, TextTest::OneOf(texts.into_iter().collect::<Option<_>>()?)))
             }
+            (Typed::Header(name), Typed::Many(elements)) => {
+                let texts = elements.into_iter().map(|(span, element)| match element {
+                    Typed::Literal(literal) => Some(literal.into_boxed_str()),
+                    other => self.wrong(element_of(span, "texts", &other)),
+                });
+                let texts: Vec<_> = texts.collect();
+                Some(Node::Header(name, TextTest::OneOf(texts.into_iter().collect::<Option<_>>()?)))
+            }
             (Typed::Whole(whole), Typed::Many(elements)) => {
                 let equal = elements.into_iter().map(|(span, element)| match element {
                     Typed::Whole(right) => Some(Node::Whole { left: whole.clone(), by: Comparison::Equal, right }),
@@ -260,8 +272,11 @@ impl Checker<'_> {
 
     fn call(&mut self, tree: &Tree, name: &str, of: Option<&Tree>, arguments: &[Tree]) -> Option<Typed> {
         match (name, of) {
-            ("money", None) => self.money(tree, arguments).map(Typed::Money),
-            ("in_list", None) => self.in_list(tree, arguments).map(Typed::Condition),
+            ("header", None) if self.known.about == About::Call => self.header(tree, arguments).map(Typed::Header),
+            ("money", None) if self.known.about == About::Payment => self.money(tree, arguments).map(Typed::Money),
+            ("in_list", None) if self.known.about == About::Payment => {
+                self.in_list(tree, arguments).map(Typed::Condition)
+            }
             (name, Some(of)) if METHODS.contains(&name) => self.method(tree, name, of, arguments).map(Typed::Condition),
             ("matches", _) => {
                 let fault = Fault::new(tree.span.clone(), Code::Unsupported, "conditions have no regular expressions");
@@ -270,7 +285,7 @@ impl Checker<'_> {
             _ => {
                 let message = format!("no such function {}", shown(name, "here"));
                 let fault = Fault::new(tree.span.clone(), Code::UnknownName, message);
-                let known: &[&str] = if of.is_some() { &METHODS } else { &FUNCTIONS };
+                let known = if of.is_some() { &METHODS } else { names::functions(self.known.about) };
                 let in_another_case = known.iter().copied().find(|known| known.eq_ignore_ascii_case(name));
                 let hint = match in_another_case.or_else(|| nearest(name, known.iter().copied())) {
                     Some(meant) => format!("did you mean `{meant}`?"),
@@ -318,24 +333,47 @@ impl Checker<'_> {
 
     fn method(&mut self, tree: &Tree, name: &str, of: &Tree, arguments: &[Tree]) -> Option<Node> {
         let of_span = of.span.clone();
-        let text = match self.part(of)?.typed {
-            Typed::Text(text) => text,
+        let texts = self.part(of)?.typed;
+        match &texts {
+            Typed::Text(_) | Typed::Header(_) => {}
             other => {
                 let message = format!("{name} is a function of texts, and this is {}", other.name());
                 return self.wrong(Fault::new(of_span, Code::WrongType, message));
             }
-        };
+        }
         let (_, literal) = self.literal(tree, arguments, "write it as in subject.startsWith(\"gift\")")?;
         let literal = Box::from(literal);
-        Some(Node::Text(
-            text,
-            match name {
-                "startsWith" => TextTest::StartsWith(literal),
-                "endsWith" => TextTest::EndsWith(literal),
-                _ => TextTest::Contains(literal),
-            },
-        ))
+        let test = match name {
+            "startsWith" => TextTest::StartsWith(literal),
+            "endsWith" => TextTest::EndsWith(literal),
+            _ => TextTest::Contains(literal),
+        };
+        match texts {
+            Typed::Text(text) => Some(Node::Text(text, test)),
+            Typed::Header(name) => Some(Node::Header(name, test)),
+            _ => None,
+        }
     }
+
+    /// The name of a header, as it is looked up.
+    fn header(&mut self, tree: &Tree, arguments: &[Tree]) -> Option<Arc<str>> {
+        const SECRET: [&str; 4] = ["authorization", "x-api-key", "proxy-authorization", "cookie"];
+        let (argument, name) = self.literal(tree, arguments, "write header(\"x-team\") == \"search\"")?;
+        let lower = name.to_ascii_lowercase();
+        if name.len() > 64 || http::HeaderName::from_bytes(lower.as_bytes()).is_err() {
+            return self.wrong(Fault::new(argument.span.clone(), Code::BadValue, "not the name of a header"));
+        }
+        if SECRET.contains(&&*lower) {
+            let fault = Fault::new(argument.span.clone(), Code::Conflict, "this header holds a credential");
+            return self.wrong(fault.hint("ask who calls, with caller.id or caller.tenant"));
+        }
+        Some(lower.into())
+    }
+}
+
+fn header(name: Arc<str>, literal: String, same: bool) -> Node {
+    let literal = literal.into_boxed_str();
+    Node::Header(name, if same { TextTest::Is(literal) } else { TextTest::IsNot(literal) })
 }
 
 /// `a && (b && c)` as one list, so that equal conditions are equal however they are bracketed.

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Text, Whole};
+use super::{About, Known, Text, Whole};
 
 /// What a name stands for.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -17,6 +17,8 @@ pub(super) enum Name {
     Address,
     /// The paid extras.
     Features,
+    /// Whether a call wants its answer as it is made.
+    Streams,
 }
 
 /// Whether a caller may leave something out.
@@ -28,8 +30,8 @@ pub(super) enum Presence {
 
 use Presence::{Always, Perhaps};
 
-/// All names but the counters.
-pub(super) const NAMES: [(&str, Name); 19] = [
+/// All names of a payment but the counters.
+const NAMES: [(&str, Name); 19] = [
     ("amount", Name::Amount),
     ("currency", Name::Text(Text::Currency, Always)),
     ("merchant.id", Name::Text(Text::MerchantId, Always)),
@@ -51,38 +53,72 @@ pub(super) const NAMES: [(&str, Name); 19] = [
     ("hour_utc", Name::Whole(Whole::HourUtc, Always)),
 ];
 
+/// All names of a call.
+const CALL: [(&str, Name); 7] = [
+    ("caller.id", Name::Text(Text::CallerId, Always)),
+    ("caller.tenant", Name::Text(Text::CallerTenant, Always)),
+    ("request.operation", Name::Text(Text::Operation, Always)),
+    ("request.stream", Name::Streams),
+    ("request.bytes", Name::Whole(Whole::Bytes, Always)),
+    ("request.estimated_tokens", Name::Whole(Whole::EstimatedTokens, Always)),
+    ("hour_utc", Name::Whole(Whole::HourUtc, Always)),
+];
+
 /// What stands before the name of a counter.
 const VELOCITY: &str = "velocity";
 
 /// Functions that stand alone.
-pub(super) const FUNCTIONS: [&str; 3] = ["has", "money", "in_list"];
+const FUNCTIONS: [&str; 3] = ["has", "money", "in_list"];
+/// Those of a call.
+const CALL_FUNCTIONS: [&str; 1] = ["header"];
 /// Functions of a text.
 pub(super) const METHODS: [&str; 3] = ["startsWith", "endsWith", "contains"];
 
+/// Functions that stand alone, where conditions are about this.
+pub(super) fn functions(about: About) -> &'static [&'static str] {
+    match about {
+        About::Payment => &FUNCTIONS,
+        About::Call => &CALL_FUNCTIONS,
+    }
+}
+
+fn table(about: About) -> &'static [(&'static str, Name)] {
+    match about {
+        About::Payment => &NAMES,
+        About::Call => &CALL,
+    }
+}
+
+/// Every name with its meaning, whatever it is about.
+pub(super) fn everywhere() -> impl Iterator<Item = &'static (&'static str, Name)> {
+    NAMES.iter().chain(&CALL)
+}
+
 /// Looks a dotted name up.
-pub(super) fn find(name: &str, counters: &[Arc<str>]) -> Option<Name> {
+pub(super) fn find(name: &str, Known { about, counters, .. }: Known<'_>) -> Option<Name> {
     if let Some(counter) = name.strip_prefix(VELOCITY).and_then(|rest| rest.strip_prefix('.')) {
         let counter = counters.iter().find(|known| ***known == *counter)?;
         return Some(Name::Whole(Whole::Counter(Arc::clone(counter)), Always));
     }
-    NAMES.iter().find(|(known, _)| *known == name).map(|(_, meaning)| meaning.clone())
+    table(about).iter().find(|(known, _)| *known == name).map(|(_, meaning)| meaning.clone())
 }
 
 /// All names, for a suggestion.
-pub(super) fn all(counters: &[Arc<str>]) -> Vec<String> {
+pub(super) fn all(Known { about, counters, .. }: Known<'_>) -> Vec<String> {
     let counters = counters.iter().map(|counter| format!("{VELOCITY}.{counter}"));
-    NAMES.iter().map(|(name, _)| (*name).to_owned()).chain(counters).collect()
+    table(about).iter().map(|(name, _)| (*name).to_owned()).chain(counters).collect()
 }
 
 /// The names that go on from this one: the fields of a section.
-pub(super) fn below(section: &str, counters: &[Arc<str>]) -> Vec<String> {
+pub(super) fn below(section: &str, known: Known<'_>) -> Vec<String> {
     let begins = |name: &String| name.strip_prefix(section).is_some_and(|rest| rest.starts_with('.'));
-    all(counters).into_iter().filter(begins).collect()
+    all(known).into_iter().filter(begins).collect()
 }
 
 /// True for words that are the language's or this file's, and so nobody's secret.
 pub(super) fn is_public(word: &str) -> bool {
     let language = ["true", "false", "in", VELOCITY];
     let part_of_name = |(name, _): &(&str, Name)| name.split('.').any(|part| part == word);
-    language.contains(&word) || FUNCTIONS.contains(&word) || METHODS.contains(&word) || NAMES.iter().any(part_of_name)
+    let functions = [&FUNCTIONS[..], &CALL_FUNCTIONS, &METHODS].concat();
+    language.contains(&word) || functions.contains(&word) || everywhere().any(part_of_name)
 }

@@ -6,7 +6,7 @@ use super::*;
 
 fn known(lists: &[Arc<List>], counters: &[&str], text: &str) -> Result<Condition, Vec<Fault>> {
     let counters: Vec<Arc<str>> = counters.iter().map(|name| Arc::from(*name)).collect();
-    compile(text, Known { lists, counters: &counters })
+    compile(text, Known { about: About::Payment, lists, counters: &counters })
 }
 
 fn compiled(text: &str) -> Result<Condition, Vec<Fault>> {

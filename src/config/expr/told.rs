@@ -6,7 +6,7 @@
 
 use std::fmt;
 
-use super::names::NAMES;
+use super::names;
 use super::{Comparison, Condition, Fact, Name, Node, Text, TextTest, Whole};
 
 /// Longest text shown.
@@ -34,7 +34,9 @@ pub fn text_of(node: &Node) -> String {
         Node::All(parts) => joined(parts, " && "),
         Node::Any(parts) => joined(parts, " || "),
         Node::Has(fact) => format!("has({})", fact_name(fact)),
-        Node::Text(text, test) => test_of(*text, test),
+        Node::Text(text, test) => test_of(text.name(), &|literal| text.shown(literal), test),
+        Node::Header(name, test) => test_of(&format!("header(\"{name}\")"), &discreet, test),
+        Node::Streams => "request.stream".to_owned(),
         Node::SameText { left, right, same } => {
             format!("{} {} {}", left.name(), if *same { "==" } else { "!=" }, right.name())
         }
@@ -66,8 +68,8 @@ fn joined(parts: &[Node], by: &str) -> String {
     parts.iter().map(bracketed).collect::<Vec<_>>().join(by)
 }
 
-fn test_of(text: Text, test: &TextTest) -> String {
-    let (name, quoted) = (text.name(), |literal: &str| format!("\"{}\"", text.shown(literal)));
+fn test_of(name: &str, shown: &dyn Fn(&str) -> String, test: &TextTest) -> String {
+    let quoted = |literal: &str| format!("\"{}\"", shown(literal));
     match test {
         TextTest::Is(other) => format!("{name} == {}", quoted(other)),
         TextTest::IsNot(other) => format!("{name} != {}", quoted(other)),
@@ -94,7 +96,7 @@ impl Text {
     /// Its name in conditions.
     pub fn name(self) -> &'static str {
         let is = |name: &Name| matches!(name, Name::Text(text, _) if *text == self);
-        NAMES.iter().find(|(_, name)| is(name)).map_or("", |(name, _)| name)
+        names::everywhere().find(|(_, name)| is(name)).map_or("", |(name, _)| name)
     }
 
     /// What may be shown of a value of it.
@@ -118,7 +120,7 @@ impl Whole {
             Self::Counter(counter) => format!("velocity.{counter}"),
             named => {
                 let is = |name: &Name| matches!(name, Name::Whole(whole, _) if whole == named);
-                NAMES.iter().find(|(_, name)| is(name)).map_or("", |(name, _)| name).to_owned()
+                names::everywhere().find(|(_, name)| is(name)).map_or("", |(name, _)| name).to_owned()
             }
         }
     }
@@ -161,10 +163,10 @@ pub fn discreet(value: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::expr::{Known, compile};
+    use crate::config::expr::{About, Known, compile};
 
     fn told(text: &str) -> String {
-        compile(text, Known { lists: &[], counters: &["cards".into()] })
+        compile(text, Known { about: About::Payment, lists: &[], counters: &["cards".into()] })
             .unwrap_or_else(|_| panic!("{text}"))
             .to_string()
     }

@@ -50,11 +50,11 @@ fn uncounted(raw: &RawCaller, caller: &Caller, subject: &Subject<'_>, found: &mu
     };
     let blind = |route: &&RouteId| {
         let llm = subject.table.llm_routes().get(*route);
-        llm.is_some_and(|llm| !llm.candidates.iter().all(counted))
+        llm.is_some_and(|llm| !llm.everybody().all(counted))
     };
     let routes: Vec<&RouteId> = caller.allow.iter().filter(blind).collect();
     let Some(first) = routes.first().and_then(|route| subject.table.llm_routes().get(*route)) else { return };
-    let Some(candidate) = first.candidates.iter().find(|candidate| !counted(candidate)) else { return };
+    let Some(candidate) = first.everybody().find(|candidate| !counted(candidate)) else { return };
     let named = budget.amount.with(candidate.upstream.as_str().to_owned());
     let shown: Vec<&str> = routes.iter().take(10).map(|route| route.as_str()).collect();
     let (what, hint) = match caller.unpriced {

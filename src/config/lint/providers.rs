@@ -41,7 +41,7 @@ pub(super) fn look(subject: &Subject<'_>, found: &mut Found<'_>) {
 
 fn used(table: &RoutingTable) -> BTreeSet<&str> {
     let shadows = table.llm_routes().values().filter_map(|route| route.shadow.as_ref().map(|shadow| &shadow.candidate));
-    let llm = table.llm_routes().values().flat_map(|route| &route.candidates);
+    let llm = table.llm_routes().values().flat_map(|route| route.everybody());
     let risk = table.risk_route().into_iter().flat_map(|route| &route.candidates);
     llm.chain(shadows).chain(risk).map(|candidate: &Candidate| candidate.provider.id.as_str()).collect()
 }

@@ -35,6 +35,16 @@ fn place_of(rule: Rule, about: &str, subject: &Subject<'_>) -> Option<(Field<()>
             let at = risk?.spending.ladder.as_ref()?.value.iter().find(|rung| rung.value == about)?;
             Some((at.with(()), "remove it, or give it a price in the provider's file"))
         }
+        Rule::UnreachableRule => {
+            let routes = subject.table.llm_routes().iter();
+            let mut named = routes.flat_map(|(id, route)| {
+                let rules = route.rules.iter().enumerate();
+                rules.map(move |(number, rule)| (id, number, format!("{id}.{}", rule.name)))
+            });
+            let (id, number, _) = named.find(|(_, _, name)| name == about)?;
+            let route = subject.raw.models.iter().find(|route| route.name.value == id.as_str())?;
+            Some((route.rules.get(number)?.at.with(()), "remove it, or move it up"))
+        }
         Rule::UnknownPriceLast => {
             let route = subject.raw.models.iter().find(|route| route.name.value == about)?;
             Some((route.order.as_ref()?.with(()), "give the model its price in the provider's file"))

@@ -69,6 +69,19 @@ fn w002_a_policy_that_never_decides() {
 }
 
 #[test]
+fn w021_a_rule_of_a_route_that_never_holds() {
+    let rules = |first: &str, second: &str| {
+        let rule = |when: &str| format!("[[model.m.rule]]\nwhen = '{when}'\nmax_attempts = 1\n");
+        format!("{CALLER}[model.m]\n{TWO}{}{}", rule(first), rule(second))
+    };
+    let message = earns(Rule::UnreachableRule, "m.rule 2", 11, &rules("true", "request.stream"));
+    assert!(message.contains("\"rule 1\" before it matches everything"), "{message}");
+    let message = earns(Rule::UnreachableRule, "m.rule 2", 11, &rules("hour_utc < 6", "(hour_utc < 6)"));
+    assert!(message.contains("has the same condition"), "{message}");
+    assert!(warned(&rules("hour_utc < 6", "hour_utc < 7")).is_empty());
+}
+
+#[test]
 fn w003_local_rules_that_let_nobody_pass() {
     earns(Rule::IdleLocalRules, "default", 9, &format!("{CALLER}{RISKY}on_exhausted = \"local_rules\"\n"));
     let policy = "[[risk.policy]]\nname = \"p\"\nwhen = 'hour_utc < 6'\non_exhausted = \"local_rules\"\n";

@@ -60,6 +60,8 @@ pub(in crate::config) struct RawModelCall {
     pub(in crate::config) model: Field<String>,
     pub(in crate::config) operation: Operation,
     pub(in crate::config) bytes: usize,
+    pub(in crate::config) stream: bool,
+    pub(in crate::config) headers: BTreeMap<String, String>,
 }
 
 #[derive(Debug)]
@@ -114,7 +116,7 @@ fn name(value: &Value<'_>) -> Option<Field<String>> {
     value.bad(rule)
 }
 
-const MODEL_KEYS: [&str; 5] = ["caller", "down", "model", "operation", "bytes"];
+const MODEL_KEYS: [&str; 7] = ["caller", "down", "model", "operation", "bytes", "stream", "headers"];
 const PAYMENT_KEYS: [&str; 16] = [
     "caller",
     "down",
@@ -175,11 +177,22 @@ fn model_call(table: &Table<'_>) -> Option<RawModelCall> {
         Operation::ALL.into_iter().filter(|known| known.asks_a_model()).map(|known| (known.label(), known)).collect();
     let operation = table.get("operation").map(|value| value.word(&words));
     let bytes = table.get("bytes").map(|value| value.whole(1..=LARGEST_BODY));
+    let stream = table.get("stream").map(|value| value.flag());
+    let headers = table.get("headers").map(|value| headers(&value)).unwrap_or_default();
     Some(RawModelCall {
         model: table.get("model").and_then(|value| value.string())?,
         operation: operation.map_or(Some(Operation::ChatCompletions), |word| word.map(|word| word.value))?,
         bytes: bytes.map_or(Some(USUAL_BODY), |bytes| bytes.map(|bytes| bytes.value))?,
+        stream: stream.map_or(Some(false), |stream| stream.map(|stream| stream.value))?,
+        headers,
     })
+}
+
+fn headers(value: &Value<'_>) -> BTreeMap<String, String> {
+    let entries: Vec<_> = value.table().map(|table| table.entries().collect()).unwrap_or_default();
+    let text =
+        |(name, value): (Field<String>, Value<'_>)| Some((name.value.to_ascii_lowercase(), value.string()?.value));
+    entries.into_iter().take(MOST_WORDS).filter_map(text).collect()
 }
 
 const FAILURES: [(&str, FallbackReason); 5] = [

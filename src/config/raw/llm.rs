@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::cache::RawCache;
 use super::overload;
+use super::rule::RawRule;
 use crate::config::asking::{HedgeAfter, Order, Sticky};
 use crate::config::error::Code;
 use crate::config::read::{ANY_LIMIT, Value};
@@ -26,10 +27,31 @@ pub(in crate::config) struct RawRoute {
     pub(in crate::config) max_attempts: Option<Field<u32>>,
     pub(in crate::config) cache: Option<RawCache>,
     pub(in crate::config) class: Option<Field<Class>>,
+    pub(in crate::config) rules: Vec<RawRule>,
+}
+
+impl RawRoute {
+    /// One that says nothing.
+    pub(in crate::config) fn named(name: Field<String>) -> Self {
+        Self {
+            name,
+            candidates: None,
+            order: None,
+            sticky: None,
+            fallback_on: None,
+            hedge: None,
+            shadow: None,
+            timeouts: RawTimeouts::default(),
+            max_attempts: None,
+            cache: None,
+            class: None,
+            rules: Vec::new(),
+        }
+    }
 }
 
 /// `"provider/model"`, or `{ use = "provider/model", weight = 3 }`.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(in crate::config) struct RawCandidate {
     pub(in crate::config) upstream: Field<String>,
     pub(in crate::config) weight: Option<Field<u32>>,
@@ -69,7 +91,7 @@ pub(in crate::config) struct RawTimeouts {
 
 /// Reads one section.
 pub(super) fn route((name, value): &(Field<String>, Value<'_>)) -> Option<RawRoute> {
-    const KEYS: [&str; 10] = [
+    const KEYS: [&str; 11] = [
         "order",
         "candidates",
         "timeouts",
@@ -80,19 +102,14 @@ pub(super) fn route((name, value): &(Field<String>, Value<'_>)) -> Option<RawRou
         "hedge",
         "shadow",
         "class",
-    ];
-    const ORDERS: [(&str, Order); 4] = [
-        ("as-listed", Order::AsListed),
-        ("weighted", Order::Weighted),
-        ("fastest", Order::Fastest),
-        ("cheapest", Order::Cheapest),
+        "rule",
     ];
     const STICKY: [(&str, Sticky); 1] = [("conversation", Sticky::Conversation)];
-    let table = value.table()?.only(&KEYS, &["rule", "redact"]);
+    let table = value.table()?.only(&KEYS, &["redact"]);
     Some(RawRoute {
         name: name.clone(),
         candidates: table.required("candidates").and_then(|value| candidates(&value)),
-        order: table.get("order").and_then(|value| value.word(&ORDERS)),
+        order: table.get("order").and_then(|value| order(&value)),
         sticky: table.get("sticky").and_then(|value| value.word(&STICKY)),
         fallback_on: table.get("fallback_on").and_then(|value| fallback_on(&value)),
         hedge: table.get("hedge").and_then(|value| hedge(&value)),
@@ -101,10 +118,21 @@ pub(super) fn route((name, value): &(Field<String>, Value<'_>)) -> Option<RawRou
         max_attempts: table.get("max_attempts").and_then(|value| value.whole(1..=5)),
         cache: table.get("cache").and_then(|value| RawCache::read(&value)),
         class: table.get("class").and_then(|value| overload::class(&value)),
+        rules: table.get("rule").map(|value| RawRule::read_all(&value)).unwrap_or_default(),
     })
 }
 
-fn candidates(value: &Value<'_>) -> Option<Field<Vec<RawCandidate>>> {
+pub(super) fn order(value: &Value<'_>) -> Option<Field<Order>> {
+    const ORDERS: [(&str, Order); 4] = [
+        ("as-listed", Order::AsListed),
+        ("weighted", Order::Weighted),
+        ("fastest", Order::Fastest),
+        ("cheapest", Order::Cheapest),
+    ];
+    value.word(&ORDERS)
+}
+
+pub(super) fn candidates(value: &Value<'_>) -> Option<Field<Vec<RawCandidate>>> {
     let listed = value.list()?;
     if listed.len() > MOST_CANDIDATES {
         return value.bad(format!("more than {MOST_CANDIDATES} candidates"));
@@ -190,7 +218,7 @@ pub(super) fn millionths(text: &str, decimals: usize) -> Option<u32> {
     format!("{whole}{fraction:0<decimals$}").parse().ok()
 }
 
-fn timeouts(value: &Value<'_>) -> Option<RawTimeouts> {
+pub(super) fn timeouts(value: &Value<'_>) -> Option<RawTimeouts> {
     let table = value.table()?.only(&["total", "connect", "first_content", "idle"], &[]);
     let time = |name: &str| table.get(name).and_then(|value| value.duration(ANY_LIMIT));
     Some(RawTimeouts {

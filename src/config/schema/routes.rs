@@ -45,6 +45,8 @@ const GIVEN_CALL: &[Key] = &[
     key("model", Text, "The route, as an application names it."),
     key("operation", Words(OPERATIONS), "What is asked for. Default: chat.completions."),
     key("bytes", Whole(1, 32 << 20), "Bytes of the request's body. Default: 1000."),
+    key("stream", Flag, "Whether the answer is to be told as it is made. Default: false."),
+    key("headers", Map(&Text), "Headers of the request, for conditions of rules."),
 ];
 
 const OPERATIONS: &[&str] = &[
@@ -239,6 +241,29 @@ const MODEL: &[Key] = &[
     key("hedge", Table(HEDGE), "A second candidate is asked beside a slow first one."),
     key("class", CLASS, CLASS_SAYS),
     key("shadow", Table(SHADOW), "Copies of calls for a candidate on trial; its answers are thrown away."),
+    key("rule", List(&Table(RULE)), "What differs for some calls; the first that matches holds, else the route's own."),
+];
+
+const RULE: &[Key] = &[
+    key("name", Text, "For people. Default: rule 1, rule 2 and so on."),
+    must(
+        "when",
+        Text,
+        "Which calls: a condition in CEL over caller.id, caller.tenant, request.operation, request.stream, request.bytes, \
+         request.estimated_tokens, hour_utc and header(\"name\").",
+    ),
+    key(
+        "candidates",
+        List(&Either(&[UPSTREAM, Table(CANDIDATE)])),
+        "Who is asked for them. Default: the route's candidates.",
+    ),
+    key(
+        "order",
+        Words(&["as-listed", "weighted", "fastest", "cheapest"]),
+        "Who comes first. Default: the route's order.",
+    ),
+    key("timeouts", Table(TIMEOUTS), "What is not written is the route's."),
+    key("max_attempts", Whole(1, 5), "Attempts for one call. Default: the route's."),
 ];
 
 const CANDIDATE: &[Key] = &[
@@ -255,6 +280,11 @@ const TIMEOUTS: &[Key] = &[
 
 const CACHE: &[Key] = &[
     must("ttl", Duration, "How long an answer is given again; 1s to 30d."),
+    key(
+        "stale_while_revalidate",
+        Duration,
+        "How much longer it is given at once while one fresh answer is asked for; 1s to 30d.",
+    ),
     key("stale_if_error", Duration, "How much longer it may stand in when every candidate fails; 1s to 30d."),
     key(
         "cut_by_length",

@@ -36,6 +36,9 @@ pub struct Explanation {
     pub error: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) payment: Option<Box<Payment>>,
+    /// The route's rules, in their order.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(super) rules: Vec<Policy>,
     pub(super) candidates: Vec<Candidate>,
     #[serde(skip_serializing_if = "Facts::is_empty")]
     pub(super) timers: Facts,
@@ -59,6 +62,7 @@ impl Explanation {
             because: String::new(),
             error: None,
             payment: None,
+            rules: Vec::new(),
             candidates: Vec::new(),
             timers: Facts::new(),
             cache: Facts::new(),

@@ -1,14 +1,19 @@
 //! Calls to models: the route, who is asked, when it is another's turn, and whether anybody is asked at all.
 
+use std::sync::Arc;
+
 use http::HeaderMap;
 use serde_json::json;
 
-use super::findings::{Candidate, Explanation, Facts};
+use super::findings::{Candidate, Explanation, Facts, Policy, Term};
 use super::{Known, Question, Unanswerable};
 use crate::config::asking::{Order, Sticky};
-use crate::config::table::{Caller, LlmRoute, Unpriced};
+use crate::config::expr::Node;
+use crate::config::expr::told::{terms, text_of};
+use crate::config::table::{Caller, LlmRoute, LlmRule, Unpriced};
 use crate::config::units::shown;
 use crate::config::words;
+use crate::domain::clock;
 use crate::domain::id::RouteId;
 use crate::domain::operation::Operation;
 use crate::flight::error::CallError;
@@ -16,6 +21,7 @@ use crate::gateway::decode::{Decoded, carry, conversation, decode, forwarded};
 use crate::layer::cache::Wording;
 use crate::routing::lineup::{self, Carriable, Seat, Wish};
 use crate::routing::order::{self, Reason, Standing};
+use crate::routing::rule;
 use crate::routing::select::{self, NoRoute};
 use crate::upstream::latency::Form;
 
@@ -59,11 +65,49 @@ pub(super) fn explain(
     };
     let call = Call { operation, body, stream };
     told.route = Some(route.id.to_string());
+    let own = route;
+    let route = ruled(caller, own, &call, &mut told);
     told.because = format!("the model names it, and the caller {} may use it; order {}", caller.id, asked_in(route));
     candidates(known, (caller, route), &call, &mut told)?;
     told.timers = timers(route);
     told.cache = cache(known, caller, route, &call);
     Ok(told)
+}
+
+/// The route as it is for this call, with what each of its rules came to.
+fn ruled<'r>(caller: &Caller, route: &'r LlmRoute, call: &Call<'_>, told: &mut Explanation) -> &'r LlmRoute {
+    if route.rules.is_empty() {
+        return route;
+    }
+    let asked = rule::Asked {
+        caller,
+        operation: call.operation,
+        stream: call.stream,
+        bytes: call.body.len(),
+        header: &|_| None,
+        now_ms: clock::unix_ms(),
+    };
+    let found = rule::rule_for(route, &asked).map(|(number, _)| number);
+    let tell = |(number, rule): (usize, &Arc<LlmRule>)| Policy {
+        name: rule.name.to_string(),
+        outcome: match found {
+            Some(found) if found == number => "holds",
+            Some(found) if found < number => "not reached",
+            _ => "does not match",
+        },
+        when: rule.when.to_string(),
+        terms: terms(rule.when.root()).into_iter().map(|term| read(term, &asked)).collect(),
+    };
+    told.rules = route.rules.iter().enumerate().map(tell).collect();
+    if told.rules.iter().any(|rule| rule.when.contains("header(")) {
+        told.notes.push("the headers of a call are not known here, so that conditions on them are false".to_owned());
+    }
+    found.and_then(|number| route.rules.get(number)).map_or(route, |rule| &rule.route)
+}
+
+fn read(term: &Node, asked: &rule::Asked<'_>) -> Term {
+    let reads = rule::seen(term, asked).unwrap_or_else(|| "always so".to_owned());
+    Term { text: text_of(term), reads, holds: Some(rule::holds(term, asked)) }
 }
 
 fn said(error: &CallError) -> String {
@@ -246,6 +290,12 @@ fn cache(known: Known<'_>, caller: &Caller, route: &LlmRoute, call: &Call<'_>) -
             "now",
             match alive.store.look(&wording) {
                 Some((age, true)) => format!("an answer is kept, {} old: nobody would be asked", shown(age)),
+                Some((age, false)) if route.cache.is_some_and(|policy| !policy.stale_while_revalidate.is_zero()) => {
+                    format!(
+                        "an answer is kept that is too old, {}; what it is still good for, the line cache says",
+                        shown(age)
+                    )
+                }
                 Some((age, false)) => format!("an answer is kept for when everybody fails, {} old", shown(age)),
                 None => "no answer is kept".to_owned(),
             },

@@ -244,7 +244,9 @@ fn read(term: &Node, input: &Input<'_>) -> Term {
             format!("features are [{}]", features.join(", "))
         }
         Node::Listed(list) => format!("{} it", if policy::is_on(&list.0, input) { "on" } else { "not on" }),
-        Node::Always(_) | Node::Not(_) | Node::All(_) | Node::Any(_) => String::new(),
+        Node::Always(_) | Node::Not(_) | Node::All(_) | Node::Any(_) | Node::Streams | Node::Header(..) => {
+            String::new()
+        }
     };
     Term { text: told::text_of(term), reads, holds: policy::evaluate(term, input).ok() }
 }

@@ -18,6 +18,10 @@ impl fmt::Display for Explanation {
             Some(route) => writeln!(f, "\nroute {route}\n  {}", self.because)?,
             None => writeln!(f, "\nno route\n  {}", self.because)?,
         }
+        if !self.rules.is_empty() {
+            writeln!(f, "\nrules")?;
+            self.rules.iter().try_for_each(|one| policy(one, f))?;
+        }
         if let Some(payment) = &self.payment {
             decided(payment, f)?;
         }

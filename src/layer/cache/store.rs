@@ -13,6 +13,7 @@ use moka::sync::Cache as Moka;
 use sha2::Sha256;
 use tokio::time::Instant;
 
+use super::revalidate::Turn;
 use crate::domain::id::TenantId;
 use crate::domain::operation::Operation;
 use crate::flight::call::Call;
@@ -49,6 +50,8 @@ pub(super) struct Stored {
     pub(super) life: Duration,
     /// Its events, while somebody is being told them.
     pub(super) events: Mutex<Weak<Vec<Event>>>,
+    /// Whose turn it is to ask for its successor.
+    pub(super) turn: Turn,
 }
 
 pub(super) struct Life;
@@ -73,6 +76,12 @@ impl Expiry<Key, Arc<Stored>> for Life {
 impl Stored {
     pub(super) fn is_fresh(&self) -> bool {
         self.at.elapsed() < self.fresh_for
+    }
+
+    /// Seconds since it was made, and since it was fresh.
+    pub(super) fn ages(&self) -> (u64, u64) {
+        let age = self.at.elapsed();
+        (age.as_secs(), age.saturating_sub(self.fresh_for).as_secs())
     }
 
     /// The answer in the way this call asks for it, whichever way it came; `None` if it cannot be told so.

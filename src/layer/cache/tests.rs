@@ -54,7 +54,12 @@ impl Fixture {
     fn new() -> Self {
         let metrics = Metrics::new();
         let store = Store::new(1 << 20, [7; 32], &metrics);
-        let policy = CachePolicy { ttl: TTL, stale_if_error: Duration::ZERO, cut_by_length: CutAnswers::Pass };
+        let policy = CachePolicy {
+            ttl: TTL,
+            stale_if_error: Duration::ZERO,
+            stale_while_revalidate: Duration::ZERO,
+            cut_by_length: CutAnswers::Pass,
+        };
         let params = Params { store, policy: Some(policy), fingerprint: [1; 32], metrics, gate: Arc::default() };
         let answer: Answer = Box::new(|_| Ok(answer("hi", "stop")));
         Self { params, asked: Arc::default(), answer: Arc::new(Mutex::new(answer)), takes: Duration::ZERO }
@@ -316,6 +321,130 @@ async fn a_stale_answer_stands_in_when_the_providers_fail_and_for_no_other_reaso
     assert!(cache.note(CHAT, CacheWish::Default).await.is_err(), "too old for anything");
 }
 
+/// One that has grown too old by a second, after an answer of `hi`.
+async fn grown_old() -> Fixture {
+    let mut cache = Fixture::new();
+    cache.policy().stale_while_revalidate = TTL;
+    cache.note(CHAT, CacheWish::Default).await.unwrap();
+    tokio::time::advance(TTL * 11 / 10 + Duration::from_secs(1)).await;
+    cache.answers(|call| Ok(if call.llm().stream { chunks("stop") } else { answer("fresh", "stop") }));
+    cache.takes = Duration::from_secs(2);
+    cache
+}
+
+#[tokio::test(start_paused = true)]
+async fn row_46_who_finds_an_old_answer_has_it_at_once_and_one_fresh_one_is_asked_for() {
+    let cache = grown_old().await;
+    let started = Instant::now();
+    for body in [CHAT, STREAM, CHAT, STREAM] {
+        let (said, note) = cache.ask(llm_call(body)).await.unwrap();
+        assert!(said.contains("hi") && note == "stale", "{said}");
+    }
+    assert_eq!(started.elapsed(), Duration::ZERO, "nobody waited");
+    sleep(Duration::from_secs(3)).await;
+    let (said, note) = cache.ask(llm_call(CHAT)).await.unwrap();
+    assert!(said.contains("fresh") && note == "hit", "{said}");
+    assert_eq!((cache.asked(), cache.event("revalidated"), cache.event("stale")), (2, 1.0, 4.0));
+    assert_eq!(cache.params.store.flights.bytes(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn row_46_what_is_asked_beside_a_call_is_no_part_of_it_and_goes_on_without_it() {
+    let cache = grown_old().await;
+    let call = llm_call(CHAT);
+    let (trail, seen) = (call.context.trail.clone(), Arc::new(Mutex::new(Vec::new())));
+    let inside = Arc::clone(&seen);
+    cache.answers(move |call| {
+        inside.lock().unwrap().push((call.context.trail.clone(), call.context.caller.id.clone()));
+        call.context.trail.lock().usage.output_tokens = Some(7);
+        Ok(answer("fresh", "stop"))
+    });
+    let caller = call.context.caller.id.clone();
+    drop(cache.reply(call).await.unwrap());
+    sleep(Duration::from_secs(3)).await;
+    let asked_by: Vec<_> = seen.lock().unwrap().iter().map(|(_, id)| id.clone()).collect();
+    assert_eq!(asked_by, [caller], "it is asked by who caused it");
+    assert_eq!(trail.lock().usage.output_tokens, None, "and told of elsewhere");
+    assert_eq!(trail.lock().cache.age_seconds(), Some(111));
+    assert_eq!(cache.note(CHAT, CacheWish::Default).await.unwrap(), "hit");
+}
+
+#[tokio::test(start_paused = true)]
+async fn row_46_while_nothing_fresh_is_to_be_had_it_is_asked_for_once_in_a_while_and_not_for_ever() {
+    let mut cache = grown_old().await;
+    cache.takes = Duration::ZERO;
+    cache.answers(|_| Err(exhausted(FailureClass::Overloaded)));
+    for _ in 0..50 {
+        assert_eq!(cache.note(CHAT, CacheWish::Default).await.unwrap(), "stale");
+        sleep(Duration::from_millis(100)).await;
+    }
+    assert!((4..=6).contains(&(cache.asked() - 1)), "{} in five seconds", cache.asked() - 1);
+    cache.answers(|_| Ok(answer("cut", "length")));
+    sleep(Duration::from_secs(2)).await;
+    assert_eq!(cache.note(CHAT, CacheWish::Default).await.unwrap(), "stale");
+    sleep(Duration::from_secs(2)).await;
+    assert_eq!(cache.note(CHAT, CacheWish::Default).await.unwrap(), "stale", "a cut answer is no successor");
+    tokio::time::advance(TTL).await;
+    cache.answers(|_| Err(exhausted(FailureClass::Overloaded)));
+    assert!(cache.note(CHAT, CacheWish::Default).await.is_err(), "too old to be given");
+}
+
+#[tokio::test(start_paused = true)]
+async fn row_46_who_joins_what_is_being_asked_for_does_not_ask_again() {
+    let mut cache = grown_old().await;
+    cache.takes = Duration::from_secs(30);
+    tokio::time::advance(TTL - Duration::from_secs(20)).await;
+    assert_eq!(cache.note(CHAT, CacheWish::Default).await.unwrap(), "stale");
+    sleep(Duration::from_secs(25)).await;
+    let (said, note) = cache.ask(llm_call(CHAT)).await.unwrap();
+    assert!(said.contains("fresh") && note == "coalesced", "{said} {note}");
+    assert_eq!(cache.asked(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn row_46_an_old_answer_is_not_for_those_who_want_a_fresh_one_or_only_a_stored_one() {
+    let cache = grown_old().await;
+    assert!(matches!(cache.note(CHAT, CacheWish::OnlyIfCached).await, Err(CallError::NotCached)));
+    assert_eq!(cache.note(CHAT, CacheWish::NoCache).await.unwrap(), "miss");
+    assert_eq!((cache.asked(), cache.event("revalidated")), (2, 0.0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn row_46_a_caller_without_a_place_left_has_the_old_answer_and_asks_nobody() {
+    let cache = grown_old().await;
+    let allowance = Arc::new(crate::flight::allowance::Allowance::new(Instant::now()));
+    let of_one = || {
+        let mut call = llm_call(CHAT);
+        let context = Arc::get_mut(&mut call.context).unwrap();
+        Arc::make_mut(&mut context.caller).in_flight = Some(1);
+        context.allowance = Some(Arc::clone(&allowance));
+        call
+    };
+    let itself = allowance.enter(1).unwrap();
+    assert_eq!(cache.ask(of_one()).await.unwrap().1, "stale");
+    drop(itself);
+    sleep(Duration::from_secs(2)).await;
+    assert_eq!(cache.asked(), 1);
+    assert_eq!(cache.ask(of_one()).await.unwrap().1, "stale");
+    sleep(Duration::from_secs(1)).await;
+    assert_eq!((cache.asked(), allowance.in_flight()), (2, 1));
+    sleep(Duration::from_secs(2)).await;
+    assert_eq!(allowance.in_flight(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn row_46_each_window_holds_for_its_own_purpose() {
+    for (error, fresh) in [(Duration::ZERO, TTL), (TTL * 2, TTL)] {
+        let mut cache = Fixture::new();
+        (cache.policy().stale_if_error, cache.policy().stale_while_revalidate) = (error, fresh);
+        cache.note(CHAT, CacheWish::Default).await.unwrap();
+        tokio::time::advance(TTL * 23 / 10).await;
+        cache.answers(|_| Err(exhausted(FailureClass::Overloaded)));
+        let note = cache.note(CHAT, CacheWish::Default).await;
+        assert_eq!(note.ok(), (!error.is_zero()).then_some("stale-error"));
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn row_46_a_thousand_equal_questions_are_asked_once() {
     for body in [CHAT, STREAM] {
@@ -427,6 +556,7 @@ fn stored(bytes: usize) -> Stored {
         fresh_for: TTL,
         life: TTL * 2,
         events: Mutex::default(),
+        turn: Turn::default(),
     }
 }
 

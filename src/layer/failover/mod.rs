@@ -19,6 +19,7 @@ use self::policy::{LEAST_TIME, Next, Situation};
 use self::race::Hedge;
 use self::walk::Walk;
 use crate::config::asking::{FallbackOn, Order};
+use crate::domain::jitter;
 use crate::domain::operation::Safety;
 use crate::domain::outcome::{Blame, FailureClass, Sent};
 use crate::flight::call::Call;
@@ -158,7 +159,7 @@ impl<'p> Flight<'p> {
                 }
                 (Next::Again(after), _) => {
                     self.repeated = true;
-                    tokio::time::sleep(after).await;
+                    tokio::time::sleep(jitter::longer(after)).await;
                 }
                 (Next::Stop | Next::Move, _) => match self.last_resort() {
                     Some(resort) => lane = resort,

@@ -46,6 +46,7 @@ impl Fixture {
             forwarded: call.context.forwarded.clone(),
             idempotency_key: None,
             trace: None,
+            allowance: None,
             ..*call.context
         };
         Call { context: Arc::new(context), ..call }

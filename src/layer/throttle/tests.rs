@@ -39,7 +39,9 @@ async fn f36_requests_a_minute_are_told_how_long_to_wait_and_hold_no_place() {
     let caller = caller(Some(60), Some(1));
     drop(ask(&caller).await.unwrap());
     let (what, wait) = refused(ask(&caller).await);
-    assert_eq!((what, wait, caller.allowance.in_flight()), ("requests per minute", Duration::from_secs(1), 0));
+    assert_eq!((what, caller.allowance.in_flight()), ("requests per minute", 0));
+    // Its second, and up to a quarter more, so that not all who are told to come back do it together.
+    assert!((1_000..=1_250).contains(&wait.as_millis()), "{wait:?}");
     tokio::time::advance(wait).await;
     assert!(ask(&caller).await.is_ok());
 }

@@ -48,6 +48,15 @@ fn tests_that_hold_let_the_table_through() {
 }
 
 #[test]
+fn tests_of_rules_ask_as_calls_do() {
+    let text = read("good/rules.toml");
+    rehearsed(table(text.clone())).unwrap_or_else(|errors| panic!("{}", render_all(&errors, Style::Plain)));
+    let errors = rehearsed(table(text.replace("bytes = 80_001", "bytes = 80_000"))).unwrap_err();
+    let [error] = &*errors else { panic!("{errors:?}") };
+    assert!(error.message.contains("expected openrouter/deepseek-chat, got tokenmix/deepseek-chat"), "{error}");
+}
+
+#[test]
 fn a_failing_test_stands_where_it_is_written_and_is_a_mistake_like_others() {
     let text =
         read("good/tests.toml").replacen("expect = { action = \"REVIEW\" }", "expect = { action = \"PASS\" }", 1);

@@ -1,6 +1,9 @@
+use std::time::Duration;
+
 use super::*;
 use crate::domain::currency::Currency;
 use crate::domain::money::Cost;
+use crate::domain::operation::Operation;
 use crate::domain::outcome::End;
 use crate::domain::usage::Usage;
 use crate::telemetry::catalog::{Kind, TABLE};
@@ -16,6 +19,7 @@ fn everything() -> Arc<Metrics> {
     metrics.provider(&provider("p"));
     metrics.risk_provider(&provider("p"));
     let upstream = metrics.upstream(&provider("p"), "m");
+    upstream.usage(Operation::Embeddings, Usage::default());
     upstream.cost(Cost { micro: 5, currency: Currency::parse("CNY").unwrap() });
     metrics.failover(&UpstreamId::new("p/m"), &UpstreamId::new("q/m"), FailureClass::Overloaded);
     metrics.hedges(&RouteId::new("chat"));
@@ -43,6 +47,29 @@ fn names_help_and_types_are_the_contract() {
         std::fs::write(found, &described).unwrap();
         panic!("the metrics differ from {golden}; if that is intended, copy {found} over it");
     }
+}
+
+#[test]
+fn what_is_asked_of_a_model_counts_under_its_own_name() {
+    let metrics = Metrics::new();
+    let upstream = metrics.upstream(&provider("p"), "m");
+    let tokens = |input| Usage { input_tokens: Some(input), output_tokens: None, ..Usage::default() };
+    for (operation, input) in [(Operation::Responses, 2), (Operation::Messages, 3), (Operation::Embeddings, 7)] {
+        upstream.usage(operation, tokens(input));
+        upstream.observe_duration(operation, Duration::from_secs(1));
+        upstream.observe_first_content(operation, Duration::from_secs(1));
+    }
+    let text = metrics.render();
+    let line = |row: &str, name: &str, more: &str, value: u64| {
+        let labels = format!("gen_ai_operation_name=\"{name}\",gen_ai_provider_name=\"p\",gen_ai_request_model=\"m\"");
+        let line = format!("{row}{{{labels}{more}}} {value}\n");
+        assert!(text.contains(&line), "{line}");
+    };
+    line("gen_ai_client_token_usage_sum", "chat", ",gen_ai_token_type=\"input\"", 5);
+    line("gen_ai_client_token_usage_sum", "embeddings", ",gen_ai_token_type=\"input\"", 7);
+    line("gen_ai_server_request_duration_seconds_count", "chat", "", 2);
+    line("gen_ai_server_time_to_first_token_seconds_count", "embeddings", "", 1);
+    assert!(!text.contains("text_completion"), "what was never asked has no series");
 }
 
 #[test]
@@ -123,16 +150,12 @@ fn a_reload_gets_the_same_series_back() {
     let metrics = Metrics::new();
     metrics.route(&RouteId::new("chat")).request(RequestOutcome::Ok);
     metrics.route(&RouteId::new("chat")).request(RequestOutcome::Ok);
-    metrics.upstream(&provider("p"), "m").usage(Usage {
-        input_tokens: Some(3),
-        output_tokens: None,
-        ..Usage::default()
-    });
-    metrics.upstream(&provider("p"), "m").usage(Usage {
-        input_tokens: Some(4),
-        output_tokens: None,
-        ..Usage::default()
-    });
+    metrics
+        .upstream(&provider("p"), "m")
+        .usage(Operation::ChatCompletions, Usage { input_tokens: Some(3), output_tokens: None, ..Usage::default() });
+    metrics
+        .upstream(&provider("p"), "m")
+        .usage(Operation::ChatCompletions, Usage { input_tokens: Some(4), output_tokens: None, ..Usage::default() });
     let text = metrics.render();
     assert!(text.contains("weighbridge_requests_total{route=\"chat\",outcome=\"ok\"} 2\n"));
     assert!(text.contains("weighbridge_tokens_total{provider=\"p\",model=\"m\",type=\"input\"} 7\n"));

@@ -115,7 +115,8 @@ async fn who_refuses_our_credential_twice_is_asked_last_for_longer_each_time_and
         assert_eq!((standing(), health.is_unmarked()), (Standing::Unwelcome, false));
         tokio::time::advance(Duration::from_secs(wait) - Duration::from_millis(1)).await;
         assert_eq!(standing(), Standing::Unwelcome, "{wait}");
-        tokio::time::advance(Duration::from_millis(1)).await;
+        // A quarter of it is jitter.
+        tokio::time::advance(Duration::from_secs(wait) / 4 + Duration::from_millis(1)).await;
         assert_eq!(standing(), Standing::Well, "{wait}");
     }
     health.learn(Instant::now(), Permit::Normal, Lesson::Success);

@@ -1,0 +1,109 @@
+//! One fresh answer on its way while the one that has just grown too old is given at once.
+//!
+//! The call that finds such an answer is the cause of the new question: it is asked with that caller's tokens and money, at
+//! its worth, in one of its places in flight, and by the call's own deadline, but it is not part of the call: its trail is
+//! its own, and the caller does not wait for it and may leave. There is one at a time for an answer, streamed or not, and
+//! after one that brought nothing to keep there is a pause. Who has no place left, or a process short of memory, asks
+//! nobody; the old answer is given as long as it may be.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use http_body_util::BodyExt;
+use tokio::time::{Instant, timeout_at};
+use tower::Service;
+
+use super::store::Stored;
+use super::{Question, Role};
+use crate::domain::jitter;
+use crate::flight::allowance::InFlight;
+use crate::flight::call::{Call, CallContext};
+use crate::flight::error::CallError;
+use crate::flight::reply::Reply;
+use crate::flight::shared_reply::Seat;
+use crate::flight::trail::Trail;
+use crate::layer::join::{Boarded, reply};
+use crate::telemetry::labels::{Cache as CacheLabel, CacheEvent};
+
+/// After a question that brought nothing to keep.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// Until when nobody need ask for an answer's successor.
+#[derive(Default)]
+pub(super) struct Turn(Mutex<Option<Instant>>);
+
+impl Turn {
+    /// True for the one whose turn it is; nobody else's until `by` then.
+    fn take(&self, now: Instant, by: Instant) -> bool {
+        let mut taken = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let free = taken.is_none_or(|until| now >= until);
+        if free {
+            *taken = Some(by);
+        }
+        free
+    }
+
+    fn pause(&self) {
+        let until = Instant::now() + jitter::longer(PAUSE);
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(until);
+    }
+}
+
+impl Question {
+    /// True if the answer is too old and may still be given at once.
+    pub(super) fn may_be_stale(&self, stored: &Stored) -> bool {
+        let window = self.policy.stale_while_revalidate;
+        !window.is_zero() && stored.at.elapsed() < stored.fresh_for.saturating_add(window)
+    }
+
+    /// Sees to it that a fresh answer is on its way. `None`: the caller gives the old one.
+    pub(super) fn revalidate<S>(&self, stored: &Arc<Stored>, call: &Call, inner: &S) -> Option<Reply>
+    where
+        S: Service<Call, Response = Reply, Error = CallError> + Clone + Send + 'static,
+        S::Future: Send + 'static,
+    {
+        let (now, by) = (Instant::now(), call.deadline.instant());
+        if self.params.gate.is_lean() || !stored.turn.take(now, by) {
+            return None;
+        }
+        let Some(place) = place(call) else {
+            stored.turn.pause();
+            return None;
+        };
+        let context = CallContext { trail: Trail::default(), ..(*call.context).clone() };
+        let asking = Call { context: Arc::new(context), ..call.clone() };
+        let newer = || self.stored().filter(|found| found.is_fresh() && !Arc::ptr_eq(found, stored));
+        let lead = || self.lead(asking.clone(), inner.clone());
+        match self.params.store.flights.board((self.flight(call), self.key), newer, lead) {
+            Boarded::Leads(seat) => {
+                self.params.metrics.cache(CacheLabel::Response, CacheEvent::Revalidated);
+                let stored = Arc::clone(stored);
+                tokio::spawn(async move {
+                    // Whether it was kept shows in the store: who asks next finds another answer there, or this one.
+                    let _ = timeout_at(by, read(seat, &asking)).await;
+                    stored.turn.pause();
+                    drop::<Option<InFlight>>(place);
+                });
+                None
+            }
+            Boarded::Found(newer) => self.hit(&newer, call),
+            Boarded::Joins(_) | Boarded::OtherBody => None,
+        }
+    }
+}
+
+/// A place among the caller's requests in flight; `None` if it has none left.
+#[expect(clippy::option_option, reason = "no limit, no place left and a place are three things")]
+fn place(call: &Call) -> Option<Option<InFlight>> {
+    let (Some(allowance), Some(limit)) = (&call.context.allowance, call.context.caller.in_flight) else {
+        return Some(None);
+    };
+    allowance.enter(limit).map(Some)
+}
+
+/// Reads an answer to its end: what nobody reads goes on no further than a little.
+async fn read(seat: Seat, call: &Call) -> Result<(), CallError> {
+    let mut reply = reply(seat.answer().await?, Role::Leads, call);
+    while let Some(Ok(_)) = reply.body.frame().await {}
+    Ok(())
+}
