@@ -118,7 +118,9 @@ impl Origin {
 
     /// The hash of all that [`Origin::load`] reads.
     pub fn hash(&self) -> [u8; 32] {
-        load::content_hash_with(&self.routes, Some(&self.providers), &|path| self.secrets.file(path))
+        load::content_hash_with(&self.routes, Some(&self.providers), &|path| {
+            self.secrets.pem(path).map(|file| file.content)
+        })
     }
 
     pub(super) fn folders(&self) -> [&Path; 2] {

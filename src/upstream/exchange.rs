@@ -12,6 +12,7 @@ use crate::flight::error::AttemptError;
 use crate::upstream::live::LiveProvider;
 use crate::upstream::patience::within;
 use crate::upstream::pool::{ExchangeError, Outgoing, UpstreamBody};
+use crate::upstream::secure;
 
 /// Exchanges one request for a response head. A kept connection that died under a call which may be repeated gets one
 /// replacement, because an idle timer on the other side is nobody's failure; `again` makes the request once more, and is
@@ -42,12 +43,12 @@ pub(super) async fn exchange_once(
 }
 
 fn classified(error: &ExchangeError) -> AttemptError {
-    let (sent, detail) = match *error {
-        ExchangeError::Connect(_) => (Sent::No, "no connection to the provider"),
+    let (sent, detail) = match error {
+        ExchangeError::Connect(error) => (Sent::No, secure::why(error)),
         ExchangeError::Broken { sent: Sent::No, .. } => {
             (Sent::No, "the connection closed before the request was written")
         }
-        ExchangeError::Broken { sent, .. } => (sent, "the connection broke before a response"),
+        ExchangeError::Broken { sent, .. } => (*sent, "the connection broke before a response"),
     };
     AttemptError::new(FailureClass::Connect, sent, detail)
 }

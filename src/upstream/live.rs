@@ -307,12 +307,7 @@ impl Fleet {
 
     fn revive(&self, provider: &Arc<Provider>, around: &Around<'_>) -> LiveProvider {
         let Around { previous, dial, .. } = around;
-        let origin = Origin {
-            tls: provider.base_url.tls,
-            host: provider.base_url.host.clone(),
-            port: provider.base_url.port,
-            allow_private: provider.allow_private,
-        };
+        let origin = Origin::of(provider);
         let known = || self.providers.values().chain(previous.providers.values());
         let pool = known().find(|live| *live.pool.origin() == origin).map(|live| Arc::clone(&live.pool));
         let group = known().find(|live| live.provider.quota_group == provider.quota_group);

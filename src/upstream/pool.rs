@@ -26,10 +26,15 @@ use tokio::sync::oneshot;
 use tokio::task::{AbortHandle, JoinHandle};
 use tokio::time::{Instant, timeout};
 
+use crate::config::tls::HttpVersion;
 use crate::domain::outcome::Sent;
 use crate::domain::worker;
 use crate::upstream::body::RequestBody;
 use crate::upstream::dial::{Dial, Origin};
+
+use multiplex::{Lines, Stream, Which};
+
+pub mod multiplex;
 
 /// Idle connections kept per core and origin.
 const MOST_IDLE: usize = 64;
@@ -53,6 +58,8 @@ pub struct Pool {
     origin: Origin,
     dial: Arc<dyn Dial>,
     shelves: Box<[Mutex<Shelf>]>,
+    /// Present where HTTP/2 is spoken; then nothing else here is used.
+    multiplexed: Option<Box<Lines>>,
 }
 
 /// One core's connections that wait for a request, and its requests that wait for a connection.
@@ -102,7 +109,8 @@ impl Pool {
     /// An empty pool.
     pub fn new(origin: Origin, dial: Arc<dyn Dial>) -> Self {
         let shelves = (0..worker::MOST_WORKERS).map(|_| Mutex::default()).collect();
-        Self { origin, dial, shelves }
+        let multiplexed = (origin.http == HttpVersion::Two).then(|| Box::new(Lines::new()));
+        Self { origin, dial, shelves, multiplexed }
     }
 
     /// Where it leads.
@@ -112,7 +120,9 @@ impl Pool {
 
     /// Connections of all cores that wait for a request. One that the other side has closed counts until it is found out.
     pub fn idle(&self) -> usize {
-        self.shelves.iter().map(|shelf| shelf.lock().unwrap_or_else(PoisonError::into_inner).idle.len()).sum()
+        let single: usize =
+            self.shelves.iter().map(|shelf| shelf.lock().unwrap_or_else(PoisonError::into_inner).idle.len()).sum();
+        single + self.multiplexed.as_ref().map_or(0, |lines| lines.idle())
     }
 
     /// Sends one request and waits for the head of its response. `connect` bounds the dialling; the caller bounds the rest.
@@ -127,6 +137,9 @@ impl Pool {
         mut request: Outgoing,
         connect: Duration,
     ) -> Result<Response<UpstreamBody>, ExchangeError> {
+        if let Some(lines) = &self.multiplexed {
+            return Box::pin(lines.exchange(self, request, connect, Which::Any)).await;
+        }
         for _ in 0..MOST_STALE {
             let Some(line) = self.take_idle().await else { break };
             match self.over(line, request).await {
@@ -164,6 +177,9 @@ impl Pool {
         request: Outgoing,
         connect: Duration,
     ) -> Result<Response<UpstreamBody>, ExchangeError> {
+        if let Some(lines) = &self.multiplexed {
+            return Box::pin(lines.exchange(self, request, connect, Which::Fresh)).await;
+        }
         let line = self.connect(connect).await.map_err(ExchangeError::Connect)?;
         self.over(line, request).await.map_err(|(error, _)| error)
     }
@@ -178,6 +194,10 @@ impl Pool {
         request: Outgoing,
         connect: Duration,
     ) -> Result<Response<UpstreamBody>, ExchangeError> {
+        // A stream serves nobody afterwards anyway.
+        if self.multiplexed.is_some() {
+            return self.exchange(request, connect).await;
+        }
         let mut response = self.exchange_fresh(request, connect).await?;
         if let Some(lease) = &mut response.body_mut().lease {
             lease.pool = None;
@@ -194,7 +214,7 @@ impl Pool {
         match line.sender.try_send_request(*request).await {
             Ok(response) => {
                 let lease = Lease { line, pool: Some(Arc::clone(self)) };
-                let mut response = response.map(|body| UpstreamBody { body, lease: Some(lease) });
+                let mut response = response.map(|body| UpstreamBody { body, lease: Some(lease), stream: None });
                 // Nobody reads a body that has nothing in it.
                 if response.body().is_over() {
                     response.body_mut().release();
@@ -318,6 +338,10 @@ fn late() -> io::Error {
     io::Error::new(io::ErrorKind::TimedOut, "no connection in time")
 }
 
+fn late() -> io::Error {
+    io::Error::new(io::ErrorKind::TimedOut, "no connection in time")
+}
+
 /// A connection whose request was answered before it was read to its end may never be ready again.
 async fn is_ready(sender: &mut SendRequest<RequestBody>) -> bool {
     sender.is_ready() || matches!(Box::pin(timeout(READY_LIMIT, sender.ready())).await, Ok(Ok(())))
@@ -339,9 +363,16 @@ struct Lease {
 pub struct UpstreamBody {
     body: Incoming,
     lease: Option<Lease>,
+    /// Its place on a connection with others.
+    stream: Option<Stream>,
 }
 
 impl UpstreamBody {
+    fn multiplexed(body: Incoming, stream: Stream) -> Self {
+        let stream = (!body.is_end_stream()).then_some(stream);
+        Self { body, lease: None, stream }
+    }
+
     /// True if nothing follows.
     pub fn is_over(&self) -> bool {
         self.body.is_end_stream()
@@ -350,7 +381,7 @@ impl UpstreamBody {
     /// Lets the little that follows a body's last word arrive on its own time, so that its connection can serve again.
     /// Providers often write the end of a stream after its last event, and nobody should wait for that.
     pub fn let_finish(mut self) {
-        if self.lease.is_none() || tokio::runtime::Handle::try_current().is_err() {
+        if (self.lease.is_none() && self.stream.is_none()) || tokio::runtime::Handle::try_current().is_err() {
             return;
         }
         tokio::spawn(timeout(LINGER, async move {
@@ -363,6 +394,7 @@ impl UpstreamBody {
     }
 
     fn release(&mut self) {
+        self.stream = None;
         if let Some(Lease { line, pool: Some(pool) }) = self.lease.take() {
             pool.put_back(line);
         }
