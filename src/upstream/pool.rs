@@ -194,10 +194,6 @@ impl Pool {
         request: Outgoing,
         connect: Duration,
     ) -> Result<Response<UpstreamBody>, ExchangeError> {
-        // A stream serves nobody afterwards anyway.
-        if self.multiplexed.is_some() {
-            return self.exchange(request, connect).await;
-        }
         let mut response = self.exchange_fresh(request, connect).await?;
         if let Some(lease) = &mut response.body_mut().lease {
             lease.pool = None;

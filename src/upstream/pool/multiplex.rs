@@ -52,12 +52,19 @@ pub(super) struct Lines {
     cores: Box<[Core]>,
 }
 
-#[derive(Default)]
 struct Core {
     /// A `std` mutex held for a look at a few connections, never across an await.
     lines: Mutex<Vec<Arc<Line>>>,
     /// Who holds it dials; the others wait for what comes of it.
     turn: tokio::sync::Mutex<()>,
+    /// How many streams the other side allowed last: a new connection may have as many, until it says otherwise.
+    allowed: AtomicU32,
+}
+
+impl Default for Core {
+    fn default() -> Self {
+        Self { lines: Mutex::default(), turn: tokio::sync::Mutex::default(), allowed: AtomicU32::new(MOST_STREAMS) }
+    }
 }
 
 /// One connection. It ends when its last stream and its place among the lines are gone.
@@ -115,10 +122,12 @@ impl Lines {
                 Err(mut failed) => {
                     let unsent = failed.take_message();
                     let verdict = Verdict::of(failed.error());
-                    if unsent.is_some() || verdict != Verdict::Refused {
+                    if unsent.is_some() || verdict.ends_the_line() {
                         stream.0.retired.store(true, Ordering::Release);
                     }
-                    let untouched = unsent.is_some() || verdict != Verdict::Unknown;
+                    let untouched = unsent.is_some() || verdict.is_untouched();
+                    // A stream that was given up alone is no sign that its connection had been idle for too long.
+                    let reused = reused && verdict == Verdict::Broken;
                     match unsent.or(spare).filter(|_| untouched) {
                         Some(again) => request = again,
                         None => return Err(ExchangeError::Broken { sent: Sent::Maybe, reused }),
@@ -145,7 +154,8 @@ impl Lines {
             return Ok(stream);
         }
         let left = until.saturating_duration_since(Instant::now());
-        let line = timeout_at(until, open(pool, left)).await.unwrap_or_else(|_| Err(late()))?;
+        let allowed = core.allowed.load(Ordering::Relaxed);
+        let line = timeout_at(until, open(pool, left, allowed)).await.unwrap_or_else(|_| Err(late()))?;
         Ok(core.add(line))
     }
 }
@@ -160,6 +170,9 @@ impl Core {
     fn free(&self) -> Option<Stream> {
         let mut lines = self.lock();
         lines.retain(|line| line.is_usable());
+        if let Some(known) = lines.first() {
+            self.allowed.store(known.most(), Ordering::Relaxed);
+        }
         let free = lines.iter().find(|line| line.streams.load(Ordering::Acquire) < line.most());
         let least = || lines.iter().filter(|_| lines.len() >= MOST_LINES).min_by_key(|line| line.streams());
         free.or_else(least).map(Line::enter)
@@ -205,7 +218,7 @@ impl Drop for Stream {
     }
 }
 
-async fn open(pool: &Pool, _within: Duration) -> io::Result<Arc<Line>> {
+async fn open(pool: &Pool, _within: Duration, allowed: u32) -> io::Result<Arc<Line>> {
     let io = pool.dial.dial(&pool.origin).await?;
     let mut builder = Builder::new(TokioExecutor::new());
     builder
@@ -213,12 +226,13 @@ async fn open(pool: &Pool, _within: Duration) -> io::Result<Arc<Line>> {
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(LINE_WINDOW)
         .adaptive_window(false)
+        .initial_max_send_streams(usize::try_from(allowed).ok())
         .max_header_list_size(u32::try_from(HEAD_BYTES).unwrap_or(u32::MAX))
         .max_send_buf_size(SEND_BUFFER)
         .keep_alive_interval(PING_EVERY)
         .keep_alive_timeout(PING_LIMIT);
     let (sender, connection) = builder.handshake(TokioIo::new(io)).await.map_err(io::Error::other)?;
-    let most = Arc::new(AtomicU32::new(MOST_STREAMS));
+    let most = Arc::new(AtomicU32::new(allowed));
     // It ends with its line, once the streams on it have ended, or when the other side closes.
     tokio::spawn(watched(connection, Arc::clone(&most)));
     Ok(Arc::new(Line {
@@ -245,28 +259,39 @@ async fn watched(
     .await
 }
 
-/// What a failure says of the request.
+/// What a failure says of the request and of its connection.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Verdict {
     /// This one was refused unseen; the connection goes on.
     Refused,
     /// The other side takes no more, and has not seen this one.
     Closing,
-    /// It may have been seen.
-    Unknown,
+    /// This one was given up, and may have been seen; the connection goes on.
+    GivenUp,
+    /// The connection is gone, and this one may have been seen.
+    Broken,
 }
 
 impl Verdict {
     fn of(error: &hyper::Error) -> Self {
         let Some(error) = error.source().and_then(|source| source.downcast_ref::<h2::Error>()) else {
-            return Self::Unknown;
+            return Self::Broken;
         };
         // The streams a GOAWAY counts among the processed ones go on, and end with their connection in another way.
-        match (error.is_remote(), error.is_go_away(), error.reason()) {
+        match (error.is_remote(), error.is_go_away(), error.is_reset()) {
             (true, true, _) => Self::Closing,
-            (true, false, Some(h2::Reason::REFUSED_STREAM)) => Self::Refused,
-            _ => Self::Unknown,
+            (true, _, true) if error.reason() == Some(h2::Reason::REFUSED_STREAM) => Self::Refused,
+            (_, _, true) => Self::GivenUp,
+            _ => Self::Broken,
         }
+    }
+
+    fn is_untouched(self) -> bool {
+        matches!(self, Self::Refused | Self::Closing)
+    }
+
+    fn ends_the_line(self) -> bool {
+        matches!(self, Self::Closing | Self::Broken)
     }
 }
 
@@ -297,3 +322,6 @@ pub fn request<B>(mut request: Request<B>, tls: bool) -> Request<B> {
     *request.version_mut() = Version::HTTP_2;
     request
 }
+
+#[cfg(test)]
+mod tests;
