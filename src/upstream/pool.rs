@@ -334,10 +334,6 @@ fn late() -> io::Error {
     io::Error::new(io::ErrorKind::TimedOut, "no connection in time")
 }
 
-fn late() -> io::Error {
-    io::Error::new(io::ErrorKind::TimedOut, "no connection in time")
-}
-
 /// A connection whose request was answered before it was read to its end may never be ready again.
 async fn is_ready(sender: &mut SendRequest<RequestBody>) -> bool {
     sender.is_ready() || matches!(Box::pin(timeout(READY_LIMIT, sender.ready())).await, Ok(Ok(())))

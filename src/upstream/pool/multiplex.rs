@@ -218,8 +218,8 @@ impl Drop for Stream {
     }
 }
 
-async fn open(pool: &Pool, _within: Duration, allowed: u32) -> io::Result<Arc<Line>> {
-    let io = pool.dial.dial(&pool.origin).await?;
+async fn open(pool: &Pool, within: Duration, allowed: u32) -> io::Result<Arc<Line>> {
+    let io = pool.dial.dial(&pool.origin, within).await?;
     let mut builder = Builder::new(TokioExecutor::new());
     builder
         .timer(TokioTimer::new())
