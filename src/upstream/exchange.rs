@@ -30,7 +30,7 @@ pub(super) async fn exchange(
         }
         (result, _) => result,
     };
-    result.map_err(|error| classified(&error))
+    result.map_err(|error| classified(provider, &error))
 }
 
 /// As [`exchange`], over a connection of its own and once.
@@ -39,12 +39,19 @@ pub(super) async fn exchange_once(
     request: Outgoing,
     connect: Duration,
 ) -> Result<Response<UpstreamBody>, AttemptError> {
-    provider.pool.exchange_once(request, connect).await.map_err(|error| classified(&error))
+    provider.pool.exchange_once(request, connect).await.map_err(|error| classified(provider, &error))
 }
 
-fn classified(error: &ExchangeError) -> AttemptError {
+fn classified(provider: &LiveProvider, error: &ExchangeError) -> AttemptError {
     let (sent, detail) = match error {
-        ExchangeError::Connect(error) => (Sent::No, secure::why(error)),
+        ExchangeError::Connect(error) => {
+            let why = secure::why(error);
+            // Waiting does not help against it: somebody has to do something.
+            if why != secure::UNREACHED && provider.estranged.is_due() {
+                tracing::warn!(provider = %provider.provider.id, "{why}");
+            }
+            (Sent::No, why)
+        }
         ExchangeError::Broken { sent: Sent::No, .. } => {
             (Sent::No, "the connection closed before the request was written")
         }

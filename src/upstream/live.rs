@@ -56,6 +56,8 @@ pub struct LiveProvider {
     pub skew: Arc<Skew>,
     /// When the log last said that an answer was not authentic.
     pub forged: Seldom,
+    /// When the log last said that there is no agreement on TLS or HTTP/2.
+    pub estranged: Seldom,
     /// When the log last said that our time was refused.
     pub time_refused: Seldom,
     /// What it counts, if it gives risk decisions.
@@ -326,6 +328,7 @@ impl Fleet {
             pause: group.map_or_else(|| Arc::new(Pause::new(Instant::now())), |live| Arc::clone(&live.pause)),
             skew: same_place.map(|live| Arc::clone(&live.skew)).unwrap_or_default(),
             forged: Seldom::default(),
+            estranged: Seldom::default(),
             time_refused: Seldom::default(),
             judged: judges.then(|| around.metrics.risk_provider(&provider.id)),
             token: same_account.map(|live| Arc::clone(&live.token)).unwrap_or_default(),

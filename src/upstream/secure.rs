@@ -13,7 +13,7 @@ use rustls::client::{Resumption, WebPkiServerVerifier};
 use rustls::crypto::ring::default_provider;
 use rustls::pki_types::ServerName;
 use rustls::sign::SingleCertAndKey;
-use rustls::{AlertDescription, ClientConfig, RootCertStore};
+use rustls::{AlertDescription, CertificateError, ClientConfig, RootCertStore};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
@@ -159,12 +159,26 @@ fn told_apart(error: io::Error) -> io::Error {
 /// Why there is no connection, in words that an operator can do something with, and without anything the other side said.
 pub fn why(error: &io::Error) -> &'static str {
     let source = error.get_ref();
-    if source.is_some_and(|error| error.is::<NotHttp2>()) {
+    if source.and_then(|error| error.downcast_ref::<NotHttp2>()).is_some() {
         return "the provider does not agree on HTTP/2, set http = \"1.1\" in its file";
     }
     match source.and_then(|error| error.downcast_ref::<rustls::Error>()) {
-        Some(rustls::Error::InvalidCertificate(_)) => "the provider's certificate was not believed",
+        Some(rustls::Error::InvalidCertificate(reason)) => distrust(reason),
         Some(_) => "no TLS handshake with the provider",
-        None => "no connection to the provider",
+        None => UNREACHED,
+    }
+}
+
+/// What is said where nobody was met at all.
+pub const UNREACHED: &str = "no connection to the provider";
+
+fn distrust(reason: &CertificateError) -> &'static str {
+    match reason {
+        CertificateError::Expired | CertificateError::ExpiredContext { .. } => "the provider's certificate has expired",
+        CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
+            "the provider's certificate is for another name"
+        }
+        CertificateError::UnknownIssuer => "the provider's certificate is of no authority that is trusted for it",
+        _ => "the provider's certificate was not believed",
     }
 }

@@ -335,7 +335,7 @@ fn s5_a_credential_stays_with_its_address_while_addresses_are_swapped_under_load
         let turn = AtomicUsize::new(0);
         Arc::new(move |_| {
             std::thread::sleep(Duration::from_millis(3));
-            if turn.fetch_add(1, Ordering::SeqCst) % 3 == 0 {
+            if turn.fetch_add(1, Ordering::SeqCst).is_multiple_of(3) {
                 return Response::builder().status(503).body(Full::default()).unwrap();
             }
             answer(word)
@@ -396,14 +396,14 @@ fn t7_a_certificate_that_is_not_believed_is_a_failover_and_hears_no_byte_of_a_re
     let (expired, foreign, itself, wrong) = (with(&expired), with(&foreign), with(&other.own), with(&good));
     let beta = Upstream::new(&runtime, None, saying("beta"));
     let cases = [
-        ("expired", &expired, "127.0.0.1"),
-        ("of another authority", &foreign, "127.0.0.1"),
-        ("signed by itself", &itself, "127.0.0.1"),
+        ("expired", &expired, "127.0.0.1", "certificate has expired"),
+        ("of another authority", &foreign, "127.0.0.1", "of no authority that is trusted"),
+        ("signed by itself", &itself, "127.0.0.1", "provider's certificate"),
         // The certificate is for 127.0.0.1 and localhost.
-        ("for another name", &wrong, "127.0.0.2"),
-        ("plain", &plaintext, "127.0.0.1"),
+        ("for another name", &wrong, "127.0.0.2", "is for another name"),
+        ("plain", &plaintext, "127.0.0.1", "no TLS handshake with the provider"),
     ];
-    for (what, upstream, host) in cases {
+    for (what, upstream, host, told) in cases {
         let site = site(&["alpha", "beta"]);
         std::fs::write(site.path("ca.pem"), trusted.own.cert_pem()).unwrap();
         let port = upstream.address.port();
@@ -420,6 +420,7 @@ fn t7_a_certificate_that_is_not_believed_is_a_failover_and_hears_no_byte_of_a_re
         assert!(upstream.seen().is_empty(), "{what}: {:?}", upstream.seen());
         let tried = upstream.connections();
         assert!((1..=6).contains(&tried), "{what}: the breaker leaves it alone after a few, it was {tried}");
+        assert!(served.log().contains(told), "{what}: {}", served.log());
         served.stop();
     }
 }
@@ -578,8 +579,8 @@ fn the_settings_are_told_where_providers_are_and_the_doctor_uses_them() {
     let ended = run(&mut doctor);
     let told: Value = serde_json::from_str(&ended.out).unwrap_or_else(|_| panic!("{ended:?}"));
     let of = |check: &str| told["checks"].as_array().unwrap().iter().find(|one| one["check"] == check).cloned();
-    assert_eq!(of("alpha certificate").unwrap()["verdict"], "ok", "{told:#}");
-    assert_eq!(of("alpha key").unwrap()["verdict"], "ok", "{told:#}");
+    assert_eq!(of("alpha certificate").unwrap()["verdict"], "OK", "{told:#}");
+    assert_eq!(of("alpha key").unwrap()["verdict"], "OK", "{told:#}");
     assert!(alpha.seen().iter().all(|seen| seen.http2 && seen.shown == Some(issued.sha256())));
 }
 

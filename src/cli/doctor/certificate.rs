@@ -42,7 +42,9 @@ pub(super) fn client(settings: Option<&TlsSettings>) -> Result<(Arc<ClientConfig
     let shown = Shown::default();
     let judge = secure::verifier(settings.map_or(&Roots::Usual, |settings| &settings.roots))?;
     let mut config = secure::client(Arc::new(Witness { judge, shown: shown.clone() }))?;
-    settings.into_iter().for_each(|settings| secure::show(&mut config, settings));
+    if let Some(settings) = settings {
+        secure::show(&mut config, settings);
+    }
     Ok((Arc::new(config), shown))
 }
 
