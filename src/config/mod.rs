@@ -61,6 +61,7 @@ mod risk;
 mod routes;
 mod secrets;
 mod shape;
+mod tls_plan;
 mod traces;
 mod webhooks;
 
