@@ -12,13 +12,13 @@ use std::sync::mpsc::{self, SyncSender};
 use std::thread;
 
 use rustls::ClientConfig;
-use rustls_platform_verifier::BuilderVerifierExt;
 use tokio::sync::oneshot;
 
 use crate::admin::watched::Watched;
 use crate::admin::{Admin, AdminService};
 use crate::config::error::ConfigError;
 use crate::config::table::{Limits, RoutingTable};
+use crate::config::tls::Roots;
 use crate::flight::quota::Calendar;
 use crate::flight::velocity::Velocity;
 use crate::gateway::certificates::{CertificateError, CertificateFiles, Certificates};
@@ -47,6 +47,7 @@ use crate::telemetry::metrics::Metrics;
 use crate::telemetry::process::{self, Meter};
 use crate::telemetry::traces::Spans;
 use crate::upstream::dial::Dial;
+use crate::upstream::secure;
 
 use super::{ANSWER_BYTES, CACHE_BYTES, Inherited, OTHER_FILES, Sending, Spending, StartError};
 
@@ -215,18 +216,10 @@ pub(super) fn shared(
     })
 }
 
-/// The operating system's trust store, or the bundled roots where there is none.
+/// What providers without settings of their own are connected with: the operating system's trust store, or the bundled
+/// roots where there is none.
 pub(super) fn tls() -> Result<ClientConfig, rustls::Error> {
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let builder = || ClientConfig::builder_with_provider(Arc::clone(&provider)).with_safe_default_protocol_versions();
-    match builder()?.with_platform_verifier() {
-        Ok(builder) => Ok(builder.with_no_client_auth()),
-        Err(error) => {
-            tracing::warn!(%error, "no system trust store, using the bundled roots");
-            let roots = rustls::RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
-            Ok(builder()?.with_root_certificates(roots).with_no_client_auth())
-        }
-    }
+    secure::client(secure::verifier(&Roots::Usual)?)
 }
 
 /// A bound listener and what its TLS is made of.

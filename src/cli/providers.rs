@@ -12,6 +12,7 @@ use super::{complain, say};
 use crate::config::error::{Style, render_all};
 use crate::config::source::{SourceFile, Sources};
 use crate::config::table::{Fact, Model, Protocol, Provider, ProviderFacts, RoutingTable};
+use crate::config::tls::HttpVersion;
 use crate::config::{CompileOptions, SecretPolicy, Secrets, compile, read_sources};
 use crate::domain::money::{Cost, TokenPrice};
 use crate::domain::operation::Operation;
@@ -102,6 +103,8 @@ fn text(provider: &Provider, facts: Option<&ProviderFacts>, file: &str) -> Strin
     ];
     lines.extend(facts.map(|facts| format!("  source       {}", seen(&facts.source))));
     lines.push(format!("  operations   {}", operations(provider).join(", ")));
+    lines.extend(provider.tls.as_ref().map(|tls| format!("  tls          {}", tls.words())));
+    lines.extend((provider.http == HttpVersion::Two).then(|| format!("  http         {}", provider.http.label())));
     for model in &provider.models {
         let price = model.price.map_or_else(|| "price unknown".to_owned(), of_tokens);
         let fact = facts.and_then(|facts| facts.model_prices.get(&model.id));
@@ -153,6 +156,8 @@ fn object(provider: &Provider, facts: Option<&ProviderFacts>, file: &str) -> Jso
         "base_url": address(provider),
         "source": seen(facts.map(|facts| &facts.source)),
         "operations": operations(provider),
+        "tls": provider.tls.as_ref().map(|tls| tls.words()),
+        "http": provider.http.label(),
         "models": models.collect::<Vec<_>>(),
         "price": price,
     })

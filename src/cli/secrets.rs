@@ -2,8 +2,8 @@
 
 use std::path::{Component, Path, PathBuf};
 
-use crate::config::load::secret_file;
-use crate::domain::secret::{Secret, SecretSource};
+use crate::config::load::{pem_file, secret_file};
+use crate::domain::secret::{PemFile, Secret, SecretSource};
 
 /// What a `secret_file` begins with that is one of the service's credentials (systemd.exec(5), `LoadCredential=`).
 const CREDENTIALS: &str = "$CREDENTIALS_DIRECTORY/";
@@ -19,10 +19,18 @@ impl SecretSource for Environment {
     }
 
     fn file(&self, path: &str) -> Option<Secret> {
-        match path.strip_prefix(CREDENTIALS) {
-            Some(name) => secret_file(&credential(name)?),
-            None => secret_file(Path::new(path)),
-        }
+        secret_file(&place(path)?)
+    }
+
+    fn pem(&self, path: &str) -> Option<PemFile> {
+        pem_file(&place(path)?)
+    }
+}
+
+fn place(path: &str) -> Option<PathBuf> {
+    match path.strip_prefix(CREDENTIALS) {
+        Some(name) => credential(name),
+        None => Some(PathBuf::from(path)),
     }
 }
 

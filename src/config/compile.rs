@@ -198,7 +198,7 @@ fn fingerprint(candidates: &[Candidate]) -> [u8; 32] {
     hash.finalize().into()
 }
 
-/// SHA-256 over the names and bytes of all files, of lists too, and the fingerprints of all secrets.
+/// SHA-256 over the names and bytes of all files, of lists, certificates and keys too, and the fingerprints of all secrets.
 fn version_of(
     sources: &Sources,
     built: &BTreeMap<ProviderId, Built>,
@@ -223,6 +223,10 @@ fn version_of(
             add(&mut hash, id.as_str().as_bytes());
             add(&mut hash, &Sha256::digest(secret.expose()));
         }
+    }
+    for (id, tls) in built.iter().filter_map(|(id, built)| Some((id, built.provider.tls.as_ref()?))) {
+        add(&mut hash, id.as_str().as_bytes());
+        add(&mut hash, &tls.digest());
     }
     for caller in callers {
         for key in caller.signature.iter().flat_map(|keys| keys.keys()) {

@@ -16,6 +16,8 @@ use super::report::{Field, Mistake, Report, accept};
 use super::secrets::{Form, Use};
 use super::shape;
 use super::table::{Auth, BaseUrl, Fact, Model, Protocol, Provider, ProviderFacts, StreamUsage};
+use super::tls::HttpVersion;
+use super::tls_plan::Securing;
 use crate::domain::id::ProviderId;
 use crate::domain::money::TokenPrice;
 use crate::domain::secret::Secret;
@@ -50,6 +52,7 @@ impl Builder<'_> {
         let price = raw.price.as_ref().and_then(|price| self.risk_price(price));
         let headers = self.headers(raw);
         let base_url = self.base_url(raw, protocol);
+        let tls = Securing { options: self.options, used, report: self.report }.settings(raw, base_url.as_ref());
         let protocol = protocol?;
         checks::sections_of_protocol(raw, protocol, self.report);
         let operations = checks::operations(raw, protocol, self.report);
@@ -78,6 +81,13 @@ impl Builder<'_> {
             models,
             price,
             allow_private: self.options.rewire.is_some() || raw.allow_private.as_ref().is_some_and(|flag| flag.value),
+            tls,
+            // Simulators speak HTTP/1.1.
+            http: raw
+                .http
+                .as_ref()
+                .filter(|_| self.options.rewire.is_none())
+                .map_or(HttpVersion::One, |http| http.value),
             id,
         };
         Some(Built { provider: Arc::new(provider), facts, secret_is_real })

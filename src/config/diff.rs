@@ -303,6 +303,8 @@ fn changed_provider(old: &Provider, new: &Provider) -> Vec<&'static str> {
         ("models", old.models == new.models),
         ("price", old.price == new.price),
         ("allow_private", old.allow_private == new.allow_private),
+        ("tls", old.tls == new.tls),
+        ("http", old.http == new.http),
     ])
 }
 

@@ -5,6 +5,7 @@
 
 use std::fs::{self, File};
 use std::io::{ErrorKind, Read};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
@@ -16,7 +17,7 @@ use super::compile::add;
 use super::error::ConfigError;
 use super::lists::MOST_LISTS;
 use super::source::{ListSource, SourceFile, Sources};
-use crate::domain::secret::Secret;
+use crate::domain::secret::{PemFile, Secret};
 
 /// Most bytes of one configuration file.
 pub const LARGEST_FILE: u64 = 1 << 20;
@@ -24,6 +25,10 @@ const LARGEST_SECRET_FILE: u64 = 64 << 10;
 /// Most bytes of all lists together: they are read again whenever somebody looks for a change.
 const LARGEST_LISTS: usize = 8 << 20;
 const MOST_PROVIDER_FILES: usize = 1000;
+/// Others may neither read nor change a private key.
+const OTHERS: u32 = 0o007;
+/// The keys of `[tls]` that name files.
+const PEM_KEYS: [&str; 3] = ["ca", "client_cert", "client_key"];
 
 /// Reads `routes.toml` and the provider files.
 ///
@@ -76,14 +81,15 @@ pub fn complete(mut files: Sources, overlays: Vec<SourceFile>) -> Sources {
     files
 }
 
-/// SHA-256 over the bytes of `routes.toml`, the files of its lists, the provider files and the secret files they name.
+/// SHA-256 over the bytes of `routes.toml`, the files of its lists, the provider files and the secret files, certificates
+/// and private keys they name.
 ///
 /// Never fails: what cannot be read counts as absent, so that its return is a change too.
 pub fn content_hash(routes: &Path, providers: Option<&Path>) -> [u8; 32] {
-    content_hash_with(routes, providers, &|path| secret_file(Path::new(path)))
+    content_hash_with(routes, providers, &|path| pem_file(Path::new(path)).map(|file| file.content))
 }
 
-/// As [`content_hash`], with the secret files as somebody else finds them.
+/// As [`content_hash`], with secret files, certificates and keys as somebody else finds them.
 pub fn content_hash_with(routes: &Path, providers: Option<&Path>, secret: &dyn Fn(&str) -> Option<Secret>) -> [u8; 32] {
     let mut hash = Sha256::new();
     let mut paths = vec![routes.to_owned()];
@@ -122,6 +128,14 @@ pub fn secret_file(path: &Path) -> Option<Secret> {
         }
     }
     Some(Secret::new(bytes))
+}
+
+/// A file of certificates or of a private key; `None` if it is not a regular readable file of at most 1 MiB. What a
+/// [`SecretSource`](crate::domain::secret::SecretSource) answers for the files of `[tls]`.
+pub fn pem_file(path: &Path) -> Option<PemFile> {
+    let content = Secret::new(read_bytes(path, LARGEST_FILE).ok()?);
+    let mode = fs::metadata(path).ok()?.permissions().mode();
+    Some(PemFile { content, open_to_others: mode & OTHERS != 0 })
 }
 
 fn provider_files(folder: Option<&Path>) -> Result<Vec<PathBuf>, Box<ConfigError>> {
@@ -201,12 +215,15 @@ fn id_of(file: &SourceFile) -> String {
 
 fn secret_files_of(file: &SourceFile) -> Vec<String> {
     // The watcher asks every two seconds and at every hint, and most files name no secret file: look before parsing.
-    if !file.text.contains("secret_file") && !file.text.contains("\\u") && !file.text.contains("\\U") {
+    let may_name_some = file.text.contains("secret_file") || file.text.contains("tls");
+    if !may_name_some && !file.text.contains("\\u") && !file.text.contains("\\U") {
         return Vec::new();
     }
     let (entries, _) = DeTable::parse_recoverable(&file.text);
     let mut found = Vec::new();
     entries.get_ref().iter().for_each(|(key, value)| secret_files_in(key.get_ref(), value.get_ref(), &mut found));
+    let tls = entries.get_ref().get("tls").and_then(|tls| tls.get_ref().as_table());
+    found.extend(PEM_KEYS.iter().filter_map(|key| Some(tls?.get(*key)?.get_ref().as_str()?.to_owned())));
     found
 }
 

@@ -29,6 +29,7 @@ pub(super) mod routes;
 pub(super) mod rule;
 pub(super) mod shape;
 pub(super) mod signature;
+pub(super) mod tls;
 pub(super) mod traces;
 pub(super) mod velocity;
 pub(super) mod webhook;

@@ -125,11 +125,16 @@ impl<'t> Table<'t> {
 
     /// Reports every key that is neither known nor planned, and notes every key by its former name.
     pub(super) fn only(self, known: &[&str], planned: &[&str]) -> Self {
+        self.only_besides(known, planned, &[])
+    }
+
+    /// As [`Table::only`]; `besides` are read too, to be refused with advice of their own, and never offered.
+    pub(super) fn only_besides(self, known: &[&str], planned: &[&str], besides: &[&str]) -> Self {
         #[cfg(test)]
         seen::note(&self.shape, seen::Read::Keys(known.iter().map(|name| (*name).to_owned()).collect()));
         for key in self.entries.keys() {
             let name = key.get_ref().as_ref();
-            if known.contains(&name) {
+            if known.contains(&name) || besides.contains(&name) {
                 continue;
             }
             match self.report.renames().new_name(&self.shape, name) {

@@ -16,6 +16,7 @@ use super::jurisdictions::Jurisdictions;
 use super::policy::Rules;
 use super::prices::RiskPrice;
 use super::reuse::ReusePolicy;
+use super::tls::{HttpVersion, TlsSettings};
 use super::velocity::VelocityRule;
 use crate::domain::deadline::Timeouts;
 use crate::domain::id::{CallerId, ProviderId, RouteId, TenantId, UpstreamId};
@@ -378,6 +379,10 @@ pub struct Provider {
     pub price: Option<RiskPrice>,
     /// True lets the connected address be loopback or private.
     pub allow_private: bool,
+    /// Whose certificates are believed and what is shown, if that is not as usual.
+    pub tls: Option<Arc<TlsSettings>>,
+    /// What is spoken to it.
+    pub http: HttpVersion,
 }
 
 /// The wire protocols this program speaks.

@@ -140,6 +140,8 @@ impl Told for Provider {
                 all.collect::<Vec<_>>().join(", ")
             }),
             "allow_private" => Some(self.allow_private.to_string()),
+            "tls" => self.tls.as_ref().map(|tls| tls.words()),
+            "http" => Some(self.http.label().to_owned()),
             _ => None,
         }
     }

@@ -43,6 +43,19 @@ pub trait SecretSource: Send + Sync {
 
     /// The secret stored in a file, one trailing newline removed, `None` if it cannot be read.
     fn file(&self, path: &str) -> Option<Secret>;
+
+    /// A file of certificates or of a private key, `None` if it cannot be read.
+    fn pem(&self, path: &str) -> Option<PemFile> {
+        self.file(path).map(|content| PemFile { content, open_to_others: false })
+    }
+}
+
+/// A file in PEM form, not yet looked into.
+pub struct PemFile {
+    /// All of it; a secret, because it may hold a private key.
+    pub content: Secret,
+    /// True if everybody on this machine may read or change it.
+    pub open_to_others: bool,
 }
 
 #[cfg(test)]

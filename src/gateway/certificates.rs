@@ -18,14 +18,13 @@ use arc_swap::ArcSwap;
 use rustls::ServerConfig;
 use sha2::{Digest, Sha256};
 
-use self::leaf::Validity;
 use crate::config::error::ConfigError;
+use crate::config::leaf::Validity;
 use crate::config::load::read_bytes;
 use crate::domain::clock;
 use crate::telemetry::labels::CertificateReload;
 use crate::telemetry::metrics::Metrics;
 
-mod leaf;
 mod names;
 mod read;
 

@@ -300,8 +300,7 @@ impl Post {
     }
 
     async fn attempt(&self, hook: &Webhook, event: &Event) -> io::Result<StatusCode> {
-        let (host, port) = (hook.url.host.clone(), hook.url.port);
-        let origin = Origin { tls: hook.url.tls, host, port, allow_private: hook.allow_private };
+        let origin = Origin::usual(&hook.url, hook.allow_private);
         let request = event.request(hook)?;
         let stream = self.dial.dial(&origin, TRY).await?;
         let (mut sender, connection) = handshake(TokioIo::new(stream)).await.map_err(io::Error::other)?;

@@ -13,6 +13,7 @@ use crate::config::remarks::remarks;
 use crate::config::source::{SourceFile, Sources};
 use crate::config::table::{BaseUrl, Protocol, RoutingTable};
 use crate::config::{SecretPolicy, Secrets};
+use crate::domain::clock;
 use crate::domain::id::ProviderId;
 use crate::domain::secret::{Secret, SecretSource};
 use crate::routing::rehearsal::rehearsed;
@@ -118,7 +119,9 @@ impl Origin {
 
     /// The hash of all that [`Origin::load`] reads.
     pub fn hash(&self) -> [u8; 32] {
-        load::content_hash_with(&self.routes, Some(&self.providers), &|path| self.secrets.file(path))
+        load::content_hash_with(&self.routes, Some(&self.providers), &|path| {
+            self.secrets.pem(path).map(|file| file.content)
+        })
     }
 
     pub(super) fn folders(&self) -> [&Path; 2] {
@@ -142,6 +145,12 @@ impl SecretSource for NoSecrets {
 
 /// Says what may mean something else than its writer thinks.
 pub fn remark(table: &RoutingTable) {
+    let now = i64::try_from(clock::unix_seconds()).unwrap_or(i64::MAX);
+    let shown =
+        table.providers().values().filter_map(|provider| Some((provider, provider.tls.as_ref()?.client.as_ref()?)));
+    for (provider, _) in shown.filter(|(_, client)| client.validity().not_after <= now).take(MOST_TOLD) {
+        tracing::warn!(provider = %provider.id, "the client certificate we show to this provider has expired");
+    }
     for remark in remarks(table).iter().take(MOST_TOLD) {
         tracing::warn!("worth a look: {remark}");
     }

@@ -13,13 +13,15 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
-use rustls::pki_types::ServerName;
+use rustls::ClientConfig;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::time::sleep;
-use tokio_rustls::TlsConnector;
 
+use crate::config::table::{BaseUrl, Provider};
+use crate::config::tls::HttpVersion;
 use crate::upstream::names::{Names, Resolve, System};
+use crate::upstream::secure::{self, Security};
 
 /// Most addresses tried for one connection.
 const MOST_ADDRESSES: usize = 4;
@@ -33,7 +35,7 @@ pub trait Io: AsyncRead + AsyncWrite + Unpin + Send {}
 impl<T: AsyncRead + AsyncWrite + Unpin + Send> Io for T {}
 
 /// Where a connection leads.
-#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Origin {
     /// True for TLS.
     pub tls: bool,
@@ -43,6 +45,24 @@ pub struct Origin {
     pub port: u16,
     /// True lets the connected address be loopback or private.
     pub allow_private: bool,
+    /// Whose certificates are believed and what is shown, if that is not as usual.
+    pub security: Option<Arc<Security>>,
+    /// What is spoken there.
+    pub http: HttpVersion,
+}
+
+impl Origin {
+    /// An address where everything is as usual.
+    pub fn usual(url: &BaseUrl, allow_private: bool) -> Self {
+        let (host, port) = (url.host.clone(), url.port);
+        Self { tls: url.tls, host, port, allow_private, security: None, http: HttpVersion::One }
+    }
+
+    /// Where a provider is, with all that its file says of connections.
+    pub fn of(provider: &Provider) -> Self {
+        let security = provider.tls.clone().map(|settings| Arc::new(Security::new(settings)));
+        Self { security, http: provider.http, ..Self::usual(&provider.base_url, provider.allow_private) }
+    }
 }
 
 /// A connection on its way.
@@ -56,19 +76,19 @@ pub trait Dial: Send + Sync {
 
 /// TCP with NODELAY, and TLS where the origin wants it.
 pub struct TcpDial {
-    tls: TlsConnector,
+    tls: Arc<ClientConfig>,
     names: Names,
 }
 
 impl TcpDial {
-    /// Uses this TLS configuration for every provider, and the operating system's name service.
-    pub fn new(tls: Arc<rustls::ClientConfig>) -> Self {
+    /// Uses this TLS configuration for every provider without settings of its own, and the operating system's name service.
+    pub fn new(tls: Arc<ClientConfig>) -> Self {
         Self::resolving(tls, System)
     }
 
     /// As [`TcpDial::new`], with another name service.
-    pub fn resolving(tls: Arc<rustls::ClientConfig>, resolver: impl Resolve + 'static) -> Self {
-        Self { tls: TlsConnector::from(tls), names: Names::new(resolver) }
+    pub fn resolving(tls: Arc<ClientConfig>, resolver: impl Resolve + 'static) -> Self {
+        Self { tls, names: Names::new(resolver) }
     }
 
     async fn connect(&self, origin: &Origin, within: Duration) -> io::Result<Box<dyn Io>> {
@@ -77,8 +97,11 @@ impl TcpDial {
         if !origin.tls {
             return Ok(Box::new(stream));
         }
-        let name = ServerName::try_from(origin.host.clone()).map_err(io::Error::other)?;
-        Ok(Box::new(self.tls.connect(name, stream).await?))
+        let config = match &origin.security {
+            None => Arc::clone(&self.tls),
+            Some(security) => security.config(&self.tls).map_err(io::Error::other)?,
+        };
+        Ok(Box::new(secure::shake_hands(config, &origin.host, origin.http, stream).await?))
     }
 }
 
@@ -200,7 +223,8 @@ mod tests {
 
     #[tokio::test]
     async fn s6_a_provider_that_may_not_be_private_is_not_dialled_on_loopback() {
-        let origin = Origin { tls: false, host: "127.0.0.1".into(), port: 9, allow_private: false };
+        let url = BaseUrl { tls: false, host: "127.0.0.1".into(), port: 9, path: String::new() };
+        let origin = Origin::usual(&url, false);
         let err = tcp(&origin, &Names::new(System), Duration::from_secs(1)).await.unwrap_err();
         assert_eq!(err.kind(), io::ErrorKind::PermissionDenied);
     }

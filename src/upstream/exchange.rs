@@ -12,6 +12,7 @@ use crate::flight::error::AttemptError;
 use crate::upstream::live::LiveProvider;
 use crate::upstream::patience::within;
 use crate::upstream::pool::{ExchangeError, Outgoing, UpstreamBody};
+use crate::upstream::secure;
 
 /// Exchanges one request for a response head. A kept connection that died under a call which may be repeated gets one
 /// replacement, because an idle timer on the other side is nobody's failure; `again` makes the request once more, and is
@@ -29,7 +30,7 @@ pub(super) async fn exchange(
         }
         (result, _) => result,
     };
-    result.map_err(|error| classified(&error))
+    result.map_err(|error| classified(provider, &error))
 }
 
 /// As [`exchange`], over a connection of its own and once.
@@ -38,20 +39,27 @@ pub(super) async fn exchange_once(
     request: Outgoing,
     connect: Duration,
 ) -> Result<Response<UpstreamBody>, AttemptError> {
-    provider.pool.exchange_once(request, connect).await.map_err(|error| classified(&error))
+    provider.pool.exchange_once(request, connect).await.map_err(|error| classified(provider, &error))
 }
 
-fn classified(error: &ExchangeError) -> AttemptError {
-    let (sent, detail) = match *error {
+fn classified(provider: &LiveProvider, error: &ExchangeError) -> AttemptError {
+    let (sent, detail) = match error {
         ExchangeError::TooManyInterim => {
             let detail = "more than sixteen interim responses came before an answer";
             return AttemptError::new(FailureClass::BadReply, Sent::Yes, detail);
         }
-        ExchangeError::Connect(_) => (Sent::No, "no connection to the provider"),
+        ExchangeError::Connect(error) => {
+            let why = secure::why(error);
+            // Waiting does not help against it: somebody has to do something.
+            if why != secure::UNREACHED && provider.estranged.is_due() {
+                tracing::warn!(provider = %provider.provider.id, "{why}");
+            }
+            (Sent::No, why)
+        }
         ExchangeError::Broken { sent: Sent::No, .. } => {
             (Sent::No, "the connection closed before the request was written")
         }
-        ExchangeError::Broken { sent, .. } => (sent, "the connection broke before a response"),
+        ExchangeError::Broken { sent, .. } => (*sent, "the connection broke before a response"),
     };
     AttemptError::new(FailureClass::Connect, sent, detail)
 }

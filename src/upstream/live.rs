@@ -57,6 +57,8 @@ pub struct LiveProvider {
     pub skew: Arc<Skew>,
     /// When the log last said that an answer was not authentic.
     pub forged: Seldom,
+    /// When the log last said that there is no agreement on TLS or HTTP/2.
+    pub estranged: Seldom,
     /// When the log last said that our time was refused.
     pub time_refused: Seldom,
     /// What it counts, if it gives risk decisions.
@@ -309,12 +311,7 @@ impl Fleet {
 
     fn revive(&self, provider: &Arc<Provider>, around: &Around<'_>) -> LiveProvider {
         let Around { previous, dial, .. } = around;
-        let origin = Origin {
-            tls: provider.base_url.tls,
-            host: provider.base_url.host.clone(),
-            port: provider.base_url.port,
-            allow_private: provider.allow_private,
-        };
+        let origin = Origin::of(provider);
         let known = || self.providers.values().chain(previous.providers.values());
         let pool = known().find(|live| *live.pool.origin() == origin).map(|live| Arc::clone(&live.pool));
         let group = known().find(|live| live.provider.quota_group == provider.quota_group);
@@ -333,6 +330,7 @@ impl Fleet {
             pause: group.map_or_else(|| Arc::new(Pause::new(Instant::now())), |live| Arc::clone(&live.pause)),
             skew: same_place.map(|live| Arc::clone(&live.skew)).unwrap_or_default(),
             forged: Seldom::default(),
+            estranged: Seldom::default(),
             time_refused: Seldom::default(),
             judged: judges.then(|| around.metrics.risk_provider(&provider.id)),
             token: same_account.map(|live| Arc::clone(&live.token)).unwrap_or_default(),

@@ -20,6 +20,7 @@ pub mod openai;
 pub mod patience;
 pub mod pool;
 pub mod retry_after;
+pub mod secure;
 pub mod send;
 pub mod skew;
 pub mod stream;

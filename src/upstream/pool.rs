@@ -26,11 +26,16 @@ use tokio::sync::oneshot;
 use tokio::task::{AbortHandle, JoinHandle};
 use tokio::time::{Instant, timeout};
 
+use crate::config::tls::HttpVersion;
 use crate::domain::outcome::Sent;
 use crate::domain::worker;
 use crate::upstream::body::RequestBody;
 use crate::upstream::dial::{Dial, Origin};
 use crate::upstream::interim::{self, Interim};
+
+use multiplex::{Lines, Stream, Which};
+
+pub mod multiplex;
 
 /// Idle connections kept per core and origin.
 const MOST_IDLE: usize = 64;
@@ -54,6 +59,8 @@ pub struct Pool {
     origin: Origin,
     dial: Arc<dyn Dial>,
     shelves: Box<[Mutex<Shelf>]>,
+    /// Present where HTTP/2 is spoken; then nothing else here is used.
+    multiplexed: Option<Box<Lines>>,
 }
 
 /// One core's connections that wait for a request, and its requests that wait for a connection.
@@ -106,7 +113,8 @@ impl Pool {
     /// An empty pool.
     pub fn new(origin: Origin, dial: Arc<dyn Dial>) -> Self {
         let shelves = (0..worker::MOST_WORKERS).map(|_| Mutex::default()).collect();
-        Self { origin, dial, shelves }
+        let multiplexed = (origin.http == HttpVersion::Two).then(|| Box::new(Lines::new()));
+        Self { origin, dial, shelves, multiplexed }
     }
 
     /// Where it leads.
@@ -116,7 +124,9 @@ impl Pool {
 
     /// Connections of all cores that wait for a request. One that the other side has closed counts until it is found out.
     pub fn idle(&self) -> usize {
-        self.shelves.iter().map(|shelf| shelf.lock().unwrap_or_else(PoisonError::into_inner).idle.len()).sum()
+        let single: usize =
+            self.shelves.iter().map(|shelf| shelf.lock().unwrap_or_else(PoisonError::into_inner).idle.len()).sum();
+        single + self.multiplexed.as_ref().map_or(0, |lines| lines.idle())
     }
 
     /// Sends one request and waits for the head of its response. `connect` bounds the dialling; the caller bounds the rest.
@@ -131,6 +141,9 @@ impl Pool {
         mut request: Outgoing,
         connect: Duration,
     ) -> Result<Response<UpstreamBody>, ExchangeError> {
+        if let Some(lines) = &self.multiplexed {
+            return Box::pin(lines.exchange(self, request, connect, Which::Any)).await;
+        }
         for _ in 0..MOST_STALE {
             let Some(line) = self.take_idle().await else { break };
             match self.over(line, request).await {
@@ -168,6 +181,9 @@ impl Pool {
         request: Outgoing,
         connect: Duration,
     ) -> Result<Response<UpstreamBody>, ExchangeError> {
+        if let Some(lines) = &self.multiplexed {
+            return Box::pin(lines.exchange(self, request, connect, Which::Fresh)).await;
+        }
         let line = self.connect(connect).await.map_err(ExchangeError::Connect)?;
         self.over(line, request).await.map_err(|(error, _)| error)
     }
@@ -198,7 +214,7 @@ impl Pool {
         match line.sender.try_send_request(*request).await {
             Ok(response) => {
                 let lease = Lease { line, pool: Some(Arc::clone(self)) };
-                let mut response = response.map(|body| UpstreamBody { body, lease: Some(lease) });
+                let mut response = response.map(|body| UpstreamBody { body, lease: Some(lease), stream: None });
                 // Nobody reads a body that has nothing in it.
                 if response.body().is_over() {
                     response.body_mut().release();
@@ -347,9 +363,16 @@ struct Lease {
 pub struct UpstreamBody {
     body: Incoming,
     lease: Option<Lease>,
+    /// Its place on a connection with others.
+    stream: Option<Stream>,
 }
 
 impl UpstreamBody {
+    fn multiplexed(body: Incoming, stream: Stream) -> Self {
+        let stream = (!body.is_end_stream()).then_some(stream);
+        Self { body, lease: None, stream }
+    }
+
     /// True if nothing follows.
     pub fn is_over(&self) -> bool {
         self.body.is_end_stream()
@@ -358,7 +381,7 @@ impl UpstreamBody {
     /// Lets the little that follows a body's last word arrive on its own time, so that its connection can serve again.
     /// Providers often write the end of a stream after its last event, and nobody should wait for that.
     pub fn let_finish(mut self) {
-        if self.lease.is_none() || tokio::runtime::Handle::try_current().is_err() {
+        if (self.lease.is_none() && self.stream.is_none()) || tokio::runtime::Handle::try_current().is_err() {
             return;
         }
         tokio::spawn(timeout(LINGER, async move {
@@ -371,6 +394,7 @@ impl UpstreamBody {
     }
 
     fn release(&mut self) {
+        self.stream = None;
         if let Some(Lease { line, pool: Some(pool) }) = self.lease.take() {
             pool.put_back(line);
         }

@@ -43,6 +43,7 @@ mod listener;
 mod llm;
 mod money;
 mod order;
+mod outbound;
 mod outbox;
 mod overload;
 mod policy;

@@ -146,6 +146,7 @@ const ONLY: &[Only] = &[
             ("src/layer/idempotency/claims.rs", "a claim goes when its verdict is on record; bounded by the commit"),
             ("src/upstream/apart.rs", "large bodies are worked on away from the serving threads, two at a time"),
             ("src/upstream/pool.rs", "drives connections"),
+            ("src/upstream/pool/", "drives connections"),
             ("src/upstream/token.rs", "refreshes early, for everybody"),
             ("src/gateway/reload.rs", "watches files"),
             ("src/telemetry/", "writes the log off the request's path"),

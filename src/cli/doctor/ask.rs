@@ -6,20 +6,21 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::{Either, select};
-use http::{HeaderMap, Request, StatusCode};
+use http::{HeaderMap, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full, Limited};
-use hyper::client::conn::http1;
-use hyper_util::rt::TokioIo;
+use hyper::body::Incoming;
+use hyper::client::conn::{http1, http2};
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use rustls::ClientConfig;
-use rustls::pki_types::ServerName;
 use tokio::time::Instant;
-use tokio_rustls::TlsConnector;
 
 use super::super::chain;
 use super::PATIENCE;
-use crate::config::table::BaseUrl;
+use crate::config::table::{BaseUrl, Provider};
+use crate::config::tls::HttpVersion;
 use crate::domain::clock;
 use crate::upstream::dial::{Dial, Io, Origin, TcpDial};
+use crate::upstream::secure;
 
 /// Largest answer looked at; a longer list of models is no mistake, only not read to its end.
 const LONGEST_ANSWER: usize = 64 * 1024;
@@ -44,7 +45,7 @@ pub(super) async fn connect(
     allow_private: bool,
     tls: &Arc<ClientConfig>,
 ) -> Result<Box<dyn Io>, String> {
-    let origin = Origin { tls: false, host: url.host.clone(), port: url.port, allow_private };
+    let origin = Origin { tls: false, ..Origin::usual(url, allow_private) };
     TcpDial::new(Arc::clone(tls)).dial(&origin, PATIENCE).await.map_err(|error| chain(&error))
 }
 
@@ -52,24 +53,45 @@ pub(super) async fn connect(
 ///
 /// # Errors
 /// Why not, in words.
-pub(super) async fn secure(url: &BaseUrl, io: Box<dyn Io>, tls: &Arc<ClientConfig>) -> Result<Box<dyn Io>, String> {
+pub(super) async fn secure(
+    provider: &Provider,
+    io: Box<dyn Io>,
+    tls: &Arc<ClientConfig>,
+) -> Result<Box<dyn Io>, String> {
+    let url = &provider.base_url;
     if !url.tls {
         return Ok(io);
     }
-    let name = ServerName::try_from(url.host.clone()).map_err(|error| chain(&error))?;
-    let secured = TlsConnector::from(Arc::clone(tls)).connect(name, io).await.map_err(|error| chain(&error))?;
-    Ok(Box::new(secured))
+    let secured = secure::shake_hands(Arc::clone(tls), &url.host, provider.http, io).await;
+    Ok(Box::new(secured.map_err(|error| chain(&error))?))
 }
 
 /// Sends one request and reads its answer.
 ///
 /// # Errors
 /// Why not, in words.
-pub(super) async fn exchange(io: Box<dyn Io>, request: Request<Bytes>) -> Result<Answer, String> {
-    let (mut sender, connection) = http1::handshake(TokioIo::new(io)).await.map_err(|error| chain(&error))?;
+pub(super) async fn exchange(http: HttpVersion, io: Box<dyn Io>, request: Request<Bytes>) -> Result<Answer, String> {
+    let (io, request) = (TokioIo::new(io), request.map(Full::new));
+    match http {
+        HttpVersion::One => {
+            let (mut sender, connection) = http1::handshake(io).await.map_err(|error| chain(&error))?;
+            answered(sender.send_request(request), connection).await
+        }
+        HttpVersion::Two => {
+            let builder = http2::Builder::new(TokioExecutor::new());
+            let (mut sender, connection) = builder.handshake(io).await.map_err(|error| chain(&error))?;
+            answered(sender.send_request(request), connection).await
+        }
+    }
+}
+
+async fn answered(
+    response: impl Future<Output = hyper::Result<Response<Incoming>>>,
+    connection: impl Future<Output = hyper::Result<()>>,
+) -> Result<Answer, String> {
     let left = Instant::now();
     let asked = async {
-        let response = sender.send_request(request.map(Full::new)).await.map_err(|error| chain(&error))?;
+        let response = response.await.map_err(|error| chain(&error))?;
         let (here_ms, round_trip) = (clock::unix_ms(), left.elapsed());
         let (head, body) = response.into_parts();
         let body = Limited::new(body, LONGEST_ANSWER).collect().await.ok().map(http_body_util::Collected::to_bytes);

@@ -3,13 +3,14 @@
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::CryptoProvider;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::{ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
+use rustls::{ClientConfig, DigitallySignedStruct, Error, SignatureScheme};
 use x509_cert::Certificate;
 use x509_cert::der::Decode;
+
+use crate::config::tls::{Roots, TlsSettings};
+use crate::upstream::secure;
 
 /// A certificate in words.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -33,29 +34,18 @@ impl Shown {
     }
 }
 
-/// The checks that `serve` makes, and what was shown to them.
+/// The checks that `serve` makes of this provider, and what was shown to them.
 ///
 /// # Errors
 /// [`Error`] if there is no trust store.
-pub(super) fn client() -> Result<(Arc<ClientConfig>, Shown), Error> {
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
+pub(super) fn client(settings: Option<&TlsSettings>) -> Result<(Arc<ClientConfig>, Shown), Error> {
     let shown = Shown::default();
-    let witness = Arc::new(Witness { judge: judge(&provider)?, shown: shown.clone() });
-    let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions()?;
-    let config = builder.dangerous().with_custom_certificate_verifier(witness).with_no_client_auth();
+    let judge = secure::verifier(settings.map_or(&Roots::Usual, |settings| &settings.roots))?;
+    let mut config = secure::client(Arc::new(Witness { judge, shown: shown.clone() }))?;
+    if let Some(settings) = settings {
+        secure::show(&mut config, settings);
+    }
     Ok((Arc::new(config), shown))
-}
-
-/// The operating system's trust store, or the bundled roots where there is none.
-fn judge(provider: &Arc<CryptoProvider>) -> Result<Arc<dyn ServerCertVerifier>, Error> {
-    if let Ok(verifier) = rustls_platform_verifier::Verifier::new(Arc::clone(provider)) {
-        return Ok(Arc::new(verifier));
-    }
-    let roots = Arc::new(RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() });
-    match WebPkiServerVerifier::builder_with_provider(roots, Arc::clone(provider)).build() {
-        Ok(verifier) => Ok(verifier),
-        Err(error) => Err(Error::General(error.to_string())),
-    }
 }
 
 struct Witness {

@@ -10,6 +10,7 @@ use tokio::time::timeout;
 use super::report::Finding;
 use super::{DoctorArgs, PATIENCE, ask, certificate};
 use crate::config::table::BaseUrl;
+use crate::config::tls::HttpVersion;
 use crate::server::bind;
 
 /// Both listeners. Nothing is accepted while they are tried.
@@ -34,7 +35,7 @@ fn judged(check: &str, address: SocketAddr, free: std::io::Result<()>, running: 
 async fn answers(address: SocketAddr) -> bool {
     let host = address.ip().to_string();
     let url = BaseUrl { tls: false, host, port: address.port(), path: String::new() };
-    let Ok((tls, _)) = certificate::client() else { return false };
+    let Ok((tls, _)) = certificate::client(None) else { return false };
     let request = Request::get("/livez").header(HOST, url.authority()).body(Bytes::new());
     let (Ok(request), Ok(io)) = (request, ask::connect(&url, true, &tls).await) else { return false };
     let alive = |answer: ask::Answer| {
@@ -42,5 +43,5 @@ async fn answers(address: SocketAddr) -> bool {
         // One that wants a token is taken to be ours too.
         (answer.status == StatusCode::OK && ours) || answer.status == StatusCode::UNAUTHORIZED
     };
-    ask::exchange(io, request).await.is_ok_and(alive)
+    ask::exchange(HttpVersion::One, io, request).await.is_ok_and(alive)
 }

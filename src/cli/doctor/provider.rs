@@ -19,6 +19,7 @@ use super::report::Finding;
 use super::{PATIENCE, chain};
 use crate::config::is_placeholder;
 use crate::config::table::{Auth, Protocol, Provider};
+use crate::config::tls::HttpVersion;
 use crate::domain::clock;
 use crate::domain::operation::Operation;
 use crate::sign::di::{self, ReceivedResponse, RequestParts};
@@ -26,6 +27,7 @@ use crate::sign::keyring::KeyState;
 use crate::upstream::dial::Io;
 use crate::upstream::live::credential;
 use crate::upstream::names::{Resolve, System};
+use crate::upstream::pool::multiplex;
 use crate::upstream::skew::{Measured, Skew};
 use crate::wire::alipay::di as wire;
 
@@ -52,7 +54,7 @@ struct Ended;
 pub(super) async fn probe(provider: &Provider) -> Vec<Finding> {
     let name = |check: &str| format!("{} {check}", provider.id);
     let mut findings = credentials(provider);
-    match certificate::client() {
+    match certificate::client(provider.tls.as_deref()) {
         Ok((tls, shown)) => {
             let mut probe = Probe { provider, tls, shown, ends: Instant::now() + PATIENCE, findings };
             let _ = probe.run().await;
@@ -158,7 +160,7 @@ impl Probe<'_> {
         let finding = self.finding("connection", format!("to {} in {} ms", url.authority(), took.as_millis())).ok();
         self.push(finding);
         let advice = "check base_url, this machine's clock and its trusted roots";
-        let secured = self.step("certificate", advice, ask::secure(url, io, &tls)).await;
+        let secured = self.step("certificate", advice, ask::secure(self.provider, io, &tls)).await;
         if url.tls {
             let facts = self.shown.facts();
             match (&secured, facts) {
@@ -190,6 +192,7 @@ impl Probe<'_> {
         let path = provider.paths.get(&Operation::ModelsList).cloned();
         let path = path.unwrap_or_else(|| format!("{}/models", provider.base_url.path));
         let asked = ask::exchange(
+            provider.http,
             io,
             request(provider, Method::GET, &path, own_headers(provider, &provider.auth), Bytes::new()),
         );
@@ -211,18 +214,19 @@ impl Probe<'_> {
     async fn without_key(&self, path: &str) -> Option<StatusCode> {
         let provider = self.provider;
         let io = ask::connect(&provider.base_url, provider.allow_private, &self.tls).await.ok()?;
-        let io = ask::secure(&provider.base_url, io, &self.tls).await.ok()?;
+        let io = ask::secure(provider, io, &self.tls).await.ok()?;
         let request = request(provider, Method::GET, path, own_headers(provider, &Auth::None), Bytes::new());
-        ask::exchange(io, request).await.ok().map(|answer| answer.status)
+        ask::exchange(provider.http, io, request).await.ok().map(|answer| answer.status)
     }
 
     /// An access token: proves the key and decides nothing.
     async fn token(&mut self, io: Box<dyn Io>) -> Result<(Answer, String), Ended> {
         let path = format!("{}/oauth2/token", self.provider.base_url.path);
-        let signed = signed(self.provider, &path, wire::token_request());
+        let provider = self.provider;
+        let signed = signed(provider, &path, wire::token_request());
         let asked = async {
             let (request, nonce) = signed?;
-            Ok((ask::exchange(io, request).await?, nonce))
+            Ok((ask::exchange(provider.http, io, request).await?, nonce))
         };
         let advice =
             "check the key id, the secret and its encoding; weighbridge doctor --string-to-sign shows what is signed";
@@ -345,7 +349,10 @@ fn request(provider: &Provider, method: Method, path: &str, mut headers: HeaderM
     headers.insert(USER_AGENT, http::HeaderValue::from_static(concat!("weighbridge/", env!("CARGO_PKG_VERSION"))));
     headers.insert(ACCEPT_ENCODING, http::HeaderValue::from_static("identity"));
     *request.headers_mut() = headers;
-    request
+    match provider.http {
+        HttpVersion::One => request,
+        HttpVersion::Two => multiplex::request(request, provider.base_url.tls),
+    }
 }
 
 /// A signed POST and its nonce.

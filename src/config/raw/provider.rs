@@ -6,15 +6,17 @@ use super::RawFact;
 use super::keys::RawKeys;
 use super::prices::{RawRiskPrice, risk_price};
 use super::shape::RawShape;
+use super::tls::{self, RawTls};
 use crate::config::error::Code;
 use crate::config::read::{Table, Value};
 use crate::config::report::Field;
 use crate::config::table::{Protocol, StreamUsage};
+use crate::config::tls::HttpVersion;
 use crate::domain::money::Cost;
 use crate::domain::operation::Operation;
 use crate::domain::outcome::FailureClass;
 
-const KEYS: [&str; 19] = [
+const KEYS: [&str; 21] = [
     "id",
     "protocol",
     "base_url",
@@ -34,6 +36,8 @@ const KEYS: [&str; 19] = [
     "model",
     "price",
     "allow_private",
+    "tls",
+    "http",
 ];
 const PROTOCOLS: [(&str, Protocol); 2] = [("openai", Protocol::OpenAi), ("di-hmac", Protocol::DiHmac)];
 const STREAM_USAGES: [(&str, StreamUsage); 3] =
@@ -161,12 +165,15 @@ pub(in crate::config) struct RawProvider {
     pub(in crate::config) price: Option<RawRiskPrice>,
     pub(in crate::config) price_at: Option<Field<()>>,
     pub(in crate::config) allow_private: Option<Field<bool>>,
+    pub(in crate::config) tls: Option<RawTls>,
+    pub(in crate::config) http: Option<Field<HttpVersion>>,
 }
 
 impl RawProvider {
     /// Reads a whole provider file.
     pub(in crate::config) fn read(root: &Table<'_>) -> Self {
-        let root = root.clone().only(&KEYS, &[]);
+        let root = root.clone().only_besides(&KEYS, &[], &tls::SWITCHES);
+        tls::refuse_switches(&root);
         let tables = root.get("model").map(|value| value.tables()).unwrap_or_default();
         if let Some(first_over) = tables.get(MOST_MODELS) {
             let message = format!("more than {MOST_MODELS} models");
@@ -193,6 +200,8 @@ impl RawProvider {
             price: root.get("price").and_then(|value| risk_price(&value)),
             price_at: place("price"),
             allow_private: root.get("allow_private").and_then(|value| value.flag()),
+            tls: root.get("tls").and_then(|value| RawTls::read(&value)),
+            http: root.get("http").and_then(|value| tls::http(&value)),
         }
     }
 }

@@ -28,6 +28,19 @@ pub(super) const ROOT: &[Key] = &[
     key("model", List(&Table(MODEL)), "One [[model]] each; openai only."),
     key("price", Table(PRICE), "What a call costs; di-hmac only."),
     key("allow_private", Flag, "The address may be this machine or a private network. Default: false."),
+    key("tls", Table(TLS), "Whose certificates are believed there and what we show; they are always verified."),
+    key("http", Words(&["1.1", "2"]), "What is spoken to it; \"2\" over http:// is HTTP/2 without TLS. Default: 1.1."),
+];
+
+const TLS: &[Key] = &[
+    key("ca", Text, "A PEM file of authorities; they and no others are trusted for this provider."),
+    key(
+        "trust",
+        Words(&["bundled", "system"]),
+        "The program's own roots or the operating system's. Default: the system's, bundled where it has none.",
+    ),
+    key("client_cert", Text, "A PEM file: the certificate we show, then those that lead to its authority."),
+    key("client_key", Text, "A PEM file: the certificate's private key; not readable by everybody."),
 ];
 
 const PAGE: Kind = Form("^https://");

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::table::{BaseUrl, Protocol, RoutingTable};
 use super::{CompileOptions, ConfigError, ListSource, Rewire, SecretPolicy, Secrets, SourceFile, Sources, compile};
 use crate::domain::id::ProviderId;
-use crate::domain::secret::{Secret, SecretSource};
+use crate::domain::secret::{PemFile, Secret, SecretSource};
 
 mod compiled;
 mod files;
@@ -32,6 +32,12 @@ impl SecretSource for Map {
 
     fn file(&self, path: &str) -> Option<Secret> {
         self.env(path)
+    }
+
+    fn pem(&self, path: &str) -> Option<PemFile> {
+        let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/config/pem");
+        let content = Secret::new(std::fs::read(folder.join(path.strip_prefix("pem/")?)).ok()?);
+        Some(PemFile { content, open_to_others: path.ends_with("open.key") })
     }
 }
 

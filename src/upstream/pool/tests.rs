@@ -7,6 +7,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::oneshot;
 
 use super::*;
+use crate::config::table::BaseUrl;
 use crate::sandbox::{full, serve_connection};
 use crate::upstream::dial::Dialling;
 use crate::upstream::testing::{Memory, answer, read_request};
@@ -18,7 +19,8 @@ fn pool(dial: &Arc<Memory>) -> Arc<Pool> {
 }
 
 fn pool_over(dial: Arc<dyn Dial>) -> Arc<Pool> {
-    let origin = Origin { tls: false, host: "provider.example".into(), port: 80, allow_private: false };
+    let url = BaseUrl { tls: false, host: "provider.example".into(), port: 80, path: String::new() };
+    let origin = Origin::usual(&url, false);
     Arc::new(Pool::new(origin, dial))
 }
 

@@ -4,6 +4,7 @@ use futures_util::StreamExt;
 use http::Request;
 
 use super::*;
+use crate::config::table::BaseUrl;
 use crate::upstream::dial::{Dial, Origin};
 use crate::upstream::pool::Pool;
 use crate::upstream::testing::Piece::{Cut, Hang, Say, Wait};
@@ -19,7 +20,8 @@ const USAGE: &str = "data: {\"choices\":[],\"usage\":{\"prompt_tokens\":3,\"comp
 const DONE: &str = "data: [DONE]\n\n";
 
 async fn body(pieces: &[Piece]) -> UpstreamBody {
-    let origin = Origin { tls: false, host: "provider.example".into(), port: 80, allow_private: false };
+    let url = BaseUrl { tls: false, host: "provider.example".into(), port: 80, path: String::new() };
+    let origin = Origin::usual(&url, false);
     let dial: std::sync::Arc<dyn Dial> = events_of(pieces);
     let pool = std::sync::Arc::new(Pool::new(origin, dial));
     let request = Request::builder().method("POST").header("host", "x").body(bytes::Bytes::new().into()).unwrap();

@@ -22,6 +22,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
+use weighbridge::config::table::BaseUrl;
 use weighbridge::upstream::dial::Origin;
 use weighbridge::upstream::names::{Resolve, Resolving};
 
@@ -161,12 +162,16 @@ impl Peer {
 }
 
 fn at(address: SocketAddr, tls: bool) -> Link {
-    Link::At(Origin { tls, host: address.ip().to_string(), port: address.port(), allow_private: true })
+    Link::At(origin(address.ip().to_string(), address.port(), tls))
 }
 
 /// The way to a name in the test's own [`Book`].
 pub fn named(host: &str, port: u16) -> Link {
-    Link::At(Origin { tls: false, host: host.to_owned(), port, allow_private: true })
+    Link::At(origin(host.to_owned(), port, false))
+}
+
+fn origin(host: String, port: u16, tls: bool) -> Origin {
+    Origin::usual(&BaseUrl { tls, host, port, path: String::new() }, true)
 }
 
 /// A port whose SYNs are dropped: its queue is full and nobody takes anything out of it.

@@ -22,7 +22,7 @@ pub struct Validity {
 }
 
 /// Reads the validity of a certificate in DER.
-pub(super) fn validity(certificate: &[u8]) -> Option<Validity> {
+pub fn validity(certificate: &[u8]) -> Option<Validity> {
     let (certificate, _) = field(certificate, SEQUENCE)?;
     let (mut fields, _) = field(certificate, SEQUENCE)?;
     if let Some((_, rest)) = field(fields, VERSION) {
