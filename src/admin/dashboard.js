@@ -240,7 +240,7 @@ function overload({ status }) {
 function certificate({ status, data }) {
   const told = status.tls;
   const listener = (name, secure) => `${name}: ${secure ? "TLS" : "in the clear"}`;
-  const listeners = el("p", {}, [listener("Applications", data.startsWith("https:")), listener("this page", location.protocol === "https:")].join(", "), ".");
+  const listeners = el("p", {}, [listener("Applications", data.startsWith("https")), listener("this page", location.protocol.startsWith("https"))].join(", "), ".");
   if (!told) return fill("certificate", listeners);
   const days = told.expires_in_seconds / 86400;
   const left = days < 0 ? mark("bad", `expired ${age(-told.expires_in_seconds)} ago`) : mark(days < 14 ? "warn" : "good", `${age(told.expires_in_seconds)} left`);
