@@ -30,6 +30,7 @@ use crate::gateway::handover::{self, ReadTo};
 use crate::gateway::last_good::{self, Found, LastGood};
 use crate::gateway::reload::{LastReload, Origin, ReloadWatch, Reloader, Reloads};
 use crate::gateway::snapshot::{Live, Shared};
+use crate::gateway::trial::Trial;
 use crate::layer::audit::Clerk;
 use crate::server::shutdown::Shutdown;
 use crate::server::takeover::{Heir, Predecessor, Succession, TakeoverError};
@@ -224,6 +225,8 @@ impl App {
             last_good,
             watch,
             certificates: renewed,
+            trial: Trial::default(),
+            rolled_back: None,
         };
         let (reloads, reloading) = reloader.start().map_err(StartError::System)?;
 
@@ -301,7 +304,7 @@ impl App {
 
     /// True while the last good configuration is served in the place of the one on disk.
     pub fn serves_last_good(&self) -> bool {
-        self.last.get().refused
+        self.last.get().refused()
     }
 
     /// True if the listening sockets came from another process.

@@ -24,6 +24,7 @@ pub mod load;
 pub mod options;
 pub mod policy;
 pub mod prices;
+pub mod reload;
 pub mod remarks;
 pub mod reuse;
 pub mod rule;

@@ -14,6 +14,7 @@ use super::cases::Case;
 use super::jurisdictions::Jurisdictions;
 use super::policy::Rules;
 use super::prices::RiskPrice;
+use super::reload::RollBack;
 use super::reuse::ReusePolicy;
 use super::velocity::VelocityRule;
 use crate::domain::deadline::Timeouts;
@@ -49,6 +50,7 @@ impl fmt::Debug for ConfigVersion {
 pub struct RoutingTable {
     pub(super) version: ConfigVersion,
     pub(super) limits: Limits,
+    pub(super) roll_back: Option<RollBack>,
     pub(super) callers: Vec<Arc<Caller>>,
     pub(super) providers: BTreeMap<ProviderId, Arc<Provider>>,
     pub(super) llm: BTreeMap<RouteId, Arc<LlmRoute>>,
@@ -80,6 +82,11 @@ impl RoutingTable {
     /// Process-wide limits of the data listener.
     pub fn limits(&self) -> &Limits {
         &self.limits
+    }
+
+    /// When the configuration from before is put back; `None` for never.
+    pub fn roll_back(&self) -> Option<RollBack> {
+        self.roll_back
     }
 
     /// Everyone who may call.

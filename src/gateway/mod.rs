@@ -18,3 +18,4 @@ pub mod reload;
 pub mod snapshot;
 pub mod spending;
 pub mod stack;
+pub mod trial;

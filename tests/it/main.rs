@@ -53,6 +53,7 @@ mod reload;
 mod retention;
 mod reuse;
 mod risk;
+mod roll_back;
 mod shape;
 mod shutdown;
 mod signed;

@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use crate::process::{Answer, Client, PATIENCE, Sandbox, Site, collect, run, wait_until, weighbridge};
 
 /// SHA-256 of it is in the routes file.
-const KEY: &str = "wb-a-key-of-the-takeover-tests";
+pub const KEY: &str = "wb-a-key-of-the-takeover-tests";
 /// Requests that must not notice anything.
 const REQUESTS: usize = 10_000;
 const RESTARTS: usize = 10;
