@@ -25,6 +25,7 @@ use crate::domain::clock;
 use crate::domain::secret::Secret;
 use crate::gateway::build::build;
 use crate::gateway::certificates::{CertificateError, CertificateFiles};
+use crate::gateway::counts;
 use crate::gateway::courier::Courier;
 use crate::gateway::handover::{self, ReadTo};
 use crate::gateway::last_good::{self, Found, LastGood};
@@ -214,6 +215,7 @@ impl App {
             Some(predecessor) => handover::take(&shared, record_dir.as_deref(), read_to, predecessor.release()),
             None => record_dir.iter().for_each(|data| handover::forget(data)),
         }
+        record_dir.iter().for_each(|data| counts::go_on(&shared.velocity, data));
         // Before anybody can spend, and after the process before has written its last.
         let spending = keep_spending(config.data_dir.as_deref(), &live).map_err(StartError::System)?;
         let reloader = Reloader {
@@ -336,13 +338,16 @@ impl App {
         self.draining.store(true, Ordering::Release);
         // Its copies of the sockets would leave clients in a queue that nobody empties.
         self.succession.take().inspect(|_| tracing::debug!("the listening sockets are offered no more"));
-        let Self { data, admin, reloads, reloading, records, spending, courier, collector, .. } = self;
+        let Self { data, admin, reloads, reloading, records, spending, courier, collector, shared, record_dir, .. } = self;
         let report = data.drain(delay, limit).await;
         reloads.stop();
         drop(admin);
         // It is asleep or reading files; it ends within a poll.
         drop(reloading);
         futures_util::future::join(end(courier), end(collector)).await;
+        if let Some(data) = record_dir {
+            let _ = tokio::task::spawn_blocking(move || counts::keep(&shared.velocity, &data)).await;
+        }
         close(records, spending).await;
         report
     }
