@@ -45,6 +45,8 @@ use crate::upstream::dial::{Dial, TcpDial};
 use parts::{
     first_reload, keep_spending, listeners, load_certificates, look_over, open_record, remember, send_notices,
     send_traces, shared, start_admin, start_data, succession, tls, tls_sources, url, watch_pressure,
+    carry_on, first_reload, keep_spending, listeners, load_certificates, look_over, open_record, remember,
+    send_notices, shared, start_admin, start_data, succession, tls, tls_sources, url, watch_pressure,
 };
 
 /// Bytes of cached answers.
@@ -211,11 +213,7 @@ impl App {
         let last = first_reload(refused, &shared);
 
         // From here on nobody else accepts.
-        match &mut predecessor {
-            Some(predecessor) => handover::take(&shared, record_dir.as_deref(), read_to, predecessor.release()),
-            None => record_dir.iter().for_each(|data| handover::forget(data)),
-        }
-        record_dir.iter().for_each(|data| counts::go_on(&shared.velocity, data));
+        carry_on(predecessor.as_mut(), &shared, record_dir.as_deref(), read_to);
         // Before anybody can spend, and after the process before has written its last.
         let spending = keep_spending(config.data_dir.as_deref(), &live).map_err(StartError::System)?;
         let reloader = Reloader {

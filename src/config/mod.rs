@@ -36,6 +36,7 @@ pub mod velocity;
 pub mod words;
 
 mod address;
+mod alike;
 mod budgeting;
 mod callers;
 mod cases_plan;
@@ -52,6 +53,7 @@ mod mask;
 mod policy_plan;
 mod raw;
 mod read;
+mod reloading;
 mod renames;
 mod report;
 mod reusing;

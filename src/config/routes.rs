@@ -26,7 +26,8 @@ use super::raw::routes::{RawLimits, RawRoutes};
 use super::raw::traces::RawTraces;
 use super::raw::webhook::RawWebhook;
 use super::read::suggest;
-use super::reload::{self, RollBack};
+use super::reload::RollBack;
+use super::reloading;
 use super::report::{Field, Mistake, Report, accept};
 use super::risk::{PlannedRisk, plan_risk};
 use super::secrets::{Secrets, Use};
@@ -94,7 +95,7 @@ impl Plan {
         let recorded = if merged.risk.is_some() { Recorded::Decisions } else { Recorded::Nothing };
         let jurisdictions = laws::plan(&merged.jurisdictions, recorded, report);
         let limits = plan_limits(merged.limits.as_ref(), report);
-        let roll_back = reload::roll_back(merged.reload.as_ref());
+        let roll_back = reloading::roll_back(merged.reload.as_ref());
         let unique = merged.cases.iter().filter_map(|case| case.name.as_ref());
         checks::unique(unique, "the test's name", report);
         let (webhooks, traces, cases) = (merged.webhooks, merged.traces, merged.cases);

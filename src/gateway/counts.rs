@@ -42,7 +42,7 @@ pub fn go_on(velocity: &Velocity, folder: &Path) {
         Ok(bytes) => match velocity.go_on(&bytes, clock::unix_ms()) {
             Some(counters) => tracing::info!(counters, "velocity counters go on from the process before"),
             None => {
-                tracing::error!(file = %file.display(), "velocity counters begin anew, the file of the last ones is broken")
+                tracing::error!(file = %file.display(), "velocity counters begin anew, the file of the last ones is broken");
             }
         },
         Err(error) if error.kind() == ErrorKind::NotFound => {}

@@ -31,7 +31,9 @@ pub fn give(shared: &Shared, data: Option<&Path>) -> Option<u64> {
         }
         clerk.records().flush();
     }
-    data.into_iter().for_each(|data| counts::keep(&shared.velocity, data));
+    if let Some(data) = data {
+        counts::keep(&shared.velocity, data);
+    }
     shared.nonces.share()
 }
 

@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 use crate::config::reload::RollBack;
 use crate::config::source::Sources;
-use crate::flight::showing::Counted;
+use crate::flight::showing::{Counted, Showing};
 use crate::gateway::snapshot::Snapshot;
 
 /// What the time before a change is.
@@ -87,14 +87,16 @@ impl Trial {
 
     /// What the configuration on trial was made of: to be kept once it stays.
     pub fn of(&mut self, files: Sources) {
-        self.on.iter_mut().for_each(|on| on.files = Some(files.clone()));
+        if let Some(on) = &mut self.on {
+            on.files = Some(files);
+        }
     }
 
     /// Looks at how the configuration in force does.
     pub fn look(&mut self, in_force: &Snapshot, now: Instant) -> Verdict {
         self.note(in_force, now);
         let Some(on) = &self.on else { return Verdict::Open };
-        let Some(counted) = in_force.showing().map(|showing| showing.counted()) else { return Verdict::Open };
+        let Some(counted) = in_force.showing().map(Showing::counted) else { return Verdict::Open };
         if on.is_worse(counted) {
             let before = on.before.clone();
             (self.on, self.looks) = (None, VecDeque::new());

@@ -284,25 +284,21 @@ fn outcome(head: Option<Head>, end: End, story: &Story) -> RequestOutcome {
 
 /// What a request says of its configuration. That a process is full counts: room is configured.
 fn fared(outcome: RequestOutcome, head: Option<Head>, story: &Story) -> Fared {
-    match (outcome, story.decision) {
-        // The merchant's money is spent.
-        (RequestOutcome::Ok, Some((_, DecisionSource::Fallback(FallbackReason::Budget)))) => Fared::Neither,
-        (RequestOutcome::Ok, Some((_, DecisionSource::Fallback(_)))) => Fared::Badly,
-        (RequestOutcome::Ok, _) => Fared::Well,
-        (RequestOutcome::Timeout, _) if head.is_some_and(|head| head.status == StatusCode::REQUEST_TIMEOUT) => {
-            Fared::Neither
-        }
-        (RequestOutcome::Shed | RequestOutcome::UpstreamError | RequestOutcome::Timeout | RequestOutcome::Error, _) => {
+    let of_caller = head.is_some_and(|head| head.status.is_client_error());
+    match outcome {
+        RequestOutcome::Ok => match story.decision {
+            // The merchant's money is spent.
+            Some((_, DecisionSource::Fallback(FallbackReason::Budget))) => Fared::Neither,
+            Some((_, DecisionSource::Fallback(_))) => Fared::Badly,
+            _ => Fared::Well,
+        },
+        // A body that did not come in time is its caller's.
+        RequestOutcome::Shed | RequestOutcome::UpstreamError | RequestOutcome::Timeout | RequestOutcome::Error
+            if !of_caller =>
+        {
             Fared::Badly
         }
-        (
-            RequestOutcome::ClientError
-            | RequestOutcome::Unauthorised
-            | RequestOutcome::RateLimited
-            | RequestOutcome::ClientGone
-            | RequestOutcome::ShuttingDown,
-            _,
-        ) => Fared::Neither,
+        _ => Fared::Neither,
     }
 }
 

@@ -44,10 +44,14 @@ pub(super) fn spell(state: &State, pepper: &[u8; 32], now_ms: u64, unix_ms: u64)
     }
     let mut bytes = FORMAT.to_vec();
     bytes.extend(pepper);
-    [now_ms, unix_ms, state.seen.since_ms].into_iter().for_each(|number| bytes.extend(number.to_be_bytes()));
+    for number in [now_ms, unix_ms, state.seen.since_ms] {
+        bytes.extend(number.to_be_bytes());
+    }
     for half in [&state.seen.younger, &state.seen.older] {
         put_length(&mut bytes, half.len() * SEEN_BYTES);
-        half.iter().for_each(|key| bytes.extend(key));
+        for key in half {
+            bytes.extend(key);
+        }
     }
     let mut left_out = Vec::new();
     for live in state.counters.iter().filter(|live| !live.leaving) {

@@ -30,9 +30,10 @@ impl Reloader {
             self.keep(&files);
         }
         if let Some(terms) = after.table().roll_back() {
-            match self.trial.is_on() {
-                true => tracing::info!(within = ?terms.within, "the new configuration is on trial"),
-                false => tracing::info!("the new configuration is not on trial, nothing was counted before it"),
+            if self.trial.is_on() {
+                tracing::info!(within = ?terms.within, "the new configuration is on trial");
+            } else {
+                tracing::info!("the new configuration is not on trial, nothing was counted before it");
             }
         }
     }
@@ -44,7 +45,9 @@ impl Reloader {
             Verdict::Open => {}
             Verdict::Stays(files) => {
                 tracing::info!(config.version = %in_force.table().version(), "the new configuration has stood its trial");
-                files.iter().for_each(|files| self.keep(files));
+                if let Some(files) = files {
+                    self.keep(&files);
+                }
             }
             Verdict::Worse { before, counted } => self.put_back(&before, &in_force, counted),
         }
