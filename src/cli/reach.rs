@@ -141,7 +141,7 @@ impl Trust {
         let builder = builder.with_safe_default_protocol_versions().map_err(|error| error.to_string())?;
         let known = self.ca.as_deref().map(read).transpose()?.unwrap_or_default();
         let judge = judge(&known, &provider).map_err(|error| format!("there is no trust store to use: {error}"))?;
-        let verifier = Arc::new(Known { known, judge, provider });
+        let verifier = Arc::new(Known { certificates: known, judge, provider });
         Ok(Arc::new(builder.dangerous().with_custom_certificate_verifier(verifier).with_no_client_auth()))
     }
 }
@@ -192,7 +192,7 @@ fn judge(known: &[CertificateDer<'_>], provider: &Arc<CryptoProvider>) -> Result
 
 /// Believes certificates it knows, and asks the usual judge about others.
 struct Known {
-    known: Vec<CertificateDer<'static>>,
+    certificates: Vec<CertificateDer<'static>>,
     judge: Arc<dyn ServerCertVerifier>,
     provider: Arc<CryptoProvider>,
 }
@@ -213,7 +213,7 @@ impl ServerCertVerifier for Known {
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
         // The first of a file is its owner's; an authority's in the same file must not be believed as a server.
-        if self.known.first().is_some_and(|known| known.as_ref() == own.as_ref()) {
+        if self.certificates.first().is_some_and(|known| known.as_ref() == own.as_ref()) {
             return Ok(ServerCertVerified::assertion());
         }
         self.judge.verify_server_cert(own, others, name, ocsp, now)
