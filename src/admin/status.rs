@@ -242,8 +242,9 @@ struct DeadLetterStatus {
 struct LastReloadStatus {
     /// RFC 3339, absent before the first reload.
     at: Option<String>,
-    /// `taken`, `refused`, or `rolled_back`.
-    result: &'static str,
+    /// `taken`, `refused`, or `rolled_back`; absent before the first one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    result: Option<&'static str>,
     errors: Vec<ConfigError>,
     /// The same for people, with carets.
     rendered: Vec<String>,
@@ -276,7 +277,7 @@ pub fn status(admin: &Admin) -> Status {
         tls: admin.certificates.as_deref().map(tls),
         last_reload: LastReloadStatus {
             at: (told.at_ms > 0).then(|| clock::rfc3339(told.at_ms)),
-            result: told.fate.label(),
+            result: (told.at_ms > 0).then(|| told.fate.label()),
             rendered: told.errors.iter().map(|error| error.rendered(crate::config::error::Style::Plain)).collect(),
             errors: told.errors,
         },
