@@ -74,7 +74,7 @@ impl Reloader {
         metrics.config_reload(ReloadResult::RolledBack);
         metrics.config_not_in_force(true);
         let why = self.why(*before, counted);
-        tracing::error!(config.version = %version, config.rolled_back = %failed, "configuration rolled back: {}", why.message);
+        tracing::error!(config.version = %version, config.rolled_back = %failed, "configuration {}", why.message);
         self.rolled_back = Some((self.seen, why.clone()));
         self.last.rolled_back(why);
     }
