@@ -43,10 +43,8 @@ use crate::telemetry::metrics::Metrics;
 use crate::upstream::dial::{Dial, TcpDial};
 
 use parts::{
-    first_reload, keep_spending, listeners, load_certificates, look_over, open_record, remember, send_notices,
-    send_traces, shared, start_admin, start_data, succession, tls, tls_sources, url, watch_pressure,
     carry_on, first_reload, keep_spending, listeners, load_certificates, look_over, open_record, remember,
-    send_notices, shared, start_admin, start_data, succession, tls, tls_sources, url, watch_pressure,
+    send_notices, send_traces, shared, start_admin, start_data, succession, tls, tls_sources, url, watch_pressure,
 };
 
 /// Bytes of cached answers.
@@ -336,7 +334,8 @@ impl App {
         self.draining.store(true, Ordering::Release);
         // Its copies of the sockets would leave clients in a queue that nobody empties.
         self.succession.take().inspect(|_| tracing::debug!("the listening sockets are offered no more"));
-        let Self { data, admin, reloads, reloading, records, spending, courier, collector, shared, record_dir, .. } = self;
+        let Self { data, admin, reloads, reloading, records, spending, courier, collector, shared, record_dir, .. } =
+            self;
         let report = data.drain(delay, limit).await;
         reloads.stop();
         drop(admin);
