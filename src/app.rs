@@ -25,11 +25,13 @@ use crate::domain::clock;
 use crate::domain::secret::Secret;
 use crate::gateway::build::build;
 use crate::gateway::certificates::{CertificateError, CertificateFiles};
+use crate::gateway::counts;
 use crate::gateway::courier::Courier;
 use crate::gateway::handover::{self, ReadTo};
 use crate::gateway::last_good::{self, Found, LastGood};
 use crate::gateway::reload::{LastReload, Origin, ReloadWatch, Reloader, Reloads};
 use crate::gateway::snapshot::{Live, Shared};
+use crate::gateway::trial::Trial;
 use crate::layer::audit::Clerk;
 use crate::server::shutdown::Shutdown;
 use crate::server::takeover::{Heir, Predecessor, Succession, TakeoverError};
@@ -41,8 +43,8 @@ use crate::telemetry::metrics::Metrics;
 use crate::upstream::dial::{Dial, TcpDial};
 
 use parts::{
-    first_reload, keep_spending, listeners, load_certificates, look_over, open_record, remember, send_notices,
-    send_traces, shared, start_admin, start_data, succession, tls, tls_sources, url, watch_pressure,
+    carry_on, first_reload, keep_spending, listeners, load_certificates, look_over, open_record, remember,
+    send_notices, send_traces, shared, start_admin, start_data, succession, tls, tls_sources, url, watch_pressure,
 };
 
 /// Bytes of cached answers.
@@ -209,10 +211,7 @@ impl App {
         let last = first_reload(refused, &shared);
 
         // From here on nobody else accepts.
-        match &mut predecessor {
-            Some(predecessor) => handover::take(&shared, record_dir.as_deref(), read_to, predecessor.release()),
-            None => record_dir.iter().for_each(|data| handover::forget(data)),
-        }
+        carry_on(predecessor.as_mut(), &shared, record_dir.as_deref(), read_to);
         // Before anybody can spend, and after the process before has written its last.
         let spending = keep_spending(config.data_dir.as_deref(), &live).map_err(StartError::System)?;
         let reloader = Reloader {
@@ -224,6 +223,8 @@ impl App {
             last_good,
             watch,
             certificates: renewed,
+            trial: Trial::default(),
+            rolled_back: None,
         };
         let (reloads, reloading) = reloader.start().map_err(StartError::System)?;
 
@@ -301,7 +302,7 @@ impl App {
 
     /// True while the last good configuration is served in the place of the one on disk.
     pub fn serves_last_good(&self) -> bool {
-        self.last.get().refused
+        self.last.get().refused()
     }
 
     /// True if the listening sockets came from another process.
@@ -333,13 +334,17 @@ impl App {
         self.draining.store(true, Ordering::Release);
         // Its copies of the sockets would leave clients in a queue that nobody empties.
         self.succession.take().inspect(|_| tracing::debug!("the listening sockets are offered no more"));
-        let Self { data, admin, reloads, reloading, records, spending, courier, collector, .. } = self;
+        let Self { data, admin, reloads, reloading, records, spending, courier, collector, shared, record_dir, .. } =
+            self;
         let report = data.drain(delay, limit).await;
         reloads.stop();
         drop(admin);
         // It is asleep or reading files; it ends within a poll.
         drop(reloading);
         futures_util::future::join(end(courier), end(collector)).await;
+        if let Some(data) = record_dir {
+            let _ = tokio::task::spawn_blocking(move || counts::keep(&shared.velocity, &data)).await;
+        }
         close(records, spending).await;
         report
     }

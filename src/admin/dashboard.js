@@ -179,7 +179,7 @@ function facts({ status, series: all }) {
     pair("Configuration", el("code", {}, status.config_hash), status.config === "last-good" && mark("warn", "the last good one")),
     status.overload && pair("Load", status.overload.stage === "normal" ? mark("good", "normal") : mark("warn", String(status.overload.stage))),
     pair("In force for", age(status.config_age_seconds)),
-    pair("Last reload", reloads.at === null ? "none yet" : reloads.errors.length === 0 ? mark("good", "taken") : mark("bad", "refused")),
+    pair("Last reload", reloads.at === null ? "none yet" : reloads.errors.length === 0 ? mark("good", "taken") : mark("bad", reloads.result === "rolled_back" ? "rolled back" : "refused")),
     pair("Bugs contained", panics === 0 ? "0" : mark("bad", count(panics))),
     pair("Version", status.version),
   ].filter(Boolean));
@@ -188,10 +188,12 @@ function facts({ status, series: all }) {
 function reloadErrors({ status }) {
   const { at, errors, rendered } = status.last_reload;
   $("reload-errors").hidden = errors.length === 0;
+  const rolledBack = status.last_reload.result === "rolled_back";
+  $("h-reload").textContent = rolledBack ? "The last configuration was rolled back" : "The last reload was refused";
   const many = errors.length === 1 ? "1 mistake" : `${errors.length} mistakes`;
   fill(
     "reload-errors",
-    errors.length > 0 && el("p", {}, `${many}, at ${at}. The configuration from before stays in force.`),
+    errors.length > 0 && el("p", {}, rolledBack ? `At ${at}. The configuration from before is in force again.` : `${many}, at ${at}. The configuration from before stays in force.`),
     errors.map((error, place) =>
       el("div", {}, el("p", {}, el("code", {}, `${error.file}:${error.line}:${error.column}`)), el("pre", { tabindex: "0" }, rendered[place] ?? error.message)),
     ),

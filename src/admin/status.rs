@@ -242,6 +242,9 @@ struct DeadLetterStatus {
 struct LastReloadStatus {
     /// RFC 3339, absent before the first reload.
     at: Option<String>,
+    /// `taken`, `refused`, or `rolled_back`; absent before the first one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    result: Option<&'static str>,
     errors: Vec<ConfigError>,
     /// The same for people, with carets.
     rendered: Vec<String>,
@@ -260,7 +263,7 @@ pub fn status(admin: &Admin) -> Status {
     let routes = llm.chain(risk);
     Status {
         version: env!("CARGO_PKG_VERSION"),
-        config: if told.refused { "last-good" } else { "on-disk" },
+        config: if told.refused() { "last-good" } else { "on-disk" },
         config_hash: table.version().to_string(),
         config_age_seconds: clock::unix_seconds().saturating_sub(snapshot.loaded_at()),
         draining: admin.draining.load(Ordering::Acquire),
@@ -274,6 +277,7 @@ pub fn status(admin: &Admin) -> Status {
         tls: admin.certificates.as_deref().map(tls),
         last_reload: LastReloadStatus {
             at: (told.at_ms > 0).then(|| clock::rfc3339(told.at_ms)),
+            result: (told.at_ms > 0).then(|| told.fate.label()),
             rendered: told.errors.iter().map(|error| error.rendered(crate::config::error::Style::Plain)).collect(),
             errors: told.errors,
         },

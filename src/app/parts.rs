@@ -23,6 +23,7 @@ use crate::flight::quota::Calendar;
 use crate::flight::velocity::Velocity;
 use crate::gateway::certificates::{CertificateError, CertificateFiles, Certificates};
 use crate::gateway::collector::Collector;
+use crate::gateway::counts;
 use crate::gateway::courier::Courier;
 use crate::gateway::handover::{self, ReadTo};
 use crate::gateway::pressure::Watch as PressureWatch;
@@ -87,6 +88,17 @@ pub(super) fn remember(shared: &Shared, records: &Records) -> Result<ReadTo, Sto
     let read_to = ReadTo(reader.newest()?);
     shared.ledger.remember(reader)?;
     Ok(read_to)
+}
+
+/// Takes over from the process before, or from what one left that has ended. Blocks until that process accepts no more.
+pub(super) fn carry_on(before: Option<&mut Predecessor>, shared: &Shared, data: Option<&Path>, read_to: ReadTo) {
+    match before {
+        Some(before) => handover::take(shared, data, read_to, before.release()),
+        None => data.into_iter().for_each(handover::forget),
+    }
+    if let Some(data) = data {
+        counts::go_on(&shared.velocity, data);
+    }
 }
 
 /// Waits on a thread of its own until the process before this one has ended.

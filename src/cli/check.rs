@@ -77,6 +77,7 @@ fn describe(table: &RoutingTable) -> String {
     let keys: Vec<_> = table.providers().values().filter_map(|provider| keys(provider)).collect();
     let merchants =
         table.risk_route().and_then(|route| route.budgets.as_deref()).map(merchant_budgets).unwrap_or_default();
+    let roll_back = table.roll_back().map(|terms| format!("  put back if {terms}\n")).unwrap_or_default();
     let callers = table.callers().len();
     let tests = match table.cases().len() {
         0 => String::new(),
@@ -84,7 +85,7 @@ fn describe(table: &RoutingTable) -> String {
         tests => format!(", {tests} tests passed"),
     };
     format!(
-        "{}\n{}{merchants}{}{}{}ok, version {}, {callers} callers{tests}",
+        "{}\n{}{merchants}{}{}{}{roll_back}ok, version {}, {callers} callers{tests}",
         routes.join("\n"),
         budgets.concat(),
         signatures.concat(),

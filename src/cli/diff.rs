@@ -8,10 +8,9 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use clap::Args;
-use http::Uri;
 use serde_json::{Value, json};
 
-use super::running::{self, Running, Said};
+use super::running::{Running, Said};
 use super::secrets::Environment;
 use super::{complain, say};
 use crate::config::diff::TableDiff;
@@ -49,7 +48,7 @@ pub struct DiffArgs {
 pub fn run(args: &DiffArgs) -> ExitCode {
     let compared = match &args.second {
         Some(second) => between(args, second),
-        None => against(args, &args.running.admin.clone().unwrap_or_else(Running::usual)),
+        None => against(args),
     };
     match compared {
         Ok((told, text, differs)) => {
@@ -94,10 +93,10 @@ fn wrong(errors: &[ConfigError]) -> String {
 }
 
 /// The new file against what the running proxy has in force. Secrets are the proxy's own and are not compared.
-fn against(args: &DiffArgs, admin: &Uri) -> Compared {
+fn against(args: &DiffArgs) -> Compared {
     let sources =
         read_sources(Some(&args.first), Some(&args.providers), Vec::new()).map_err(|errors| wrong(&errors))?;
-    match running::ask(admin, "/-/diff", &question(&sources).to_string())? {
+    match args.running.ask("/-/diff", &question(&sources).to_string())? {
         Said::Answer(told) => {
             let same = told.pointer("/diff/changes").and_then(Value::as_array).is_some_and(Vec::is_empty);
             let changes = told.get("text").and_then(Value::as_str).unwrap_or_default();

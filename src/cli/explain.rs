@@ -10,7 +10,7 @@ use clap::Args;
 use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
 
-use super::running::{self, Running, Said};
+use super::running::{Running, Said};
 use super::secrets::Environment;
 use super::{Paths, complain, say};
 use crate::config::SecretPolicy;
@@ -67,11 +67,8 @@ fn counter(text: &str) -> Result<(String, i64), String> {
 /// Prints the explanation. Exit code 1 if there is none.
 pub fn run(args: &ExplainArgs) -> ExitCode {
     let told = question(args).and_then(|question| {
-        let admin = args.running.admin.clone().or_else(|| args.request_id.as_ref().map(|_| Running::usual()));
-        match admin {
-            Some(admin) => asked(&admin, &question),
-            None => from_files(args, &question),
-        }
+        let past = args.request_id.is_some();
+        if past || args.running.is_asked() { asked(&args.running, &question) } else { from_files(args, &question) }
     });
     match told {
         Ok((told, text)) => {
@@ -146,8 +143,8 @@ fn from_files(args: &ExplainArgs, question: &str) -> Result<(Value, String), Str
     Ok((json!(explanation), explanation.to_string()))
 }
 
-fn asked(admin: &http::Uri, question: &str) -> Result<(Value, String), String> {
-    match running::ask(admin, "/-/explain", question)? {
+fn asked(running: &Running, question: &str) -> Result<(Value, String), String> {
+    match running.ask("/-/explain", question)? {
         Said::Answer(mut told) => {
             let text = told.get("text").and_then(Value::as_str).unwrap_or_default().to_owned();
             Ok((told.get_mut("explanation").map(Value::take).unwrap_or_default(), text))

@@ -15,6 +15,7 @@ mod listen;
 mod notices;
 mod place;
 mod providers;
+mod reach;
 mod running;
 mod sandbox;
 mod schema;

@@ -4,21 +4,16 @@
 //! tried again for as long as somebody looks on; only the first must succeed, because a wrong address never will.
 
 use std::io::{self, BufRead, BufReader, Read, Write};
-use std::net::{TcpStream, ToSocketAddrs};
 use std::process::ExitCode;
 use std::thread;
 use std::time::Duration;
 
 use clap::Args;
-use http::Uri;
 use serde_json::{Map, Value};
 
 use super::complain;
-use super::secrets::Environment;
-use super::serve::ADMIN_TOKEN;
-use crate::domain::secret::{Secret, SecretSource};
+use super::reach::{self, Address, Trust, Unreached, Wire};
 
-const CONNECT: Duration = Duration::from_secs(3);
 /// Three heartbeats of the proxy.
 const SILENCE: Duration = Duration::from_secs(45);
 const LONGEST_LINE: u64 = 256 * 1024;
@@ -28,9 +23,12 @@ const STRANGER: &str = "what answers there is no proxy of ours";
 
 #[derive(Args)]
 pub struct TailArgs {
-    /// The admin address of the running proxy; its token, where it needs one, is read from WEIGHBRIDGE_ADMIN_TOKEN
-    #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:9090")]
-    admin: Uri,
+    /// The admin address of the running proxy, by default http://127.0.0.1:9090; its token, where it needs one, is read from
+    /// WEIGHBRIDGE_ADMIN_TOKEN
+    #[arg(long, value_name = "URL", value_parser = Address::read)]
+    admin: Option<Address>,
+    #[command(flatten)]
+    trust: Trust,
     /// Only calls of this route
     #[arg(long)]
     route: Option<String>,
@@ -85,30 +83,21 @@ pub fn run(args: &TailArgs) -> ExitCode {
     }
 }
 
-type Stream = BufReader<TcpStream>;
+type Stream = BufReader<Wire>;
 
 fn open(args: &TailArgs) -> Result<Stream, Over> {
     let refused = |why: &str| Over::Refused(why.to_owned());
-    let authority =
-        args.admin.authority().ok_or_else(|| refused("give the admin address as in http://127.0.0.1:9090"))?;
-    if args.admin.scheme_str().is_some_and(|scheme| scheme != "http") {
-        return Err(refused("the admin address must begin with http://: tunnel to it rather than cross a network"));
-    }
+    let admin = args.admin.clone().unwrap_or_default().of(&args.trust);
+    let (mut wire, authority) = args.trust.connect(&admin, SILENCE).map_err(|unreached| match unreached {
+        Unreached::Never(why) => Over::Refused(why),
+        Unreached::NotNow(why) => Over::Lost(why),
+    })?;
     let lost = |error: io::Error| Over::Lost(format!("no proxy answers at {authority} ({error})"));
-    let token = Environment.env(ADMIN_TOKEN).filter(|token| token.expose().iter().all(u8::is_ascii_graphic));
-    let bearer = |token: Secret| format!("authorization: Bearer {}\r\n", String::from_utf8_lossy(token.expose()));
-    let token = token.map(bearer).unwrap_or_default();
-    let head = format!("GET /-/tail?{} HTTP/1.0\r\nhost: {authority}\r\n{token}\r\n", query(args));
+    let bearer = reach::bearer();
+    let head = format!("GET /-/tail?{} HTTP/1.0\r\nhost: {authority}\r\n{bearer}\r\n", query(args));
+    wire.write_all(head.as_bytes()).and_then(|()| wire.flush()).map_err(lost)?;
 
-    let place = (authority.host().trim_matches(['[', ']']), authority.port_u16().unwrap_or(80));
-    let address = place.to_socket_addrs().map_err(lost)?.next();
-    let address = address.ok_or_else(|| refused("the admin address leads nowhere"))?;
-    let mut stream = TcpStream::connect_timeout(&address, CONNECT).map_err(lost)?;
-    stream.set_read_timeout(Some(SILENCE)).map_err(lost)?;
-    stream.set_write_timeout(Some(SILENCE)).map_err(lost)?;
-    stream.write_all(head.as_bytes()).map_err(lost)?;
-
-    let mut stream = BufReader::new(stream);
+    let mut stream = BufReader::new(wire);
     let status = read_head(&mut stream).map_err(lost)?.ok_or_else(|| refused(STRANGER))?;
     match status {
         200 => Ok(stream),
@@ -257,7 +246,8 @@ mod tests {
     #[test]
     fn a_filter_is_encoded_for_the_query() {
         let args = TailArgs {
-            admin: Uri::from_static("http://127.0.0.1:9090"),
+            admin: None,
+            trust: Trust::default(),
             route: Some("a b&c".to_owned()),
             caller: None,
             outcome: vec!["shed".to_owned(), "timeout".to_owned()],

@@ -112,8 +112,8 @@ fn assemble(mut plan: Plan, built: BTreeMap<ProviderId, Built>, version: ConfigV
         }
         None => None,
     };
-    let (webhooks, traces, cases, Plan { limits, callers, .. }) = (Webhooks::new(), None, Vec::new(), plan);
-    Some(RoutingTable { version, limits, callers, providers, llm, risk, facts, webhooks, traces, cases })
+    let (webhooks, traces, cases, Plan { limits, roll_back, callers, .. }) = (Webhooks::new(), None, Vec::new(), plan);
+    Some(RoutingTable { version, limits, roll_back, callers, providers, llm, risk, facts, webhooks, traces, cases })
 }
 
 fn llm_route(id: RouteId, plan: &PlannedRoute, providers: &BTreeMap<ProviderId, Arc<Provider>>) -> Option<LlmRoute> {

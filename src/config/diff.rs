@@ -84,6 +84,8 @@ impl TableDiff {
         let mut diff = Self::default();
         let limits = changed_limits(&old.limits, &new.limits);
         diff.changed("limits".to_owned(), &limits, (&old.limits, &new.limits));
+        let reload = differing([("roll_back", old.roll_back == new.roll_back)]);
+        diff.changed("reload".to_owned(), &reload, (&old.roll_back, &new.roll_back));
         diff.compare("caller", &callers(old), &callers(new), changed_caller);
         let provider = |table: &RoutingTable| -> BTreeMap<String, Arc<Provider>> {
             table.providers.iter().map(|(id, provider)| (id.to_string(), Arc::clone(provider))).collect()

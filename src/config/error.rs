@@ -37,6 +37,8 @@ pub enum Code {
     Secret,
     /// A `[[test]]` that does not come to what it expects.
     FailedTest,
+    /// No mistake: more requests failed with it than before.
+    RolledBack,
 }
 
 impl Code {
@@ -55,6 +57,7 @@ impl Code {
             Self::Conflict => "conflict",
             Self::Secret => "secret",
             Self::FailedTest => "failed-test",
+            Self::RolledBack => "rolled-back",
         }
     }
 }

@@ -23,6 +23,7 @@ pub(super) mod overload;
 pub(super) mod policy;
 pub(super) mod prices;
 pub(super) mod provider;
+pub(super) mod reload;
 pub(super) mod reuse;
 pub(super) mod risk;
 pub(super) mod routes;

@@ -26,6 +26,8 @@ use super::raw::routes::{RawLimits, RawRoutes};
 use super::raw::traces::RawTraces;
 use super::raw::webhook::RawWebhook;
 use super::read::suggest;
+use super::reload::RollBack;
+use super::reloading;
 use super::report::{Field, Mistake, Report, accept};
 use super::risk::{PlannedRisk, plan_risk};
 use super::rules_plan::{self, PlannedRoute};
@@ -46,6 +48,7 @@ const MIB: usize = 1 << 20;
 /// Everything but the providers.
 pub(super) struct Plan {
     pub(super) limits: Limits,
+    pub(super) roll_back: Option<RollBack>,
     pub(super) callers: Vec<Arc<Caller>>,
     pub(super) llm: BTreeMap<RouteId, PlannedRoute>,
     pub(super) risk: Option<PlannedRisk>,
@@ -82,10 +85,11 @@ impl Plan {
         let recorded = if merged.risk.is_some() { Recorded::Decisions } else { Recorded::Nothing };
         let jurisdictions = laws::plan(&merged.jurisdictions, recorded, report);
         let limits = plan_limits(merged.limits.as_ref(), report);
+        let roll_back = reloading::roll_back(merged.reload.as_ref());
         let unique = merged.cases.iter().filter_map(|case| case.name.as_ref());
         checks::unique(unique, "the test's name", report);
         let (webhooks, traces, cases) = (merged.webhooks, merged.traces, merged.cases);
-        Self { limits, callers, llm, risk, webhooks, traces, jurisdictions, cases }
+        Self { limits, roll_back, callers, llm, risk, webhooks, traces, jurisdictions, cases }
     }
 
     /// The ids of all providers that some route leads to.
@@ -109,6 +113,9 @@ pub(super) fn merge(files: Vec<RawRoutes>, report: &Report<'_>) -> RawRoutes {
         if let (Some(first), Some(second)) = (&merged.limits, &file.limits) {
             report.add(twice(&second.at, &first.at, "[limits]", report));
         }
+        if let (Some(first), Some(second)) = (&merged.reload, &file.reload) {
+            report.add(twice(&second.at, &first.at, "[reload]", report));
+        }
         if let (Some(first), Some(second)) = (&merged.risk, &file.risk) {
             report.add(twice(&second.at, &first.at, "[risk]", report));
         }
@@ -117,6 +124,7 @@ pub(super) fn merge(files: Vec<RawRoutes>, report: &Report<'_>) -> RawRoutes {
         }
         merged.limits = merged.limits.or(file.limits);
         merged.traces = merged.traces.or(file.traces);
+        merged.reload = merged.reload.or(file.reload);
         merged.risk = merged.risk.or(file.risk);
     }
     checks::unique(merged.models.iter().map(|route| &route.name), "the route", report);

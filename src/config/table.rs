@@ -15,6 +15,7 @@ use super::expr::Condition;
 use super::jurisdictions::Jurisdictions;
 use super::policy::Rules;
 use super::prices::RiskPrice;
+use super::reload::RollBack;
 use super::reuse::ReusePolicy;
 use super::tls::{HttpVersion, TlsSettings};
 use super::velocity::VelocityRule;
@@ -51,6 +52,7 @@ impl fmt::Debug for ConfigVersion {
 pub struct RoutingTable {
     pub(super) version: ConfigVersion,
     pub(super) limits: Limits,
+    pub(super) roll_back: Option<RollBack>,
     pub(super) callers: Vec<Arc<Caller>>,
     pub(super) providers: BTreeMap<ProviderId, Arc<Provider>>,
     pub(super) llm: BTreeMap<RouteId, Arc<LlmRoute>>,
@@ -82,6 +84,11 @@ impl RoutingTable {
     /// Process-wide limits of the data listener.
     pub fn limits(&self) -> &Limits {
         &self.limits
+    }
+
+    /// When the configuration from before is put back; `None` for never.
+    pub fn roll_back(&self) -> Option<RollBack> {
+        self.roll_back
     }
 
     /// Everyone who may call.

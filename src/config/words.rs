@@ -10,6 +10,7 @@ use super::budgets::RiskBudgets;
 use super::cases::bands_in_words;
 use super::lists::List;
 use super::policy::{Policy, Rules};
+use super::reload::RollBack;
 use super::reuse::{ReuseMode, ReusePolicy};
 use super::table::{
     Auth, BaseUrl, CachePolicy, Caller, Candidate, CutAnswers, Limits, LlmRoute, LlmRule, Model, Protocol, Provider,
@@ -74,6 +75,12 @@ impl Told for Limits {
             "in_flight_bytes" => Some(bytes(self.in_flight_bytes)),
             _ => None,
         }
+    }
+}
+
+impl Told for Option<RollBack> {
+    fn told(&self, setting: &str) -> Option<String> {
+        self.filter(|_| setting == "roll_back").map(|terms| terms.to_string())
     }
 }
 

@@ -15,6 +15,7 @@ use crate::flight::allowance::Allowance;
 use crate::flight::gate::Growth;
 use crate::flight::quota::Quota;
 use crate::flight::shares::Standing;
+use crate::flight::showing::Showing;
 use crate::flight::trail::Trail;
 use crate::telemetry::traces::Plan;
 
@@ -99,4 +100,9 @@ pub trait Pinned: Clone + Send + Sync + 'static {
 
     /// The caller with this key digest.
     fn caller(&self, key_digest: &[u8; 32]) -> Option<&Arc<LiveCaller>>;
+
+    /// Where its requests are counted as they end; `None` where nobody asks how it does.
+    fn showing(&self) -> Option<&Showing> {
+        None
+    }
 }

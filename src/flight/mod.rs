@@ -16,6 +16,7 @@ pub mod quota;
 pub mod reply;
 pub mod shared_reply;
 pub mod shares;
+pub mod showing;
 pub mod trail;
 pub mod upload;
 pub mod velocity;

@@ -3,14 +3,15 @@
 //! An attempt counts once, when it arrives and before anything decides it, and its own numbers include it. The same
 //! attempt asked again (tenant, `out_trade_no` and body) is recognised for a day at least, within the last 100,000 ones,
 //! and reads the numbers without counting. Numbers are kept in the memory of this process: they survive a reload by a
-//! counter's name and definition, not a restart, and another instance counts for itself.
+//! counter's name and definition, and a restart in good order if somebody keeps [`Carried`] for the next process; another
+//! instance counts for itself.
 //!
 //! Who is counted is known only as a hash peppered with bytes of this process, and never across tenants. One lock holds
 //! all of it, for a few look-ups: two requests of one attempt at the same time must read the same numbers.
 
 use std::collections::HashSet;
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use sha2::{Digest, Sha256};
 use tokio::time::Instant;
@@ -24,8 +25,10 @@ use crate::telemetry::labels::VelocityEvent;
 use crate::telemetry::metrics::Metrics;
 use crate::wire::risk::Assessment;
 
+pub use self::carried::{Carried, MOST_BYTES};
 pub use self::counter::Value;
 
+mod carried;
 mod counter;
 
 #[cfg(test)]
@@ -50,6 +53,8 @@ pub struct Counted<'a> {
 /// The numbers of the process.
 pub struct Velocity {
     pepper: [u8; 32],
+    /// The pepper of the process before this one, whose numbers go on.
+    inherited: OnceLock<[u8; 32]>,
     began: Instant,
     /// Held for a few look-ups, never across an await.
     state: Mutex<State>,
@@ -59,6 +64,8 @@ pub struct Velocity {
 struct State {
     /// No attempt is earlier than the one before it, whatever the threads think.
     latest_ms: u64,
+    /// What the clock said when this process began: not 0 if it goes on from another one.
+    offset_ms: u64,
     seen: Seen,
     counters: Vec<Live>,
 }
@@ -75,7 +82,7 @@ struct Live {
 impl Velocity {
     /// Nothing counted yet. The pepper is random and this process's own.
     pub fn new(pepper: [u8; 32]) -> Self {
-        Self { pepper, began: Instant::now(), state: Mutex::default() }
+        Self { pepper, inherited: OnceLock::new(), began: Instant::now(), state: Mutex::default() }
     }
 
     /// Makes room for these counters. Those that are defined as before go on; those that are gone go with the next change.
@@ -104,10 +111,8 @@ impl Velocity {
             return Readings::default();
         }
         let (name, keys) = (self.attempt(attempt), self.keys(attempt));
-        let now_ms = u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX);
         let mut state = self.state();
-        let now_ms = now_ms.max(state.latest_ms);
-        state.latest_ms = now_ms;
+        let now_ms = self.now_ms(&mut state);
         let first = state.seen.note(name, now_ms);
         let read = |rule: &Arc<VelocityRule>| {
             let value = keys.of(rule.by).map(|key| {
@@ -139,13 +144,42 @@ impl Velocity {
     }
 
     fn hash(&self, parts: &[&[u8]]) -> Key {
-        let mut hash = Sha256::new_with_prefix(self.pepper);
+        let mut hash = Sha256::new_with_prefix(self.inherited.get().unwrap_or(&self.pepper));
         for part in parts {
             hash.update((part.len() as u64).to_be_bytes());
             hash.update(part);
         }
         let whole: [u8; 32] = hash.finalize().into();
         whole.first_chunk().copied().unwrap_or_default()
+    }
+
+    fn now_ms(&self, state: &mut State) -> u64 {
+        let elapsed = u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX);
+        state.latest_ms = state.offset_ms.saturating_add(elapsed).max(state.latest_ms);
+        state.latest_ms
+    }
+
+    /// The numbers for the process that comes next, at this wall time in milliseconds; `None` if nothing was counted.
+    pub fn carried(&self, unix_ms: u64) -> Option<Carried> {
+        let mut state = self.state();
+        let now_ms = self.now_ms(&mut state);
+        carried::spell(&state, self.inherited.get().unwrap_or(&self.pepper), now_ms, unix_ms)
+    }
+
+    /// Goes on with what an earlier process carried. Call it once the counters are adopted, and before anybody is counted.
+    /// Returns how many counters go on; `None` if those bytes are of no use.
+    pub fn go_on(&self, bytes: &[u8], unix_ms: u64) -> Option<usize> {
+        let found = carried::read(bytes)?;
+        let mut state = self.state();
+        if self.inherited.set(found.pepper).is_err() {
+            return None;
+        }
+        // A wall clock that was set back must not lengthen a window.
+        let between = unix_ms.saturating_sub(found.written_unix_ms);
+        (state.offset_ms, state.latest_ms) = (found.now_ms.saturating_add(between), 0);
+        let go_on = state.counters.iter_mut().map(|live| live.go_on(&found)).filter(|goes_on| *goes_on).count();
+        state.seen = found.seen;
+        Some(go_on)
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

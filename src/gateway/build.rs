@@ -40,6 +40,9 @@ pub fn build(table: RoutingTable, previous: Option<&Snapshot>, shared: &Shared) 
         let post = Post::new(&shared.dial, &shared.notices, &shared.metrics, records);
         let revise = Notifier::wanted(table.webhooks(), post);
         shared.velocity.adopt(&route.velocity, &shared.metrics);
+        if let Some(before) = previous.and_then(|snapshot| snapshot.table().risk_route()) {
+            shared.decisions.rules_change(before, route);
+        }
         let velocity = (!route.velocity.is_empty()).then(|| Arc::clone(&shared.velocity));
         let kept = Kept { merchants: merchants(route, previous, shared), velocity, ..Kept::default() };
         let service = stack::risk(route, &kept, revise, &fleet, shared);
@@ -58,6 +61,19 @@ pub fn build(table: RoutingTable, previous: Option<&Snapshot>, shared: &Shared) 
         },
         shared.metrics.snapshots_alive.hold(),
     )
+}
+
+/// Makes the table of `before` runnable again. It takes over what `before` had: what outlived the change since then is the
+/// same in both, and what the change made new belongs to what it changed.
+pub fn put_back(before: &Snapshot, in_force: &Snapshot, shared: &Shared) -> Snapshot {
+    let again = build(before.table().clone(), Some(before), shared);
+    let goes_on: HashSet<_> = again.live_callers().map(|live| &live.caller.id).collect();
+    let gone = in_force.live_callers().filter(|live| !goes_on.contains(&live.caller.id));
+    gone.filter_map(|live| live.quota.as_ref()).for_each(|quota| quota.retire());
+    if again.merchants().is_none() {
+        in_force.merchants().into_iter().for_each(|merchants| merchants.retire());
+    }
+    again
 }
 
 fn doorkeeper(shared: &Shared) -> Arc<Doorkeeper> {

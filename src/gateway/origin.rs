@@ -76,7 +76,8 @@ impl Origin {
     /// # Errors
     /// One for each file that cannot be read.
     pub fn read(&self) -> Result<Sources, Vec<ConfigError>> {
-        let stands_in = self.without_routes.is_some() && !self.routes.exists();
+        // One that cannot be seen is none that is not there.
+        let stands_in = self.without_routes.is_some() && matches!(self.routes.try_exists(), Ok(false));
         load::read_files((!stands_in).then_some(&*self.routes), Some(&self.providers))
     }
 

@@ -5,7 +5,8 @@
 //! truncate, for config maps that swap a symlink, and for network file systems. A file change, SIGHUP and
 //! `POST /-/reload` are one path: load, compile, build, swap, tell. Any failure before the swap leaves the old snapshot
 //! in place and is told with every mistake; it is tried again now and then, because the cause may lie outside the files.
-//! Wishes that come together are one reload, and a reload to the same version builds nothing.
+//! Wishes that come together are one reload, and a reload to the same version builds nothing. Where `[reload] roll_back` is
+//! set, a new configuration is on trial for a while, see [`trial`](crate::gateway::trial).
 //!
 //! It runs on a thread of its own, because reading files blocks.
 
@@ -13,7 +14,7 @@ use std::panic::{self, AssertUnwindSafe};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
+use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::Duration;
 
@@ -23,6 +24,7 @@ use tokio::time::Instant;
 
 use crate::config::diff::TableDiff;
 use crate::config::error::ConfigError;
+use crate::config::source::Sources;
 use crate::config::table::RoutingTable;
 use crate::domain::clock;
 use crate::gateway::build::build;
@@ -31,10 +33,19 @@ use crate::gateway::last_good::LastGood;
 use crate::gateway::origin::tell;
 pub use crate::gateway::origin::{Origin, Overlays, Rewiring, remark};
 use crate::gateway::snapshot::{Live, Shared};
+use crate::gateway::trial::Trial;
 use crate::telemetry::labels::ReloadResult;
+
+mod rolling;
+mod told;
+
+use self::rolling::RolledBack;
+pub use self::told::{Fate, LastReload, Told};
 
 /// How often the hash is taken when nothing hints at a change.
 const POLL: Duration = Duration::from_secs(2);
+/// The same while a configuration is on trial: so long its requests may go on failing.
+const POLL_ON_TRIAL: Duration = Duration::from_millis(250);
 /// How long a hash must stay the same.
 const SETTLE: Duration = Duration::from_millis(200);
 /// Looks at a file that keeps changing before waiting for the next poll.
@@ -45,42 +56,6 @@ const RETRY: Duration = Duration::from_secs(10);
 const BREATH: Duration = Duration::from_millis(100);
 /// Wishes that may wait; one more says nothing new.
 const MOST_WISHES: usize = 16;
-
-/// What the last reload said; for the status page.
-#[derive(Default)]
-pub struct LastReload(Mutex<Told>);
-
-/// One reload's result.
-#[derive(Clone, Default)]
-pub struct Told {
-    /// Mistakes, empty if it went well.
-    pub errors: Vec<ConfigError>,
-    /// When, milliseconds since 1970; 0 if there was none since the start.
-    pub at_ms: u64,
-    /// True if what is on disk is not in force.
-    pub refused: bool,
-}
-
-impl LastReload {
-    /// What it said.
-    pub fn get(&self) -> Told {
-        self.lock().clone()
-    }
-
-    /// What is on disk is in force.
-    fn accepted(&self) {
-        *self.lock() = Told { errors: Vec::new(), at_ms: clock::unix_ms(), refused: false };
-    }
-
-    /// What is on disk is not in force, for these mistakes.
-    pub fn refused(&self, errors: Vec<ConfigError>) {
-        *self.lock() = Told { errors, at_ms: clock::unix_ms(), refused: true };
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Told> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
 
 /// Asks the reloading thread for something.
 #[derive(Clone)]
@@ -159,6 +134,10 @@ pub struct Reloader {
     pub last_good: Option<LastGood>,
     /// Hears when a reload begins and when it has ended; for whoever started the process.
     pub watch: Option<ReloadWatch>,
+    /// How the configuration in force does, if somebody wants it rolled back.
+    pub trial: Trial,
+    /// What was rolled back last; nothing yet.
+    pub rolled_back: Option<RolledBack>,
 }
 
 impl Reloader {
@@ -182,16 +161,15 @@ impl Reloader {
     }
 
     fn run(&mut self, heard: &Receiver<Wish>, looking: &AtomicBool) {
-        let mut seen = self.seen;
-        let mut certificates = self.certificates.clone();
         let mut tried = Instant::now();
         loop {
-            match heard.recv_timeout(POLL) {
+            self.judge();
+            match heard.recv_timeout(if self.trial.is_on() { POLL_ON_TRIAL } else { POLL }) {
                 Ok(Wish::Stop) | Err(RecvTimeoutError::Disconnected) => return,
                 Ok(Wish::Now(told)) => {
                     let Some(all) = together(told, heard, looking) else { return };
-                    (seen, tried) = (self.origin.hash(), Instant::now());
-                    let renewed = certificates.as_mut().map_or(Ok(()), renew);
+                    (self.seen, tried) = (self.origin.hash(), Instant::now());
+                    let renewed = self.certificates.as_mut().map_or(Ok(()), renew);
                     let result = both(self.contained_reload(Voice::Loud), renewed);
                     for told in all {
                         // Whoever asked may have stopped waiting.
@@ -201,22 +179,27 @@ impl Reloader {
                 Ok(Wish::Look) | Err(RecvTimeoutError::Timeout) => {
                     // Before looking: what changes from here on is a new wish.
                     looking.store(false, Ordering::Release);
-                    if let Some(certificates) = &mut certificates {
-                        look_at(certificates);
-                    }
-                    match settled_change(seen, || self.origin.hash()) {
-                        Some(changed) => {
-                            (seen, tried) = (changed, Instant::now());
-                            let _ = self.contained_reload(Voice::Loud);
-                        }
-                        None if self.last.lock().refused && tried.elapsed() >= RETRY => {
-                            tried = Instant::now();
-                            let _ = self.contained_reload(Voice::IfNew);
-                        }
-                        None => thread::sleep(BREATH),
-                    }
+                    self.certificates.iter_mut().for_each(look_at);
+                    self.look(&mut tried);
                 }
             }
+        }
+    }
+
+    /// Reloads if the files changed, or if they were refused and some time has passed.
+    fn look(&mut self, tried: &mut Instant) {
+        match settled_change(self.seen, || self.origin.hash()) {
+            Some(changed) => {
+                (self.seen, *tried) = (changed, Instant::now());
+                if !self.refuses_again(&changed) {
+                    let _ = self.contained_reload(Voice::Loud);
+                }
+            }
+            None if self.last.fate() == Fate::Refused && tried.elapsed() >= RETRY => {
+                *tried = Instant::now();
+                let _ = self.contained_reload(Voice::IfNew);
+            }
+            None => thread::sleep(BREATH),
         }
     }
 
@@ -241,15 +224,23 @@ impl Reloader {
         let loaded = self.origin.read().and_then(|files| Ok((self.origin.compile(files.clone())?, files)));
         let (table, files) = loaded.inspect_err(|errors| {
             let before = self.last.get();
-            if voice == Voice::Loud || !before.refused || before.errors != *errors {
+            if voice == Voice::Loud || before.fate != Fate::Refused || before.errors != *errors {
                 tell(errors, "configuration refused, the one in force stays");
                 self.refuse(errors.clone());
             }
         })?;
         self.put_in_force(table);
-        self.last_good.iter_mut().for_each(|last_good| last_good.keep(&files));
+        if self.trial.is_on() {
+            self.trial.of(files);
+        } else {
+            self.keep(&files);
+        }
         self.last.accepted();
         Ok(())
+    }
+
+    fn keep(&mut self, files: &Sources) {
+        self.last_good.iter_mut().for_each(|last_good| last_good.keep(files));
     }
 
     fn refuse(&self, errors: Vec<ConfigError>) {
@@ -258,8 +249,7 @@ impl Reloader {
         self.last.refused(errors);
     }
 
-    fn put_in_force(&self, table: RoutingTable) {
-        let metrics = &self.shared.metrics;
+    fn put_in_force(&mut self, table: RoutingTable) {
         let before = self.live.load_full();
         let changes = in_one_line(&TableDiff::between(before.table(), &table));
         let version = table.version().to_string();
@@ -267,8 +257,10 @@ impl Reloader {
         say_who_cannot_call(&table, self.certificates.as_ref().map(|(certificates, _)| &**certificates));
         // The same version is the same table: a storm of signals builds nothing.
         if table.version() != before.table().version() {
-            self.live.store(Arc::new(build(table, Some(&before), &self.shared)));
+            let after = build(table, Some(&before), &self.shared);
+            self.swap(before, after);
         }
+        let metrics = &self.shared.metrics;
         metrics.config_in_use(&version, clock::unix_seconds());
         metrics.config_reload(ReloadResult::Success);
         metrics.config_not_in_force(false);

@@ -20,6 +20,7 @@ use crate::flight::error::CallError;
 use crate::flight::merchants::Merchants;
 use crate::flight::quota::Calendar;
 use crate::flight::reply::Reply;
+use crate::flight::showing::Showing;
 use crate::flight::trail::RouteNames;
 use crate::flight::velocity::Velocity;
 use crate::gateway::notify::Notices;
@@ -154,6 +155,8 @@ pub struct Snapshot {
     clerk: Option<Clerk>,
     decisions: Arc<DecisionCache>,
     traces: Option<Arc<Plan>>,
+    /// Apart, because every core writes to it and reads the rest.
+    showing: Option<Box<Showing>>,
     _alive: Held,
 }
 
@@ -170,10 +173,16 @@ impl Snapshot {
             risk,
             clerk,
             decisions,
+            showing: table.roll_back().map(|_| Box::default()),
             fleet,
             table: Arc::new(table),
             _alive: alive,
         }
+    }
+
+    /// How its requests fare, where somebody wants to know.
+    pub fn showing(&self) -> Option<&Showing> {
+        self.showing.as_deref()
     }
 
     /// Everything live in it.
@@ -266,6 +275,10 @@ impl Pinned for Arc<Snapshot> {
 
     fn caller(&self, key_digest: &[u8; 32]) -> Option<&Arc<LiveCaller>> {
         self.callers.get(key_digest)
+    }
+
+    fn showing(&self) -> Option<&Showing> {
+        self.as_ref().showing()
     }
 }
 

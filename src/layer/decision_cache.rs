@@ -34,6 +34,7 @@ use crate::layer::answering::{Touch, Touching};
 use crate::telemetry::labels::{Cache, CacheEvent};
 use crate::telemetry::metrics::Metrics;
 
+mod lineage;
 mod memory;
 
 /// Plain values for [`DecisionCacheLayer`].

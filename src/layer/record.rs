@@ -10,11 +10,13 @@ use http::{HeaderName, HeaderValue, Method, Response, StatusCode};
 use tokio::time::Instant;
 use tower::{Layer, Service};
 
+use crate::domain::decision::{DecisionSource, FallbackReason};
 use crate::domain::id::RequestId;
 use crate::domain::operation::Operation;
 use crate::domain::outcome::End;
 use crate::flight::arrival::{Arrival, Pinned};
 use crate::flight::reply::{Ended, ReplyBody};
+use crate::flight::showing::Fared;
 use crate::flight::trail::{self, CostNote, Story, Trail, UpstreamNames};
 use crate::layer::always_ready;
 use crate::layer::answering::{Touch, Touching};
@@ -153,6 +155,9 @@ impl<P: Pinned> Entry<P> {
         let outcome = outcome(self.head, ended.end, &story);
         let metrics = story.route.as_ref().map_or(&self.params.unrouted, |route| &route.metrics);
         metrics.request(outcome);
+        if let Some(showing) = self.pinned.showing() {
+            showing.count(fared(outcome, self.head, &story));
+        }
         metrics.duration.observe(duration);
         if let Some(head) = self.head {
             metrics.overhead.observe(head.overhead);
@@ -274,6 +279,26 @@ fn outcome(head: Option<Head>, end: End, story: &Story) -> RequestOutcome {
             _ if story.error == Some("shed") => RequestOutcome::Shed,
             _ => RequestOutcome::UpstreamError,
         },
+    }
+}
+
+/// What a request says of its configuration. That a process is full counts: room is configured.
+fn fared(outcome: RequestOutcome, head: Option<Head>, story: &Story) -> Fared {
+    let of_caller = head.is_some_and(|head| head.status.is_client_error());
+    match outcome {
+        RequestOutcome::Ok => match story.decision {
+            // The merchant's money is spent.
+            Some((_, DecisionSource::Fallback(FallbackReason::Budget))) => Fared::Neither,
+            Some((_, DecisionSource::Fallback(_))) => Fared::Badly,
+            _ => Fared::Well,
+        },
+        // A body that did not come in time is its caller's.
+        RequestOutcome::Shed | RequestOutcome::UpstreamError | RequestOutcome::Timeout | RequestOutcome::Error
+            if !of_caller =>
+        {
+            Fared::Badly
+        }
+        _ => Fared::Neither,
     }
 }
 

@@ -283,6 +283,8 @@ closed_set! {
         Success = "success",
         /// The old one stays.
         Failure = "failure",
+        /// It was in use, was worse than the one before, and that one is in use again.
+        RolledBack = "rolled_back",
     }
 }
 

@@ -292,7 +292,9 @@ impl Fleet {
             self.providers.insert(id.clone(), Arc::clone(&provider));
             provider
         };
-        let before = around.previous.upstreams.get(&candidate.upstream);
+        // What is known of another place says nothing about this one.
+        let same_place = |before: &&Arc<LiveUpstream>| before.provider.provider.base_url == candidate.provider.base_url;
+        let before = around.previous.upstreams.get(&candidate.upstream).filter(same_place);
         let drawn_as = hash(candidate.upstream.as_str().as_bytes());
         let health =
             before.map_or_else(|| Arc::new(Health::new(Instant::now(), drawn_as)), |before| Arc::clone(&before.health));

@@ -210,14 +210,7 @@ impl Sandbox {
 
     /// Opens a stream of about `words` events, 20 ms each.
     pub fn stream(&self, model: &str, words: usize) -> Stream {
-        // The simulated provider calls the first tool with the plainest arguments the schema accepts: this many words.
-        let arguments = json!({ "enum": [vec!["word"; words].join(" ")] });
-        let tool = json!({ "type": "function", "function": { "name": "say", "parameters": arguments } });
-        let mut client = self.client();
-        let body = chat_body(model, &json!({ "stream": true, "tools": [tool] }));
-        client.send("POST", "/v1/chat/completions", &chat_headers(&self.key), &body).unwrap();
-        let head = client.head().unwrap();
-        Stream { head, client }
+        self.client().stream(&self.key, model, words).unwrap()
     }
 }
 
@@ -281,6 +274,17 @@ impl Client {
 
     pub fn chat(&mut self, key: &str, model: &str, more: &Value) -> io::Result<Answer> {
         self.call("POST", "/v1/chat/completions", &chat_headers(key), &chat_body(model, more))
+    }
+
+    /// Opens a stream of about `words` events, 20 ms each.
+    pub fn stream(mut self, key: &str, model: &str, words: usize) -> io::Result<Stream> {
+        // The simulated provider calls the first tool with the plainest arguments the schema accepts: this many words.
+        let arguments = json!({ "enum": [vec!["word"; words].join(" ")] });
+        let tool = json!({ "type": "function", "function": { "name": "say", "parameters": arguments } });
+        let body = chat_body(model, &json!({ "stream": true, "tools": [tool] }));
+        self.send("POST", "/v1/chat/completions", &chat_headers(key), &body)?;
+        let head = self.head()?;
+        Ok(Stream { head, client: self })
     }
 
     /// A request and its whole answer.

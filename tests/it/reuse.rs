@@ -210,6 +210,36 @@ async fn a_reload_and_a_bump_make_decisions_worthless() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_reload_that_changes_nothing_about_decisions_ends_no_reuse() {
+    let world = World::with(&plan("first"));
+    is(&world.assess(&from(1, "100.00")).await, "PASS", "live");
+    let put = |plan: &Plan| {
+        let next = build(table(plan), Some(&world.live.load()), &world.shared);
+        world.live.store(Arc::new(next));
+    };
+    let beside = |text: &str| {
+        let plan = plan("first");
+        Plan { routes: format!("{}\n{text}\n", plan.routes), ..plan }
+    };
+    put(&beside("# a remark"));
+    put(&beside("[model.another]\ncandidates = [\"beta/fast\"]"));
+    is(&world.assess(&from(2, "100.00")).await, "PASS", "cached");
+    let again = world.assess(&from(3, "100.00")).await;
+    is(&again, "PASS", "cached");
+    assert_eq!(again.json()["policy"]["version"], world.live.load().table().version().to_string(), "by today's rules");
+    assert_eq!((world.scorings(), refused(&world, "policy")), (1, 0.0));
+    // Other bands for a while: what was decided before them is not believed again.
+    let plan = plan("first");
+    let other = plan.routes.replace("review_from = 0.7", "review_from = 0.8");
+    assert_ne!(other, plan.routes);
+    put(&Plan { routes: other, ..plan });
+    is(&world.assess(&from(4, "100.00")).await, "PASS", "live");
+    assert_eq!(refused(&world, "policy"), 1.0);
+    put(&beside("# a remark"));
+    is(&world.assess(&from(5, "100.00")).await, "PASS", "live");
+}
+
+#[tokio::test(start_paused = true)]
 async fn when_late_asks_the_provider_first_and_answers_from_memory_within_the_deadline() {
     let world = World::with(&plan("when-late"));
     for number in 1..=2 {

@@ -285,7 +285,8 @@ fn the_command_says_why_there_is_nothing_to_follow() {
     for (ended, told) in [
         (at(&admin, &["--route", "nowhere"]), "no route has this name"),
         (at(&admin, &["--outcome", "fine"]), "outcome is one of ok"),
-        (at("https://127.0.0.1:9", &[]), "must begin with http://"),
+        (at("ftp://127.0.0.1:9", &[]), "must begin with http:// or https://"),
+        (at("https://127.0.0.1:9", &[]), "no proxy answers at 127.0.0.1:9"),
         (at("http://127.0.0.1:1", &[]), "no proxy answers at 127.0.0.1:1"),
         (at(&format!("http://{}", sandbox.data), &[]), "refuses"),
     ] {

@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use crate::process::{Answer, Client, PATIENCE, Sandbox, Site, collect, run, wait_until, weighbridge};
 
 /// SHA-256 of it is in the routes file.
-const KEY: &str = "wb-a-key-of-the-takeover-tests";
+pub const KEY: &str = "wb-a-key-of-the-takeover-tests";
 /// Requests that must not notice anything.
 const REQUESTS: usize = 10_000;
 const RESTARTS: usize = 10;
@@ -67,10 +67,15 @@ impl Served {
 
     /// `serve` on ports of its own; those of its predecessor where it takes over.
     pub fn command(site: &Site, upstream: &Sandbox) -> Command {
+        Self::command_draining(site, upstream, "2s")
+    }
+
+    /// The same with so long for what is in flight.
+    pub fn command_draining(site: &Site, upstream: &Sandbox, limit: &str) -> Command {
         let mut command = weighbridge();
         let secret = upstream.told["alipay_secret"].as_str().unwrap();
         command.envs([("ALIPAY_SECRET", secret), ("TOKENMIX_API_KEY", secret)]).current_dir(site.path("."));
-        command.args(["serve", "--log-format", "json", "--workers", "2", "--drain-timeout", "2s"]);
+        command.args(["serve", "--log-format", "json", "--workers", "2", "--drain-timeout", limit]);
         command.args(["--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"]);
         command
     }
@@ -92,10 +97,15 @@ impl Served {
                 thread::sleep(Duration::from_millis(100));
                 panic!("{}", log.lock().unwrap().clone())
             });
-            line.rsplit_once("http://").unwrap().1.parse().unwrap()
+            line.rsplit_once("://").unwrap().1.parse().unwrap()
         };
         let (data, admin) = (address("data"), address("admin"));
         Self { child, data, admin, log, _reader: reader }
+    }
+
+    /// True until it has ended.
+    pub fn is_alive(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_none()
     }
 
     pub fn pid(&self) -> u32 {
@@ -116,7 +126,7 @@ impl Served {
     }
 
     /// Waits for its end, which must be a good one.
-    fn ended(&mut self) {
+    pub fn ended(&mut self) {
         let mut status = None;
         wait_until(PATIENCE, "the process's end", || {
             status = self.child.try_wait().unwrap();

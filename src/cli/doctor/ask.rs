@@ -16,7 +16,7 @@ use tokio::time::Instant;
 
 use super::super::chain;
 use super::PATIENCE;
-use crate::config::table::{BaseUrl, Provider};
+use crate::config::table::BaseUrl;
 use crate::config::tls::HttpVersion;
 use crate::domain::clock;
 use crate::upstream::dial::{Dial, Io, Origin, TcpDial};
@@ -54,15 +54,15 @@ pub(super) async fn connect(
 /// # Errors
 /// Why not, in words.
 pub(super) async fn secure(
-    provider: &Provider,
+    url: &BaseUrl,
+    http: HttpVersion,
     io: Box<dyn Io>,
     tls: &Arc<ClientConfig>,
 ) -> Result<Box<dyn Io>, String> {
-    let url = &provider.base_url;
     if !url.tls {
         return Ok(io);
     }
-    let secured = secure::shake_hands(Arc::clone(tls), &url.host, provider.http, io).await;
+    let secured = secure::shake_hands(Arc::clone(tls), &url.host, http, io).await;
     Ok(Box::new(secured.map_err(|error| chain(&error))?))
 }
 

@@ -25,6 +25,7 @@ use futures_util::future::{join, join_all};
 use tokio::runtime::Builder;
 
 use self::report::{Finding, Report};
+use super::reach::Trust;
 use super::secrets::Environment;
 use super::serve::DATA;
 use super::{Paths, chain};
@@ -53,6 +54,8 @@ pub struct DoctorArgs {
     /// Where operators connect
     #[arg(long, env = "WEIGHBRIDGE_ADMIN_LISTEN", default_value = "127.0.0.1:9090", value_name = "ADDRESS")]
     admin_listen: SocketAddr,
+    #[command(flatten)]
+    trust: Trust,
     /// One JSON object instead of lines
     #[arg(long)]
     json: bool,

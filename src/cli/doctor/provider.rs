@@ -160,7 +160,7 @@ impl Probe<'_> {
         let finding = self.finding("connection", format!("to {} in {} ms", url.authority(), took.as_millis())).ok();
         self.push(finding);
         let advice = "check base_url, this machine's clock and its trusted roots";
-        let secured = self.step("certificate", advice, ask::secure(self.provider, io, &tls)).await;
+        let secured = self.step("certificate", advice, ask::secure(url, self.provider.http, io, &tls)).await;
         if url.tls {
             let facts = self.shown.facts();
             match (&secured, facts) {
@@ -214,7 +214,7 @@ impl Probe<'_> {
     async fn without_key(&self, path: &str) -> Option<StatusCode> {
         let provider = self.provider;
         let io = ask::connect(&provider.base_url, provider.allow_private, &self.tls).await.ok()?;
-        let io = ask::secure(provider, io, &self.tls).await.ok()?;
+        let io = ask::secure(&provider.base_url, provider.http, io, &self.tls).await.ok()?;
         let request = request(provider, Method::GET, path, own_headers(provider, &Auth::None), Bytes::new());
         ask::exchange(provider.http, io, request).await.ok().map(|answer| answer.status)
     }

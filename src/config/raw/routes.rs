@@ -8,6 +8,7 @@ use super::jurisdiction::RawJurisdiction;
 use super::lint::{self, RawAllowed};
 use super::llm::{self, RawRoute};
 use super::overload;
+use super::reload::RawReload;
 use super::risk::{self, RawRisk};
 use super::traces::RawTraces;
 use super::webhook::RawWebhook;
@@ -15,8 +16,8 @@ use crate::config::error::Code;
 use crate::config::read::{ANY_LIMIT, Table, Value};
 use crate::config::report::Field;
 
-const KEYS: [&str; 10] =
-    ["version", "lint", "limits", "caller", "model", "risk", "jurisdiction", "webhook", "traces", "test"];
+const KEYS: [&str; 11] =
+    ["version", "lint", "limits", "reload", "caller", "model", "risk", "jurisdiction", "webhook", "traces", "test"];
 const PLANNED: [&str; 0] = [];
 const MIB: usize = 1 << 20;
 const GIB: usize = 1 << 30;
@@ -26,6 +27,7 @@ const GIB: usize = 1 << 30;
 pub(in crate::config) struct RawRoutes {
     pub(in crate::config) allowed: Vec<RawAllowed>,
     pub(in crate::config) limits: Option<RawLimits>,
+    pub(in crate::config) reload: Option<RawReload>,
     pub(in crate::config) callers: Vec<RawCaller>,
     pub(in crate::config) models: Vec<RawRoute>,
     pub(in crate::config) risk: Option<RawRisk>,
@@ -75,6 +77,7 @@ impl RawRoutes {
         Self {
             allowed: root.get("lint").map(|value| lint::allowed(&value)).unwrap_or_default(),
             limits: root.get("limits").and_then(|value| limits(&value)),
+            reload: root.get("reload").and_then(|value| RawReload::read(&value)),
             callers: root
                 .get("caller")
                 .map(|value| value.tables().iter().map(RawCaller::read).collect())

@@ -26,6 +26,7 @@ pub(super) const ROOT: &[Key] = &[
     key("webhook", List(&Table(WEBHOOK)), "Where a tenant is told of late verdicts, one [[webhook]] for each tenant."),
     key("traces", Table(TRACES), "Where OpenTelemetry spans are sent. Default: nowhere."),
     key("limits", Table(LIMITS), "Bounds for everybody together."),
+    key("reload", Table(RELOAD), "What becomes of a configuration after it was put in force."),
     key("test", List(&Table(TEST)), "What a call must come to, one [[test]] each; a file whose tests fail is refused."),
 ];
 
@@ -447,6 +448,19 @@ const WEBHOOK: &[Key] = &[
     must("url", Form("^https?://"), "Where notices are posted."),
     key("allow_private", Flag, "The address may be this machine or a private network. Default: false."),
     must("auth", Table(AUTH), "The key that signs notices, kind di-hmac."),
+];
+
+const RELOAD: &[Key] =
+    &[key("roll_back", Table(ROLL_BACK), "When the configuration from before is put back by itself. Default: never.")];
+
+const ROLL_BACK: &[Key] = &[
+    must(
+        "worse_than",
+        Number(0.0, 1.0),
+        "By how much the share of failed requests may be above that of the minute before: above 0, up to 1.",
+    ),
+    key("within", Duration, "How long a configuration is on trial: 5s to 10m. Default: 60s."),
+    key("least", Whole(10, 1_000_000), "As many requests must have ended on it. Default: 50."),
 ];
 
 const LIMITS: &[Key] = &[

@@ -43,27 +43,27 @@ pub(super) struct Counter {
     tally: Tally,
     slot_ms: u64,
     most: usize,
-    rows: HashMap<Key, Row>,
+    pub(super) rows: HashMap<Key, Row>,
     /// Of all rows.
-    cells: usize,
+    pub(super) cells: usize,
     /// The last slot in which a key found no room.
-    turned_away: Option<u32>,
+    pub(super) turned_away: Option<u32>,
     /// The last slot in which expired rows were looked for.
-    swept: Option<u32>,
+    pub(super) swept: Option<u32>,
 }
 
 #[derive(Default)]
-struct Row {
-    cells: Vec<Cell>,
+pub(super) struct Row {
+    pub(super) cells: Vec<Cell>,
     /// The last slot in which something of this key was lost.
-    lost: Option<u32>,
+    pub(super) lost: Option<u32>,
 }
 
 #[derive(Clone, Copy)]
-struct Cell {
-    slot: u32,
+pub(super) struct Cell {
+    pub(super) slot: u32,
     /// An amount, or a hash.
-    what: i64,
+    pub(super) what: i64,
 }
 
 impl Row {
@@ -84,6 +84,12 @@ impl Counter {
     /// Empty; the window in milliseconds, at least a minute.
     pub(super) fn new(tally: Tally, window_ms: u64, most: usize) -> Self {
         let slot_ms = window_ms.div_ceil(u64::from(SLOTS)).max(1);
+        Self { tally, slot_ms, most, rows: HashMap::new(), cells: 0, turned_away: None, swept: None }
+    }
+
+    /// One that counts in the same way, and has nothing yet.
+    pub(super) fn emptied(&self) -> Self {
+        let Self { tally, slot_ms, most, .. } = *self;
         Self { tally, slot_ms, most, rows: HashMap::new(), cells: 0, turned_away: None, swept: None }
     }
 
@@ -137,7 +143,7 @@ impl Counter {
     }
 
     /// The slot that runs, and the oldest that counts.
-    fn slots(&self, now_ms: u64) -> (u32, u32) {
+    pub(super) fn slots(&self, now_ms: u64) -> (u32, u32) {
         let slot = u32::try_from(now_ms / self.slot_ms).unwrap_or(u32::MAX);
         (slot, slot.saturating_sub(SLOTS))
     }

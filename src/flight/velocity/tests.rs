@@ -294,3 +294,35 @@ fn attempts_are_recognised_for_a_day_and_in_bounded_memory() {
     assert!(!seen.note(name(2), 3 * SEEN_FOR_MS));
     assert!(seen.younger.len() + seen.older.len() <= 2 * MOST_SEEN);
 }
+
+#[tokio::test(start_paused = true)]
+async fn numbers_go_on_in_the_next_process_and_what_was_counted_is_not_counted_again() {
+    let before = Fixture::new(all_measures());
+    let first = assessment(1, "d", "c1", "1.50");
+    assert_eq!(before.numbers("t", &first, "body"), [1, 150, 0, 1, 1, 0]);
+    tokio::time::advance(Duration::from_secs(1_800)).await;
+    let carried = before.velocity.carried(1_000_000).unwrap();
+    assert!(carried.left_out.is_empty());
+    let next = |unix_ms| {
+        let mut rules = all_measures();
+        // Another definition begins anew.
+        rules[1].window = Duration::from_secs(60);
+        let mut next = Fixture::new(rules);
+        next.velocity = Velocity::new([8; 32]);
+        next.velocity.adopt(&next.rules, &next.metrics);
+        assert_eq!(next.velocity.go_on(&carried.bytes, unix_ms), Some(5));
+        next
+    };
+    let soon = next(1_010_000);
+    assert_eq!(soon.numbers("t", &first, "body"), [1, 0, 0, 1, 1, 0], "known already");
+    assert_eq!(soon.numbers("t", &assessment(2, "d", "c2", "0.01"), ""), [2, 1, 0, 2, 2, 0]);
+    assert_eq!(soon.velocity.go_on(&carried.bytes, 0), None, "once");
+    let late = next(1_000_000 + 1_900_000);
+    assert_eq!(late.numbers("t", &assessment(2, "d", "c2", "0.01"), ""), [1, 1, 0, 1, 1, 0], "an hour is over");
+    let back = next(0);
+    assert_eq!(back.numbers("t", &assessment(2, "d", "c2", "0.01"), "")[0], 2, "a clock that was set back");
+    assert!(Fixture::new(all_measures()).velocity.carried(0).is_none(), "nothing was counted");
+    let mut torn = carried.bytes.clone();
+    torn.pop();
+    assert!(Velocity::new([9; 32]).go_on(&torn, 0).is_none());
+}

@@ -2,8 +2,8 @@
 //!
 //! It remembers; whether what it remembers may be given again is asked of [`domain::reuse`](crate::domain::reuse), under
 //! the lock under which the use is booked, so that two calls at once cannot take the same last use. Everything it knows
-//! about people is peppered hashes. It lives in this process: it survives reloads, whose rules make old decisions
-//! unusable by themselves, and no restart.
+//! about people is peppered hashes. It lives in this process: it survives reloads, as [`Lineage`] and the guards allow, and
+//! no restart.
 //!
 //! Epochs are numbers of one counter. What began before a bump of its payer, its merchant or its provider's model is worth
 //! nothing, also if it was still on its way. When there are too many bumps to remember, everything that began before now is
@@ -18,7 +18,9 @@ use moka::sync::Cache as Moka;
 use sha2::{Digest, Sha256};
 use tokio::time::Instant;
 
+use super::lineage::Lineage;
 use crate::config::reuse::ReusePolicy;
+use crate::config::table::RiskRoute;
 use crate::domain::agreement::{Agreed, Standing};
 use crate::domain::clock;
 use crate::domain::decision::{Action, Decision, DecisionSource};
@@ -48,6 +50,7 @@ pub struct DecisionCache {
     people: Moka<Mark, Arc<Mutex<Vec<Remembered>>>>,
     epochs: Mutex<Epochs>,
     standings: Mutex<HashMap<Mark, Standing>>,
+    lineage: Lineage,
 }
 
 /// One attempt as memory knows it.
@@ -105,6 +108,7 @@ impl DecisionCache {
             people: Moka::builder().max_capacity(MOST_PEOPLE).time_to_live(LIFE).build(),
             epochs: Mutex::default(),
             standings: Mutex::default(),
+            lineage: Lineage::default(),
         }
     }
 
@@ -115,6 +119,15 @@ impl DecisionCache {
         match user {
             Some(user) => self.epochs().bump_person(self.person(tenant, merchant, user)),
             None => self.epochs().bump_merchant(merchant_mark),
+        }
+    }
+
+    /// Another configuration decides. Where the route changed in nothing, earlier decisions are as good as before.
+    pub fn rules_change(&self, before: &RiskRoute, after: &RiskRoute) {
+        if before.decides_as(after) {
+            self.lineage.goes_on(&before.ruling.applied.version, &after.ruling.applied.version);
+        } else {
+            self.lineage.begins(&after.ruling.applied.version);
         }
     }
 
@@ -162,6 +175,11 @@ impl DecisionCache {
             epoch,
             model_epoch,
         };
+        if known.ruling.applied.version != wanted.ruling.applied.version
+            && self.lineage.is_one(&known.ruling, wanted.ruling)
+        {
+            known.ruling = Arc::clone(&facts.ruling);
+        }
         if let Some(guard) = refused_by(terms, known, &wanted) {
             return Err(Nothing::Refused(guard));
         }

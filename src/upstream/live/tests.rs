@@ -50,6 +50,16 @@ async fn an_open_breaker_stays_open_across_a_reload() {
 }
 
 #[tokio::test]
+async fn what_a_breaker_learned_about_an_address_says_nothing_about_another() {
+    let old = fleet(&table(), &nobody());
+    let judge = UpstreamId::new("judge");
+    old.upstreams[&judge].health.trip(Instant::now(), Duration::from_secs(9));
+    let moved = with(PROVIDERS[2], "https://judge.example\"", "https://judge.example:8443\"");
+    let new = rebuilt(&table_of(&[PROVIDERS[0], PROVIDERS[1], &moved]), &old);
+    assert_eq!(new.upstreams[&judge].health.state(Instant::now()), State::Closed);
+}
+
+#[tokio::test]
 async fn another_address_has_other_connections_and_other_tokens_but_the_same_bulkhead() {
     let old = fleet(&table(), &nobody());
     let moved = with(PROVIDERS[2], "https://judge.example\"", "https://judge.example/new\"");

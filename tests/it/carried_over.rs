@@ -1,0 +1,95 @@
+//! What a planned restart must not forget: how often somebody tried, and what merchants spent.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+
+use serde_json::{Value, json};
+
+use crate::process::{Client, PATIENCE, Sandbox, Site, wait_until};
+use crate::takeover::{KEY, Served};
+
+const COUNTER: &str = "\n[[risk.velocity]]\nname = \"tries\"\nby = \"user\"\nmeasure = \"count\"\nwindow = \"1h\"\n\
+                       limit = 3\nover = \"REJECT\"\n";
+
+fn pay(served: &Served, number: u32) -> Value {
+    let body = json!({
+        "out_trade_no": format!("p{number}"), "total_amount": "1.13", "currency": "CNY", "subject": "a",
+        "merchant": { "id": "m1" }, "user": { "id": "u1" },
+    });
+    let key = [("authorization".to_owned(), format!("Bearer {KEY}"))];
+    let answer = Client::to(served.data).call("POST", "/v1/risk/assessments", &key, &body.to_string()).unwrap();
+    assert_eq!(answer.status, 200, "{answer:?}");
+    answer.json()
+}
+
+fn is_over(answer: &Value) -> bool {
+    answer["reasons"].to_string().contains("velocity.tries")
+}
+
+#[test]
+fn row_43_velocity_counters_outlive_a_takeover_and_a_restart_but_no_crash() {
+    let upstream = Sandbox::start(&Site::new(), &[]);
+    let site = Served::site(&upstream);
+    let routes = fs::read_to_string(site.path("routes.toml")).unwrap();
+    site.write("routes.toml", &format!("{routes}{COUNTER}"));
+    let kept = site.path("data/velocity.bin");
+    let start = || Served::start(&site, &upstream, &["--takeover", "takeover"]);
+
+    let first = start();
+    for number in 1..=3 {
+        assert!(!is_over(&pay(&first, number)), "{number}");
+    }
+    let second = start();
+    assert!(!kept.exists(), "nobody goes on from it twice");
+    assert!(!is_over(&pay(&second, 3)), "asked again, and not counted again");
+    assert!(is_over(&pay(&second, 4)), "the fourth");
+    first.stop();
+    second.stop();
+    assert_eq!(fs::metadata(&kept).unwrap().permissions().mode() & 0o777, 0o600);
+
+    let third = start();
+    wait_until(PATIENCE, "the log", || third.log().contains("velocity counters go on"));
+    assert!(!kept.exists() && is_over(&pay(&third, 5)), "the fifth");
+    third.signal("KILL");
+    drop(third);
+    let fourth = start();
+    assert!(!is_over(&pay(&fourth, 6)), "a crash leaves nothing");
+    fourth.stop();
+
+    // A file of somebody else stops nothing.
+    fs::write(&kept, "nothing of the kind").unwrap();
+    let fifth = start();
+    assert!(!is_over(&pay(&fifth, 7)) && !kept.exists());
+    wait_until(PATIENCE, "the log", || fifth.log().contains("the file of the last ones is broken"));
+    fifth.stop();
+}
+
+#[test]
+fn row_43_what_callers_and_merchants_spent_outlives_a_takeover_and_a_restart() {
+    let upstream = Sandbox::start(&Site::new(), &[]);
+    let site = Served::site(&upstream);
+    let routes = fs::read_to_string(site.path("routes.toml")).unwrap();
+    let budget = "\n[[risk.budget]]\nmerchant = \"m1\"\ntenant = \"shop\"\namount = \"100 CNY\"\nper = \"month\"\n\
+                  when_spent = \"score\"\n";
+    let routes =
+        routes.replace("allow = [\"*\"]", "allow = [\"*\"]\nbudget = { amount = \"500.00 CNY\", per = \"month\" }");
+    site.write("routes.toml", &format!("{routes}{budget}"));
+    let spent = |served: &Served| {
+        let status = served.status();
+        let of = |list: &str| status[list][0].clone();
+        let caller = of("callers")["budgets"][0]["spent"].clone();
+        (caller, of("merchant_budgets")["spent"].clone())
+    };
+    let start = || Served::start(&site, &upstream, &["--takeover", "takeover"]);
+    let first = start();
+    (1..=5).for_each(|number| drop(pay(&first, number)));
+    let before = spent(&first);
+    assert!(before.0.is_string() && before.1.is_string() && before.1 != "0 CNY", "{before:?} {}", first.status());
+    let second = start();
+    assert_eq!(spent(&second), before);
+    first.stop();
+    second.stop();
+    let third = start();
+    assert_eq!(spent(&third), before);
+    third.stop();
+}
