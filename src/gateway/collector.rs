@@ -203,7 +203,7 @@ fn request(traces: &Traces, message: Bytes) -> http::Result<Request<Full<Bytes>>
 /// A connection for each message: there is at most one a second, or one for each batch.
 async fn exchange(dial: &dyn Dial, traces: &Traces, request: Request<Full<Bytes>>) -> io::Result<(StatusCode, Bytes)> {
     let url = &traces.url;
-    let origin = Origin { tls: url.tls, host: url.host.clone(), port: url.port, allow_private: true };
+    let origin = Origin::usual(url, true);
     let (mut sender, connection) =
         handshake(TokioIo::new(dial.dial(&origin, traces.timeout).await?)).await.map_err(io::Error::other)?;
     let answered = async move {
