@@ -54,6 +54,27 @@ impl Judge {
     }
 }
 
+#[tokio::test]
+async fn c7_a_signature_holds_over_http_2_as_well() {
+    let judge = Judge::new();
+    let behind = judge.alipay.clone();
+    let dial = Memory::scripted(move |_, io| {
+        let alipay = behind.clone();
+        let service = hyper::service::service_fn(move |request| {
+            let alipay = alipay.clone();
+            async move { alipay.handle(request).await }
+        });
+        let io = hyper_util::rt::TokioIo::new(io);
+        let served = hyper::server::conn::http2::Builder::new(hyper_util::rt::TokioExecutor::new());
+        async move { drop(served.serve_connection(io, service).await) }
+    });
+    let over_http_2 = PROVIDERS.map(|text| format!("http = \"2\"\n{text}"));
+    let texts: Vec<&str> = over_http_2.iter().map(String::as_str).collect();
+    let upstream = Arc::clone(&fleet(&table_of(&texts), &dial).upstreams[&crate::domain::id::UpstreamId::new("judge")]);
+    send(attempt(risk_call("T-1", "88.88")), upstream).await.unwrap();
+    assert_eq!((judge.scored().len(), dial.dialled()), (1, 1), "token and decision on one connection");
+}
+
 #[test]
 fn an_attempt_is_small_enough_to_be_moved_to_the_heap_for_each_call() {
     let upstream = live("agg/fast", &Memory::scripted(|_, _| async {}));
