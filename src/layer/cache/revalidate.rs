@@ -70,7 +70,8 @@ impl Question {
             stored.turn.pause();
             return None;
         };
-        let context = CallContext { trail: Trail::default(), ..(*call.context).clone() };
+        // Its attempt is told in nobody's trace, so the provider is shown none.
+        let context = CallContext { trail: Trail::default(), trace: None, ..(*call.context).clone() };
         let asking = Call { context: Arc::new(context), ..call.clone() };
         let newer = || self.stored().filter(|found| found.is_fresh() && !Arc::ptr_eq(found, stored));
         let lead = || self.lead(asking.clone(), inner.clone());
