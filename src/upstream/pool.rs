@@ -82,6 +82,8 @@ struct Line {
     driver: AbortHandle,
     /// True once it has served, or lain idle: its other side may just be closing it.
     used: bool,
+    /// Where it goes back to once its answer was read; absent while it waits, and if it serves nobody after this.
+    home: Option<Arc<Pool>>,
 }
 
 impl Drop for Line {
@@ -200,7 +202,7 @@ impl Pool {
     ) -> Result<Response<UpstreamBody>, ExchangeError> {
         let mut response = self.exchange_fresh(request, connect).await?;
         if let Some(lease) = &mut response.body_mut().lease {
-            lease.pool = None;
+            lease.home = None;
         }
         Ok(response)
     }
@@ -213,8 +215,8 @@ impl Pool {
         let reused = std::mem::replace(&mut line.used, true);
         match line.sender.try_send_request(*request).await {
             Ok(response) => {
-                let lease = Lease { line, pool: Some(Arc::clone(self)) };
-                let mut response = response.map(|body| UpstreamBody { body, lease: Some(lease), stream: None });
+                line.home = Some(Arc::clone(self));
+                let mut response = response.map(|body| UpstreamBody { body, lease: Some(line), stream: None });
                 // Nobody reads a body that has nothing in it.
                 if response.body().is_over() {
                     response.body_mut().release();
@@ -268,7 +270,7 @@ impl Pool {
                 builder.handshake(TokioIo::new(Interim::new(io))).await.map_err(io::Error::other)?;
             // The driver ends with its line, or when the peer closes.
             let driver = tokio::spawn(connection).abort_handle();
-            Ok(Box::new(Line { sender, driver, used: false }))
+            Ok(Box::new(Line { sender, driver, used: false, home: None }))
         };
         timeout(limit, open).await.unwrap_or_else(|_| Err(late()))
     }
@@ -353,16 +355,10 @@ impl ExchangeError {
     }
 }
 
-struct Lease {
-    line: Box<Line>,
-    /// Absent if it serves nobody after this.
-    pool: Option<Arc<Pool>>,
-}
-
 /// A response body that gives its connection back when it was read to its end, and closes it when it was not.
 pub struct UpstreamBody {
     body: Incoming,
-    lease: Option<Lease>,
+    lease: Option<Box<Line>>,
     /// Its place on a connection with others.
     stream: Option<Stream>,
 }
@@ -395,7 +391,9 @@ impl UpstreamBody {
 
     fn release(&mut self) {
         self.stream = None;
-        if let Some(Lease { line, pool: Some(pool) }) = self.lease.take() {
+        if let Some(mut line) = self.lease.take()
+            && let Some(pool) = line.home.take()
+        {
             pool.put_back(line);
         }
     }
