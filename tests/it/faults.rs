@@ -75,8 +75,8 @@ async fn row_4_a_payment_waits_150_ms_for_a_connection_and_then_for_nothing() {
         assert_eq!((answer.status, &answer.json()["source"]), (200, &json!("fallback")));
         let tried = world.net.dialled("alipay") - dialled;
         dialled += tried;
-        // Once more, after a pause of 50 ms, as long as the retry budget allows.
-        let most = u32::try_from(tried).unwrap() * 150 * MS + 50 * MS;
+        // Once more, after a pause of 50 ms and up to a quarter more, as long as the retry budget allows.
+        let most = u32::try_from(tried).unwrap() * 150 * MS + 63 * MS;
         assert!(tried <= 2 && answer.took <= most + 5 * MS, "{number}: {tried} in {:?}", answer.took);
         assert!(number < 5 || answer.took <= 5 * MS, "{number}: {:?}", answer.took);
     }
@@ -169,7 +169,11 @@ async fn row_12_an_outage_of_all_costs_hardly_an_attempt_and_ends_within_five_se
         let answers: Vec<Answer> = answers.collect();
         assert!(answers.iter().all(|answer| [502, 503].contains(&answer.status)));
         assert!(attempts * 10 <= answers.len() * 11, "{model}: {attempts} attempts for {} requests", answers.len());
-        assert!(p99(answers.iter()) <= 60 * MS, "with the one pause before a retry: {:?}", p99(answers.iter()));
+        assert!(
+            p99(answers.iter()) <= 73 * MS,
+            "with the one pause, of 63 ms at most, before a retry: {:?}",
+            p99(answers.iter())
+        );
         let refused = answers.iter().filter(|answer| answer.status == 503);
         refused.for_each(|answer| {
             assert!(answer.took <= 20 * MS, "{:?}", answer.took);

@@ -192,6 +192,19 @@ async fn f3_streams_that_a_goaway_leaves_out_are_moved_and_those_it_names_are_fi
     assert_eq!(dial.dialled(), 2);
 }
 
+/// A GOAWAY that counts a stream among those looked at, and then nothing more: it must not be asked a second time.
+#[tokio::test]
+async fn f3_a_stream_that_a_goaway_names_and_leaves_unanswered_may_have_been_heard() {
+    for reason in [0, 2, 11] {
+        let dial =
+            Memory::scripted(move |_, mut io| async move { frames::leave_after_the_first(&mut io, reason).await });
+        let pool = pool(&dial);
+        let error = pool.exchange(question("q"), CONNECT).await.err().unwrap();
+        assert!(matches!(error, ExchangeError::Broken { sent: Sent::Maybe, .. }), "{reason}: {error:?}");
+        assert_eq!(dial.dialled(), 1, "{reason}");
+    }
+}
+
 #[tokio::test]
 async fn f3_a_connection_that_breaks_under_a_request_may_have_been_heard() {
     let dial = Memory::scripted(|_, io| async move {
@@ -327,6 +340,16 @@ mod frames {
     pub(super) async fn begin(io: &mut DuplexStream) {
         io.read_exact(&mut [0; 24]).await.unwrap();
         write(io, SETTINGS, 0, 0, &[]).await;
+    }
+
+    pub(super) async fn leave_after_the_first(io: &mut DuplexStream, reason: u32) {
+        begin(io).await;
+        loop {
+            if let (HEADERS, stream) = next(io).await {
+                write(io, GOAWAY, 0, 0, &[stream.to_be_bytes(), reason.to_be_bytes()].concat()).await;
+                return;
+            }
+        }
     }
 
     pub(super) async fn serve_first_of_two(io: &mut DuplexStream) {
