@@ -141,7 +141,7 @@ impl Trust {
         let builder = builder.with_safe_default_protocol_versions().map_err(|error| error.to_string())?;
         let known = self.ca.as_deref().map(read).transpose()?.unwrap_or_default();
         let judge = judge(&known, &provider).map_err(|error| format!("there is no trust store to use: {error}"))?;
-        let verifier = Arc::new(Known { certificates: known, judge, provider });
+        let verifier = Arc::new(Known { certificates: known, judge });
         Ok(Arc::new(builder.dangerous().with_custom_certificate_verifier(verifier).with_no_client_auth()))
     }
 }
@@ -194,7 +194,6 @@ fn judge(known: &[CertificateDer<'_>], provider: &Arc<CryptoProvider>) -> Result
 struct Known {
     certificates: Vec<CertificateDer<'static>>,
     judge: Arc<dyn ServerCertVerifier>,
-    provider: Arc<CryptoProvider>,
 }
 
 impl fmt::Debug for Known {
@@ -225,8 +224,7 @@ impl ServerCertVerifier for Known {
         cert: &CertificateDer<'_>,
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        let algorithms = &self.provider.signature_verification_algorithms;
-        rustls::crypto::verify_tls12_signature(message, cert, dss, algorithms)
+        self.judge.verify_tls12_signature(message, cert, dss)
     }
 
     fn verify_tls13_signature(
@@ -235,12 +233,11 @@ impl ServerCertVerifier for Known {
         cert: &CertificateDer<'_>,
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        let algorithms = &self.provider.signature_verification_algorithms;
-        rustls::crypto::verify_tls13_signature(message, cert, dss, algorithms)
+        self.judge.verify_tls13_signature(message, cert, dss)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.provider.signature_verification_algorithms.supported_schemes()
+        self.judge.supported_verify_schemes()
     }
 }
 
