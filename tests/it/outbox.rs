@@ -48,7 +48,10 @@ impl Receiver {
                     }
                 }
                 let mut body = vec![0; length];
-                stream.read_exact(&mut body).unwrap();
+                // A process that is killed may leave half a notice behind: that was not received.
+                if length == 0 || stream.read_exact(&mut body).is_err() {
+                    continue;
+                }
                 kept.lock().unwrap().push((id, String::from_utf8(body).unwrap()));
                 let status = now.load(Ordering::SeqCst);
                 let _ =
