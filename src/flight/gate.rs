@@ -16,7 +16,7 @@ use tokio::time::Instant;
 use crate::config::table::Limits;
 use crate::domain::overload::{Class, Stage};
 use crate::flight::error::CallError;
-use crate::flight::shares::{Shares, Standing};
+use crate::flight::shares::{Asking, Shares, Standing};
 use crate::telemetry::labels::ShedReason;
 use crate::telemetry::metrics::Metrics;
 
@@ -166,22 +166,27 @@ impl Gate {
         // More than this is refused for its size, and until then only so much of it would be read.
         let kib = wish.bytes.map_or(STEP_KIB, |bytes| kib(bytes.min(largest as u64)));
         let Some(taken) = take(&self.in_flight, 1, room.places) else {
-            self.places.want(wish.standing.seat, wish.now);
+            // Asked all the same: that somebody with less was refused is to be remembered.
+            let _ = class == Class::Risk || self.places.may_have(&wish.asking(&self.places, room.places, room.places));
             return Err(ShedReason::InFlight);
         };
         let Some(weighed) = take(&self.kib, kib, room.kib) else {
             self.in_flight.fetch_sub(1, Relaxed);
-            self.weights.want(wish.standing.seat, wish.now);
+            let _ = class == Class::Risk || self.weights.has_its_part(&wish.asking(&self.weights, room.kib, room.kib));
             return Err(ShedReason::Bytes);
         };
         let admitted = Admitted { gate: Arc::clone(self), kib, standing: wish.standing, growth: None };
         if class != Class::Risk {
             let (places, weight) = (self.places.add(wish.standing.seat, 1), self.weights.add(wish.standing.seat, kib));
+            let seat = wish.standing.seat;
+            let asking = |held, taken, room| Asking { seat, held, taken, room, now: wish.now };
+            let fair = |fair: bool| if fair { Ok(()) } else { Err(ShedReason::CallerShare) };
             if taken >= Shares::crowded(room.places) {
-                fair(&self.places, wish, (places, room.places))?;
+                fair(self.places.may_have(&asking(places, taken, room.places)))?;
             }
+            // Bodies differ in size: what one of them found free says little of the next.
             if weighed + kib > Shares::crowded(room.kib) {
-                fair(&self.weights, wish, (weight, room.kib))?;
+                fair(!self.weights.has_its_part(&asking(weight, weighed, room.kib)))?;
             }
         }
         Ok(admitted)
@@ -213,6 +218,13 @@ impl Gate {
         let all = all.min(self.most_kib.load(Relaxed));
         let beside = if class == Class::Risk { one / 10 + kib(limits.risk_body_bytes as u64) } else { 0 };
         Room { places: class.share(small(limits.in_flight)), kib: class.share(all).max(one.saturating_add(beside)) }
+    }
+}
+
+impl Wish {
+    fn asking(&self, of: &Shares, taken: u32, room: u32) -> Asking {
+        let Standing { seat, .. } = self.standing;
+        Asking { seat, held: of.held(seat), taken, room, now: self.now }
     }
 }
 
@@ -269,13 +281,6 @@ impl Drop for Growth {
             self.gate.weights.sub(self.standing.seat, kib);
         }
     }
-}
-
-/// Whether a caller that held so much of a crowded room may have more.
-#[cold]
-fn fair(shares: &Shares, wish: &Wish, (held, room): (u32, u32)) -> Result<(), ShedReason> {
-    let over = shares.has_its_part(wish.standing.seat, held, room, wish.now);
-    if over { Err(ShedReason::CallerShare) } else { Ok(()) }
 }
 
 /// Adds to a counter unless it would come to more than `most`: no other ever sees a number beyond it. What it was before.
