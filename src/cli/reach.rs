@@ -14,9 +14,7 @@ use std::time::Duration;
 use clap::Args;
 use http::Uri;
 use http::uri::Authority;
-use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{
@@ -25,7 +23,9 @@ use rustls::{
 
 use super::secrets::Environment;
 use super::serve::ADMIN_TOKEN;
+use crate::config::tls::Roots;
 use crate::domain::secret::SecretSource;
+use crate::upstream::secure;
 
 const CONNECT: Duration = Duration::from_secs(3);
 /// No chain and no bundle of authorities is larger.
@@ -136,13 +136,10 @@ impl Trust {
     /// # Errors
     /// A sentence for the person who gave the file.
     pub(super) fn config(&self) -> Result<Arc<ClientConfig>, String> {
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let builder = ClientConfig::builder_with_provider(Arc::clone(&provider));
-        let builder = builder.with_safe_default_protocol_versions().map_err(|error| error.to_string())?;
         let known = self.ca.as_deref().map(read).transpose()?.unwrap_or_default();
-        let judge = judge(&known, &provider).map_err(|error| format!("there is no trust store to use: {error}"))?;
-        let verifier = Arc::new(Known { certificates: known, judge });
-        Ok(Arc::new(builder.dangerous().with_custom_certificate_verifier(verifier).with_no_client_auth()))
+        let judge = judge(&known).map_err(|error| format!("there is no trust store to use: {error}"))?;
+        let config = secure::client(Arc::new(Known { certificates: known, judge }));
+        config.map(Arc::new).map_err(|error| error.to_string())
     }
 }
 
@@ -174,20 +171,14 @@ fn read(file: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
     if read.is_empty() { Err(cannot(&"there is none in it")) } else { Ok(read) }
 }
 
-/// Those in the file as authorities; without any the operating system's trust store, or the bundled roots.
-fn judge(known: &[CertificateDer<'_>], provider: &Arc<CryptoProvider>) -> Result<Arc<dyn ServerCertVerifier>, Error> {
-    if known.is_empty()
-        && let Ok(verifier) = rustls_platform_verifier::Verifier::new(Arc::clone(provider))
-    {
-        return Ok(Arc::new(verifier));
-    }
-    let mut roots = RootCertStore { roots: Vec::new() };
+/// Those in the file as authorities; without any whom a provider without settings of its own is judged by.
+fn judge(known: &[CertificateDer<'static>]) -> Result<Arc<dyn ServerCertVerifier>, Error> {
     if known.is_empty() {
-        roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned());
+        return secure::verifier(&Roots::Usual);
     }
+    let mut roots = RootCertStore::empty();
     roots.add_parsable_certificates(known.iter().cloned());
-    let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), Arc::clone(provider)).build();
-    Ok(verifier.map_err(|error| Error::General(error.to_string()))?)
+    secure::believing(Arc::new(roots))
 }
 
 /// Believes certificates it knows, and asks the usual judge about others.

@@ -28,7 +28,7 @@ const MOST_PROVIDER_FILES: usize = 1000;
 /// Others may neither read nor change a private key.
 const OTHERS: u32 = 0o007;
 /// The keys of `[tls]` that name files.
-const PEM_KEYS: [&str; 3] = ["ca", "client_cert", "client_key"];
+const PEM_KEYS: [&str; 4] = ["ca", "crl", "client_cert", "client_key"];
 
 /// Reads `routes.toml` and the provider files.
 ///

@@ -47,6 +47,7 @@ mod catalog;
 mod checks;
 mod client_certs;
 mod counters;
+mod crl;
 mod descriptor;
 mod keys;
 mod laws;

@@ -7,9 +7,11 @@ use std::fmt;
 use std::sync::Arc;
 
 use rustls::RootCertStore;
+use rustls::pki_types::CertificateRevocationListDer;
 use rustls::sign::CertifiedKey;
 use sha2::{Digest, Sha256};
 
+use super::crl::Lists;
 use super::leaf::Validity;
 
 /// The version of HTTP that is spoken to a provider.
@@ -46,10 +48,11 @@ pub enum Roots {
     Own(OwnRoots),
 }
 
-/// Authorities from a file. Compared by the file's content.
+/// Authorities from a file, and what they have revoked. Compared by the files' content.
 #[derive(Clone)]
 pub struct OwnRoots {
     pub(super) store: Arc<RootCertStore>,
+    pub(super) revoked: Lists,
     pub(super) digest: [u8; 32],
 }
 
@@ -77,7 +80,10 @@ impl TlsSettings {
             Roots::Usual => None,
             Roots::Bundled => Some("bundled roots".to_owned()),
             Roots::System => Some("system roots".to_owned()),
-            Roots::Own(own) => Some(format!("own authorities ({})", own.store.len())),
+            Roots::Own(own) => Some(match own.revoked.len() {
+                0 => format!("own authorities ({})", own.store.len()),
+                lists => format!("own authorities ({}), revocation lists ({lists})", own.store.len()),
+            }),
         };
         let client = self.client.as_ref().map(|client| format!("client certificate until {}", day(client.validity)));
         roots.into_iter().chain(client).collect::<Vec<_>>().join(", ")
@@ -100,6 +106,11 @@ impl OwnRoots {
     /// The authorities.
     pub fn store(&self) -> &Arc<RootCertStore> {
         &self.store
+    }
+
+    /// What they have revoked; without any nothing is looked up.
+    pub fn revoked(&self) -> &[CertificateRevocationListDer<'static>] {
+        &self.revoked
     }
 }
 

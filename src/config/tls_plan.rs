@@ -8,6 +8,7 @@ use std::sync::Arc;
 use rustls::RootCertStore;
 use sha2::{Digest, Sha256};
 
+use super::crl::{self, Lists};
 use super::error::Code;
 use super::leaf;
 use super::mask;
@@ -44,17 +45,35 @@ impl Securing<'_> {
     }
 
     fn roots(&self, tls: &RawTls) -> Roots {
-        let Some(path) = &tls.ca else { return tls.trust.as_ref().map_or(Roots::Usual, |trust| trust.value.clone()) };
+        let Some(path) = &tls.ca else {
+            if let Some(crl) = &tls.crl {
+                let mistake =
+                    crl.mistake(Code::Conflict, "revocation lists count only beside the authorities they are of");
+                self.report.add(mistake.hint("name the authorities' file as well: ca = \"ca.pem\""));
+            }
+            return tls.trust.as_ref().map_or(Roots::Usual, |trust| trust.value.clone());
+        };
         if let Some(trust) = &tls.trust {
             let mistake = trust.mistake(Code::Conflict, "with `ca` only the authorities of that file are trusted");
             self.report.add(mistake.hint("remove one of the two"));
         }
-        let Some(file) = self.file(path, "the authorities' certificates") else {
-            return Roots::Own(OwnRoots { store: Arc::new(RootCertStore::empty()), digest: [0; 32] });
+        let file = self.file(path, "the authorities' certificates");
+        let bytes = file.as_ref().map_or(&[][..], |file| file.content.expose());
+        let store = file.as_ref().and_then(|_| self.sound(path, pem::authorities(bytes)));
+        let store = Arc::new(store.unwrap_or_else(RootCertStore::empty));
+        let digest = file.as_ref().map_or([0; 32], |_| Sha256::digest(bytes).into());
+        let Some((revoked, lists)) = self.revoked(tls, &store) else {
+            return Roots::Own(OwnRoots { store, revoked: Lists::default(), digest });
         };
-        let bytes = file.content.expose();
-        let store = self.sound(path, pem::authorities(bytes)).unwrap_or_else(RootCertStore::empty);
-        Roots::Own(OwnRoots { store: Arc::new(store), digest: Sha256::digest(bytes).into() })
+        Roots::Own(OwnRoots { store, revoked, digest: Sha256::digest([digest, lists].concat()).into() })
+    }
+
+    /// What the authorities have revoked, and its digest.
+    fn revoked(&self, tls: &RawTls, of: &Arc<RootCertStore>) -> Option<(Lists, [u8; 32])> {
+        let path = tls.crl.as_ref()?;
+        let file = self.file(path, "the authorities' revocation lists")?;
+        let lists = self.sound(path, crl::lists(file.content.expose(), of))?;
+        Some((lists, Sha256::digest(file.content.expose()).into()))
     }
 
     fn client(&self, tls: &RawTls) -> Option<ClientCertificate> {

@@ -205,13 +205,38 @@ mod tests {
     #[test]
     fn who_has_wanted_nothing_for_two_seconds_is_not_counted() {
         let shares = Shares::default();
-        let want = |seat, ms: u64| {
-            shares.want(&asking(seat, (0, 20), shares.start + Duration::from_millis(ms))).count_ones()
-        };
+        let want =
+            |seat, ms: u64| shares.want(&asking(seat, (0, 20), shares.start + Duration::from_millis(ms))).count_ones();
         assert_eq!([want(1, 0), want(2, 10), want(2, 20)], [1, 2, 2]);
         assert_eq!(want(2, 1_010), 2, "the first is still remembered");
         assert_eq!(want(2, 2_020), 1, "and now it is not");
         assert_eq!(want(3, 60_000), 1, "after a silence nobody is");
+    }
+
+    #[test]
+    fn what_is_kept_grows_when_somebody_below_its_share_is_refused_and_shrinks_when_it_stands_empty() {
+        let shares = Shares::default();
+        let at = |ms: u64| shares.start + Duration::from_millis(ms);
+        let may = |seat, held, taken, ms| shares.may_have(&asking(seat, (held, taken), at(ms)));
+        shares.add(1, 18);
+        assert!(may(1, 18, 18, 0) && may(1, 19, 19, 0), "nobody else has asked");
+        assert!(may(2, 0, 18, 100), "and left one");
+        assert!(!may(1, 18, 18, 100), "at first a tenth is kept");
+        assert!(may(1, 18, 18, 1_100) && !may(1, 18, 19, 1_100), "and then one, for nobody needed the other");
+        assert!(!may(2, 0, 20, 1_200), "none was left");
+        assert!(!may(1, 18, 18, 1_300), "so there are two again");
+        assert!(!may(1, 18, 18, 2_400), "no longer than there is reason to");
+        assert!(may(1, 18, 19, 4_500), "the other has not asked for two seconds");
+    }
+
+    #[test]
+    fn no_more_is_kept_than_others_lack_of_their_shares() {
+        let (shares, now) = (Shares::default(), Instant::now());
+        shares.add(2, 9);
+        assert!(shares.may_have(&asking(2, (9, 19), now)));
+        assert!(shares.may_have(&asking(1, (10, 18), now)) && !shares.may_have(&asking(1, (10, 19), now)));
+        shares.add(2, 1);
+        assert!(shares.may_have(&asking(1, (10, 19), now)), "it has its share");
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! How a configuration does: how many of its requests ended, and how many of those failed.
 //!
-//! It counts only what says something about a configuration: complete answers, and failures of ours or of a provider. What
-//! callers did wrong, and who went away, says nothing either way. When it is asked, and what follows, is `gateway/trial.rs`.
+//! It counts only what says something about a configuration: complete answers, failures of ours or of a provider, and what a
+//! provider refused. What we refused because callers were wrong, and who went away, says nothing either way. When it is asked, and what follows, is `gateway/trial.rs`.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -30,7 +30,7 @@ pub struct Counted {
 pub enum Fared {
     /// It was answered.
     Well,
-    /// We or a provider failed it.
+    /// We or a provider failed it, or a provider refused it.
     Badly,
     /// Nothing: its caller was wrong, over a limit, or gone.
     Neither,

@@ -13,7 +13,7 @@ use tower::{Layer, Service};
 use crate::domain::decision::{DecisionSource, FallbackReason};
 use crate::domain::id::RequestId;
 use crate::domain::operation::Operation;
-use crate::domain::outcome::End;
+use crate::domain::outcome::{End, FailureClass};
 use crate::flight::arrival::{Arrival, Pinned};
 use crate::flight::reply::{Ended, ReplyBody};
 use crate::flight::showing::Fared;
@@ -298,8 +298,17 @@ fn fared(outcome: RequestOutcome, head: Option<Head>, story: &Story) -> Fared {
         {
             Fared::Badly
         }
+        RequestOutcome::ClientError if is_refused_by_provider(story) => Fared::Badly,
         _ => Fared::Neither,
     }
+}
+
+/// What a provider refuses may be its caller's fault or the fault of a model's name, a path or a member that our files say.
+/// From one such answer nobody can tell; but callers were wrong in the minute before as well, and only more of it counts.
+fn is_refused_by_provider(story: &Story) -> bool {
+    let last = story.attempts.last().filter(|last| last.outcome == AttemptOutcome::Failed(FailureClass::Refused));
+    // How much a body weighs is its caller's.
+    last.and_then(|last| last.status).is_some_and(|status| (400..500).contains(&status) && status != 413)
 }
 
 #[cfg(test)]

@@ -15,7 +15,7 @@ use crate::domain::outcome::{End, FailureClass};
 use crate::flight::arrival::Secured;
 use crate::flight::trail::{AttemptNote, CostNote, Flying, Story, UpstreamNames};
 use crate::telemetry::labels::{AttemptOutcome, RequestOutcome};
-use crate::telemetry::traces::{Begun, Plan, Served, Told, ToldAttempt, TraceContext};
+use crate::telemetry::traces::{Answered, Begun, Plan, Served, Told, ToldAttempt, TraceContext};
 
 /// What the record knows of a request that is over, beside its story.
 pub struct Over<'r> {
@@ -48,7 +48,7 @@ pub fn begin(plan: &Arc<Plan>, head: &Parts) -> Arc<Begun> {
     };
     let scheme = if Secured::of(head).is_some() { "https" } else { "http" };
     let context = TraceContext::begin(&head.headers, plan.share);
-    Arc::new(Begun { context, plan: Arc::clone(plan), method, scheme })
+    Arc::new(Begun { context, plan: Arc::clone(plan), method, scheme, answered: Answered::default() })
 }
 
 /// What is told of the request; `None` if its trace is not recorded.

@@ -18,6 +18,8 @@ pub const OPERATION_NAME: &str = "gen_ai.operation.name";
 pub const PROVIDER_NAME: &str = "gen_ai.provider.name";
 /// The model as the provider is asked for it.
 pub const REQUEST_MODEL: &str = "gen_ai.request.model";
+/// The model as the answer names it: where the one that was asked for is an alias, what stands behind it.
+pub const RESPONSE_MODEL: &str = "gen_ai.response.model";
 /// True if a stream was asked for.
 pub const REQUEST_STREAM: &str = "gen_ai.request.stream";
 /// Seconds until the first content of a stream.

@@ -8,7 +8,8 @@
 //! HTTP client, a second queue and settings from the environment.
 //!
 //! It deliberately sends nothing itself; that is `gateway/collector.rs`. No prompt, key, header or address of a person is in
-//! what is told: its fields are names of the configuration, numbers, words of closed sets and the request's id.
+//! what is told: its fields are names of the configuration, numbers, words of closed sets, the request's id and the name of
+//! the model that an answer gives.
 
 mod context;
 mod encode;
@@ -51,7 +52,7 @@ pub struct Plan {
 }
 
 /// A request's place in its trace, made when it came.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Begun {
     /// Which trace.
     pub context: TraceContext,
@@ -61,6 +62,25 @@ pub struct Begun {
     pub method: &'static str,
     /// `http` or `https`, as the client spoke to us.
     pub scheme: &'static str,
+    /// What attempts' answers said.
+    pub answered: Answered,
+}
+
+/// Which models the answers of a request's attempts said that they are from.
+#[derive(Default, Debug)]
+pub struct Answered(Mutex<Vec<(u32, String)>>);
+
+impl Answered {
+    /// What the answer of the attempt of this number says.
+    pub fn hear(&self, attempt: u32, model: String) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).push((attempt, model));
+    }
+
+    /// What it said, if it did.
+    pub fn of(&self, attempt: u32) -> Option<String> {
+        let heard = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        heard.iter().find(|(number, _)| *number == attempt).map(|(_, model)| model.clone())
+    }
 }
 
 /// A request that is over, as it will be told.

@@ -33,6 +33,7 @@ use crate::upstream::meaning::{classify, embedded, recoded, without_secret};
 use crate::upstream::pool::{Outgoing, UpstreamBody};
 use crate::upstream::retry_after;
 use crate::upstream::stream::{Reading, Retold, UsageEvent, prime};
+use crate::wire::answered_by::answered_by;
 use crate::wire::filtered::is_filtered;
 use crate::wire::json_edit::{self, UsageRequest};
 use crate::wire::openai::parse_error;
@@ -154,6 +155,18 @@ pub fn request(body: impl Into<RequestBody>, spoken: &Spoken<'_>, call: &Call, u
         tell_trace(begun, &mut request, (call, upstream));
     }
     request
+}
+
+/// Which model the answer is from, for the attempt's span if there will be one.
+#[cold]
+fn hear_model(begun: &Begun, said: &[u8], (attempt, upstream): (&Attempt, &LiveUpstream)) {
+    let mut story = attempt.call.context.trail.lock();
+    let number = story.flying_to(&upstream.names).map(|flying| flying.number);
+    drop(story);
+    let model = number.filter(|_| begun.context.is_taken(true)).and_then(|number| Some((number, answered_by(said)?)));
+    if let Some((number, model)) = model {
+        begun.answered.hear(number, model);
+    }
 }
 
 /// The attempt's span, where the configuration trusts the provider with it.
@@ -286,6 +299,9 @@ async fn whole(
     if facts.cut && !facts.content && is_filtered(&bytes) {
         attempt.call.context.trail.lock().heard_filter(&upstream.names);
     }
+    if let Some(begun) = &attempt.call.context.trace {
+        hear_model(begun, &bytes, (attempt, upstream));
+    }
     let usage = UsageSlot::default();
     usage.set(facts.usage.unwrap_or_else(Usage::default));
     let (body, complete) = (ReplyBody::whole(bytes), facts.complete);
@@ -304,6 +320,11 @@ async fn stream(
     let primed = prime(body, usage.clone(), reading).await?;
     if primed.is_filtered() {
         attempt.call.context.trail.lock().heard_filter(&upstream.names);
+    }
+    if let Some(begun) = &attempt.call.context.trace
+        && let Some(said) = primed.first_words()
+    {
+        hear_model(begun, &said, (attempt, upstream));
     }
     let events: EventStream = match spoken.carried {
         Some(carried) => {

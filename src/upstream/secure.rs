@@ -8,6 +8,7 @@
 use std::io;
 use std::sync::{Arc, OnceLock};
 
+use rustls::client::ServerCertVerifierBuilder;
 use rustls::client::danger::ServerCertVerifier;
 use rustls::client::{Resumption, WebPkiServerVerifier};
 use rustls::crypto::ring::default_provider;
@@ -99,7 +100,11 @@ pub fn verifier(roots: &Roots) -> Result<Arc<dyn ServerCertVerifier>, rustls::Er
         }),
         Roots::Bundled => bundled(),
         Roots::System => system(),
-        Roots::Own(own) => believing(Arc::clone(own.store())),
+        Roots::Own(own) => {
+            let builder =
+                WebPkiServerVerifier::builder_with_provider(Arc::clone(own.store()), Arc::new(default_provider()));
+            built(builder.with_crls(own.revoked().iter().cloned()))
+        }
     }
 }
 
@@ -119,9 +124,16 @@ fn bundled() -> Result<Arc<dyn ServerCertVerifier>, rustls::Error> {
     believing(Arc::clone(roots))
 }
 
-fn believing(roots: Arc<RootCertStore>) -> Result<Arc<dyn ServerCertVerifier>, rustls::Error> {
-    let built = WebPkiServerVerifier::builder_with_provider(roots, Arc::new(default_provider())).build();
-    built.map(|verifier| verifier as _).map_err(|error| rustls::Error::General(error.to_string()))
+/// Believes these authorities and no others.
+///
+/// # Errors
+/// There is none.
+pub fn believing(roots: Arc<RootCertStore>) -> Result<Arc<dyn ServerCertVerifier>, rustls::Error> {
+    built(WebPkiServerVerifier::builder_with_provider(roots, Arc::new(default_provider())))
+}
+
+fn built(builder: ServerCertVerifierBuilder) -> Result<Arc<dyn ServerCertVerifier>, rustls::Error> {
+    builder.build().map(|verifier| verifier as _).map_err(|error| rustls::Error::General(error.to_string()))
 }
 
 /// The other side does not speak HTTP/2, and it is to be spoken.
@@ -179,6 +191,10 @@ fn distrust(reason: &CertificateError) -> &'static str {
             "the provider's certificate is for another name"
         }
         CertificateError::UnknownIssuer => "the provider's certificate is of no authority that is trusted for it",
+        CertificateError::Revoked => "the provider's certificate, or one above it, was revoked",
+        CertificateError::UnknownRevocationStatus => {
+            "no revocation list covers the provider's certificate or one above it, put the list of each authority into the file at crl"
+        }
         _ => "the provider's certificate was not believed",
     }
 }

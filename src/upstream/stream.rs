@@ -4,6 +4,7 @@
 //! stream ends in `[DONE]` or in one failure, which the reply's body turns into one error event. Upstream comments are
 //! not forwarded: clients that parse every line as JSON choke on them.
 
+use std::borrow::Cow;
 use std::collections::VecDeque;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -177,6 +178,11 @@ impl Primed {
     /// True if it begins, and so ends, with a filter's word.
     pub fn is_filtered(&self) -> bool {
         self.ear.filtered
+    }
+
+    /// The data of its first event.
+    pub fn first_words(&self) -> Option<Cow<'_, [u8]>> {
+        self.held.front()?.data()
     }
 
     fn poll_upstream(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Event>, FailureClass>> {

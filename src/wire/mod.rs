@@ -1,6 +1,7 @@
 //! Floor 1: bytes to values and back, pure. Nothing here does I/O or knows a provider by name.
 
 pub mod alipay;
+pub mod answered_by;
 pub mod filtered;
 pub mod json_edit;
 pub mod json_read;

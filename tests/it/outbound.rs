@@ -20,6 +20,7 @@ use crate::process::{Answer, Client, PATIENCE, Site, run, wait_until, weighbridg
 use crate::takeover::Served;
 
 mod peers;
+mod revoked;
 
 const KEY: &str = "wb-outbound-0123456789abcdef";
 

@@ -141,6 +141,47 @@ async fn roll_back_a_provider_that_was_bad_before_is_not_the_new_files_doing() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn roll_back_what_a_provider_refuses_since_the_change_is_the_new_files_doing() {
+    for fault in ["status:404", "status:400"] {
+        let mut tried = Tried::with(&usual());
+        tried.world.fault("beta", fault);
+        tried.good_minute().await;
+        tried.swap(&worse());
+        for number in 0..10 {
+            assert!(!tried.judge(), "{number} are too few to say anything");
+            let answer = tried.world.chat(&chat("solo")).await;
+            assert!((400..500).contains(&answer.status), "{answer:?}");
+        }
+        assert!(tried.judge(), "{fault}");
+        tried.ask("solo", 1, 200).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn roll_back_what_a_provider_refused_before_or_finds_too_large_is_not() {
+    for (fault, at_first) in [("status:400", true), ("status:413", false)] {
+        let mut tried = Tried::with(&usual());
+        if at_first {
+            tried.world.fault("alpha", fault);
+        }
+        for _ in 0..5 {
+            for _ in 0..10 {
+                tried.world.chat(&chat("solo")).await;
+            }
+            advance(Duration::from_secs(9)).await;
+            assert!(!tried.judge());
+        }
+        tried.swap(&on_trial("bands = {", "# another\nbands = {"));
+        tried.world.fault("alpha", fault);
+        for _ in 0..100 {
+            let answer = tried.world.chat(&chat("solo")).await;
+            assert!((400..500).contains(&answer.status), "{answer:?}");
+        }
+        assert!(tried.trial.is_on() && !tried.judge(), "{fault}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn roll_back_two_bad_ones_in_a_row_lead_back_to_the_good_one() {
     let mut tried = Tried::with(&usual());
     tried.world.fault("beta", "status:500");

@@ -149,6 +149,8 @@ async fn a_callers_trace_goes_on_through_a_failover_and_is_told_whole() {
     assert_eq!((&*first["http.response.status_code"], &*first["gen_ai.provider.name"]), ("503", "alpha"));
     assert_eq!((&*second["gen_ai.operation.name"], &*second["gen_ai.provider.name"]), ("chat", "beta"));
     assert!(second.contains_key("gen_ai.usage.input_tokens") && second.contains_key("server.address"));
+    assert_eq!(second["gen_ai.response.model"], answer.json()["model"].as_str().unwrap());
+    assert!(!first.contains_key("gen_ai.response.model"), "it gave no answer");
     assert_eq!((&*request["weighbridge.route"], &*request["weighbridge.caller"]), ("duo", "shop"));
     assert_eq!((&*request["http.response.status_code"], &*request["weighbridge.attempts"]), ("200", "2"));
 
@@ -167,7 +169,8 @@ fn slow_stream() -> Link {
         read_request(&mut io).await;
         sleep(Duration::from_secs(1)).await;
         let head = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n";
-        let word = chunk(b"data: {\"choices\":[{\"index\":0,\"delta\":{\"content\":\"hi\"}}]}\n\n");
+        let word =
+            chunk(b"data: {\"model\":\"alpha-2026\",\"choices\":[{\"index\":0,\"delta\":{\"content\":\"hi\"}}]}\n\n");
         io.write_all(&[head.as_slice(), &word].concat()).await.unwrap();
         sleep(Duration::from_secs(4)).await;
         let usage = chunk(
@@ -197,7 +200,7 @@ async fn a_stream_is_told_at_its_end_with_its_tokens() {
     assert!(attempt.end_time_unix_nano - attempt.start_time_unix_nano >= 4_000_000_000);
     assert_eq!(words(request)["weighbridge.stream.end"], "complete");
     let attempt = words(attempt);
-    assert_eq!(attempt["gen_ai.request.stream"], "true");
+    assert_eq!((&*attempt["gen_ai.request.stream"], &*attempt["gen_ai.response.model"]), ("true", "alpha-2026"));
     assert_eq!((&*attempt["gen_ai.usage.input_tokens"], &*attempt["gen_ai.usage.output_tokens"]), ("5", "2"));
     assert_eq!(attempt["gen_ai.response.time_to_first_chunk"], "1");
 }

@@ -123,6 +123,9 @@ def test_a_failover_and_a_decision_are_read_by_a_real_collector(traced):
     assert served["gen_ai.usage.input_tokens"] == str(usage["prompt_tokens"])
     assert served["gen_ai.usage.output_tokens"] == str(usage["completion_tokens"])
 
+    assert served["gen_ai.response.model"] == answer.json()["model"]
+    assert "gen_ai.response.model" not in failed
+
     of_risk = [span for span in collector.spans() if span["Trace ID"] == decision.headers["wb-trace-id"]]
     request, attempt = sorted(of_risk, key=lambda span: span["Kind"], reverse=True)
     assert request["weighbridge.decision.action"] == decision.json()["action"]

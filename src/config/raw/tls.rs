@@ -5,7 +5,7 @@ use crate::config::read::{Table, Value};
 use crate::config::report::Field;
 use crate::config::tls::{HttpVersion, Roots};
 
-const KEYS: [&str; 4] = ["ca", "trust", "client_cert", "client_key"];
+const KEYS: [&str; 5] = ["ca", "crl", "trust", "client_cert", "client_key"];
 /// How other programs switch the checks off. There is no such switch here, and whoever looks for one is told so.
 pub(super) const SWITCHES: [&str; 9] = [
     "verify",
@@ -24,6 +24,7 @@ const VERSIONS: [(&str, HttpVersion); 2] = [("1.1", HttpVersion::One), ("2", Htt
 pub(in crate::config) struct RawTls {
     pub(in crate::config) at: Field<()>,
     pub(in crate::config) ca: Option<Field<String>>,
+    pub(in crate::config) crl: Option<Field<String>>,
     pub(in crate::config) trust: Option<Field<Roots>>,
     pub(in crate::config) client_cert: Option<Field<String>>,
     pub(in crate::config) client_key: Option<Field<String>>,
@@ -44,6 +45,7 @@ impl RawTls {
         let read = Self {
             at,
             ca: text("ca"),
+            crl: text("crl"),
             trust,
             client_cert: text("client_cert"),
             client_key: text("client_key"),

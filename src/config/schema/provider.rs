@@ -34,6 +34,7 @@ pub(super) const ROOT: &[Key] = &[
 
 const TLS: &[Key] = &[
     key("ca", Text, "A PEM file of authorities; they and no others are trusted for this provider."),
+    key("crl", Text, "A PEM file of revocation lists, one of each authority in the chain; only with ca."),
     key(
         "trust",
         Words(&["bundled", "system"]),

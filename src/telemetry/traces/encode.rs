@@ -150,6 +150,7 @@ fn attempt_attributes(told: &Told, attempt: &ToldAttempt, asked: Option<&'static
         all.text(genai::OPERATION_NAME, asked);
         all.text(genai::PROVIDER_NAME, attempt.provider.as_str());
         all.text(genai::REQUEST_MODEL, &attempt.model);
+        all.maybe(genai::RESPONSE_MODEL, told.begun.answered.of(attempt.number).as_deref());
     }
     if let Some((host, port)) = told.begun.plan.servers.get(&attempt.provider) {
         all.text("server.address", host);

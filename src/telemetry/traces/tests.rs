@@ -21,7 +21,7 @@ fn told(queue: usize) -> Told {
     let servers = BTreeMap::from([(ProviderId::new("agg"), ("agg.example".to_owned(), 443))]);
     let plan = Plan { share: 0, queue, forward_to: BTreeSet::new(), servers };
     let context = TraceContext::begin(&headers, 0);
-    let begun = Begun { context, plan: Arc::new(plan), method: "POST", scheme: "http" };
+    let begun = Begun { context, plan: Arc::new(plan), method: "POST", scheme: "http", answered: Answered::default() };
     Told {
         begun: Arc::new(begun),
         ended_ms: 1_000_000,
@@ -85,6 +85,7 @@ fn a_request_is_a_server_span_below_its_callers_with_an_attempt_below_it_each() 
     let served = Some(Served { usage, first_content: Some(Duration::from_millis(500)) });
     let answered = ToldAttempt { served, status: Some(200), ..attempt(2, AttemptOutcome::Ok) };
     let told = Told { attempts: vec![failed, answered], ..told(1) };
+    told.begun.answered.hear(2, "m-1-2026".to_owned());
     let context = told.begun.context.clone();
     let spans = sent(told);
     let [request, first, second] = spans.as_slice() else { panic!("{spans:?}") };
@@ -100,8 +101,13 @@ fn a_request_is_a_server_span_below_its_callers_with_an_attempt_below_it_each() 
     }
     assert_eq!([&*first.span_id, &*second.span_id], [context.attempt(1).0, context.attempt(2).0]);
     let (first, status) = (words(first), first.status.as_ref().unwrap().code);
+    assert!(!first.contains_key("gen_ai.response.model"), "nothing was heard of it");
     assert_eq!((first["error.type"].as_str(), first["weighbridge.breaker"].as_str(), status), ("open", "open", 2));
     let second = words(second);
+    assert_eq!(
+        (second["gen_ai.request.model"].as_str(), second["gen_ai.response.model"].as_str()),
+        ("m-1", "m-1-2026")
+    );
     assert_eq!(second["gen_ai.usage.input_tokens"], "7");
     assert_eq!(second["gen_ai.usage.output_tokens"], "3");
     assert_eq!(second["gen_ai.response.time_to_first_chunk"], "0.5");

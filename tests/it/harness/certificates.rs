@@ -17,6 +17,8 @@ const ED25519: &[u8] = &[0x2b, 0x65, 0x70];
 const COMMON_NAME: &[u8] = &[0x55, 0x04, 0x03];
 const SUBJECT_ALT_NAME: &[u8] = &[0x55, 0x1d, 0x11];
 const BASIC_CONSTRAINTS: &[u8] = &[0x55, 0x1d, 0x13];
+const NAME_CONSTRAINTS: &[u8] = &[0x55, 0x1d, 0x1e];
+const CRL_NUMBER: &[u8] = &[0x55, 0x1d, 0x14];
 
 /// A certificate with its key.
 pub struct Issued {
@@ -38,19 +40,51 @@ pub fn until(year: u32) -> [String; 2] {
 impl Authority {
     pub fn new(name: &str) -> Self {
         let key = fresh_key();
+        Self::signed(name, &key, (name, &key), &[])
+    }
+
+    /// One that may only sign for names below this one.
+    pub fn only_for(name: &str, domain: &str) -> Self {
+        let permitted = field(SEQUENCE, &[&field(0x82, &[domain.as_bytes()])]);
+        let constraints = field(SEQUENCE, &[&field(0xa0, &[&permitted])]);
+        let key = fresh_key();
+        Self::signed(name, &key, (name, &key), &extension(NAME_CONSTRAINTS, Weight::Critical, &constraints))
+    }
+
+    /// One between this one and what it signs.
+    pub fn below(&self, name: &str) -> Self {
+        Self::signed(name, &fresh_key(), (&self.name, &self.own.pkcs8), &[])
+    }
+
+    fn signed(name: &str, key: &[u8], by: (&str, &[u8]), more: &[u8]) -> Self {
         let constraints = field(SEQUENCE, &[&[0x01, 0x01, 0xff]]);
-        let extension =
-            field(SEQUENCE, &[&field(OID, &[BASIC_CONSTRAINTS]), &[0x01, 0x01, 0xff], &field(OCTETS, &[&constraints])]);
-        let der = certificate(name, &key, (name, &key), &until(2099), &extension);
-        Self { name: name.to_owned(), own: Issued { der, pkcs8: key } }
+        let extensions = [&extension(BASIC_CONSTRAINTS, Weight::Critical, &constraints), more].concat();
+        let der = certificate(name, key, by, &until(2099), &extensions);
+        Self { name: name.to_owned(), own: Issued { der, pkcs8: key.to_vec() } }
+    }
+
+    /// What it has revoked, as a list in PEM form.
+    pub fn revoking(&self, revoked: &[&Issued]) -> String {
+        let algorithm = field(SEQUENCE, &[&field(OID, &[ED25519])]);
+        let [this, next] = until(2099).map(|text| field(0x18, &[text.as_bytes()]));
+        let entry = |one: &&Issued| field(SEQUENCE, &[&serial(&one.pkcs8), &this]);
+        let entries: Vec<Vec<u8>> = revoked.iter().map(entry).collect();
+        let entries = if entries.is_empty() { Vec::new() } else { field(SEQUENCE, &[&entries.concat()]) };
+        let number = extension(CRL_NUMBER, Weight::Usual, &field(0x02, &[&[1]]));
+        let extensions = field(0xa0, &[&field(SEQUENCE, &[&number])]);
+        let version = field(0x02, &[&[1]]);
+        let content =
+            field(SEQUENCE, &[&version, &algorithm, &self::name(&self.name), &this, &next, &entries, &extensions]);
+        let signature = bits(pair(&self.own.pkcs8).sign(&content).as_ref());
+        pem("X509 CRL", &field(SEQUENCE, &[&content, &algorithm, &signature]))
     }
 
     /// For `localhost` and 127.0.0.1.
     pub fn issue(&self, name: &str, validity: &[String; 2]) -> Issued {
         let key = fresh_key();
         let names = field(SEQUENCE, &[&field(0x82, &[b"localhost"]), &field(0x87, &[&[127, 0, 0, 1]])]);
-        let extension = field(SEQUENCE, &[&field(OID, &[SUBJECT_ALT_NAME]), &field(OCTETS, &[&names])]);
-        let der = certificate(name, &key, (&self.name, &self.own.pkcs8), validity, &extension);
+        let names = extension(SUBJECT_ALT_NAME, Weight::Usual, &names);
+        let der = certificate(name, &key, (&self.name, &self.own.pkcs8), validity, &names);
         Issued { der, pkcs8: key }
     }
 }
@@ -94,27 +128,42 @@ fn certificate(
     key: &[u8],
     (issuer, issuer_key): (&str, &[u8]),
     [not_before, not_after]: &[String; 2],
-    extension: &[u8],
+    extensions: &[u8],
 ) -> Vec<u8> {
     let algorithm = field(SEQUENCE, &[&field(OID, &[ED25519])]);
     let moment = |text: &String| field(0x18, &[text.as_bytes()]);
     let public = bits(pair(key).public_key().as_ref());
-    let serial = pair(key).public_key().as_ref()[..8].to_vec();
     let content = field(
         SEQUENCE,
         &[
             &field(0xa0, &[&field(0x02, &[&[2]])]),
-            &field(0x02, &[&[1], &serial]),
+            &serial(key),
             &algorithm,
             &name(issuer),
             &field(SEQUENCE, &[&moment(not_before), &moment(not_after)]),
             &name(subject),
             &field(SEQUENCE, &[&algorithm, &public]),
-            &field(0xa3, &[&field(SEQUENCE, &[extension])]),
+            &field(0xa3, &[&field(SEQUENCE, &[extensions])]),
         ],
     );
     let signature = bits(pair(issuer_key).sign(&content).as_ref());
     field(SEQUENCE, &[&content, &algorithm, &signature])
+}
+
+/// Whether who does not understand an extension must give up.
+#[derive(PartialEq)]
+enum Weight {
+    Usual,
+    Critical,
+}
+
+fn extension(oid: &[u8], weight: Weight, content: &[u8]) -> Vec<u8> {
+    let critical: &[u8] = if weight == Weight::Critical { &[0x01, 0x01, 0xff] } else { &[] };
+    field(SEQUENCE, &[&field(OID, &[oid]), critical, &field(OCTETS, &[content])])
+}
+
+fn serial(key: &[u8]) -> Vec<u8> {
+    field(0x02, &[&[1], &pair(key).public_key().as_ref()[..8]])
 }
 
 fn name(text: &str) -> Vec<u8> {

@@ -12,8 +12,8 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto;
-use rustls::server::WebPkiClientVerifier;
-use rustls::{RootCertStore, ServerConfig};
+use rustls::server::{WantsServerCert, WebPkiClientVerifier};
+use rustls::{ConfigBuilder, RootCertStore, ServerConfig};
 use serde_json::json;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
@@ -119,8 +119,24 @@ pub fn tls(own: &Issued, protocols: &[&str], clients: Option<&Authority>) -> Arc
             builder.unwrap().with_client_cert_verifier(verifier)
         }
     };
+    config(builder, (own, &[]), protocols)
+}
+
+/// As [`tls`], with the certificates of authorities between.
+pub fn tls_below(own: &Issued, between: &[&Authority]) -> Arc<ServerConfig> {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let builder = ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+    config(builder.with_no_client_auth(), (own, between), &[])
+}
+
+fn config(
+    builder: ConfigBuilder<ServerConfig, WantsServerCert>,
+    (own, between): (&Issued, &[&Authority]),
+    protocols: &[&str],
+) -> Arc<ServerConfig> {
     let (cert, key) = own.for_rustls();
-    let mut config = builder.with_single_cert(vec![cert], key).unwrap();
+    let chain = std::iter::once(cert).chain(between.iter().map(|authority| authority.own.for_rustls().0));
+    let mut config = builder.with_single_cert(chain.collect(), key).unwrap();
     config.alpn_protocols = protocols.iter().map(|name| name.as_bytes().to_vec()).collect();
     Arc::new(config)
 }
