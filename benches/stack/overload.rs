@@ -4,7 +4,9 @@
 //! In order: what is served in a closed loop (the peak), at 80 % of it, at ten times of it, and right after. The run fails
 //! unless nine tenths of the peak are served under overload, what is served takes no longer than twice as long, the rest is
 //! refused within 10 ms with a `retry-after`, the modest caller is served, no payment is refused, and all is as before
-//! within five seconds. The numbers are ratios and machine times: pin nothing else to its cores.
+//! within five seconds. The numbers are ratios and machine times: pin nothing else to its cores. The last two columns say how long
+//! the proxy and this load generator stood ready without a core, a call: where that is not small beside the time of a
+//! refusal, the machine was measured.
 
 use std::cell::RefCell;
 use std::net::SocketAddr;
@@ -23,7 +25,7 @@ use weighbridge::sandbox::listen;
 
 use crate::deadline::{Provider, whole_message};
 use crate::load::{find, percentile, request};
-use crate::process::{PROVIDER_KEY, Pinned, Proxy};
+use crate::process::{PROVIDER_KEY, Pinned, Proxy, queued};
 
 const PLACES: u32 = 20;
 const TAKES: Duration = Duration::from_millis(200);
@@ -71,7 +73,9 @@ pub fn run(pinned: &Pinned, seconds: f64) {
     let crowd = Crowd { to: proxy.address(), greedy: proxy.key() };
     let time = Duration::from_secs_f64(seconds.max(2.0));
     println!("{OFFERED} calls a second at a provider of {PLACES} places and {TAKES:?}, {time:?} a phase, {pinned}\n");
-    println!("{:<22}{:>10}{:>10}{:>12}{:>12}{:>14}", "", "served/s", "p99 ms", "refused/s", "p99 ms", "proxy CPU us");
+    let columns = ["served/s", "p99 ms", "refused/s", "p99 ms", "proxy CPU us", "no core us", "we: no core us"];
+    let [served, took, refused, soon, cpu, idle, ours] = columns;
+    println!("{:<22}{served:>10}{took:>10}{refused:>12}{soon:>12}{cpu:>14}{idle:>12}{ours:>16}", "");
 
     let peak = phase(&proxy, "peak (closed loop)", || crowd.closed(PLACES, time));
     let rate = f64::from(PLACES) / TAKES.as_secs_f64() * 0.8;
@@ -105,13 +109,17 @@ pub fn run(pinned: &Pinned, seconds: f64) {
 }
 
 fn phase(proxy: &Proxy, name: &str, run: impl FnOnce() -> Told) -> Told {
-    let before = proxy.cpu();
+    let read = || [proxy.cpu(), proxy.queued(), queued(std::process::id())];
+    let before = read();
     let told = run();
-    let cpu = proxy.cpu().saturating_sub(before);
-    let each = cpu.as_secs_f64() * 1e6 / told.answers.len().max(1) as f64;
+    let each = |(after, before): (Duration, Duration)| {
+        after.saturating_sub(before).as_secs_f64() * 1e6 / told.answers.len().max(1) as f64
+    };
+    let [cpu, idle, ours] = read();
+    let [cpu, idle, ours] = [(cpu, before[0]), (idle, before[1]), (ours, before[2])].map(each);
     let refused = told.answers.len() - told.served();
     println!(
-        "{name:<22}{:>10.1}{:>10.1}{:>12.1}{:>12.2}{each:>14.1}",
+        "{name:<22}{:>10.1}{:>10.1}{:>12.1}{:>12.2}{cpu:>14.1}{idle:>12.1}{ours:>16.1}",
         told.rate(),
         percentile(&told.times(true), 0.99) / 1e3,
         refused as f64 / told.ran.as_secs_f64(),

@@ -248,6 +248,11 @@ impl Proxy {
         family(self.running.child.id()).into_iter().map(cpu_of).sum()
     }
 
+    /// How long its threads were ready to run so far and had no core: what others on this machine have taken.
+    pub fn queued(&self) -> Duration {
+        family(self.running.child.id()).into_iter().map(queued).sum()
+    }
+
     /// Memory in use now.
     pub fn resident_mib(&self) -> f64 {
         let pages = |pid| {
@@ -278,6 +283,15 @@ fn cpu_of(pid: u32) -> Duration {
     let after_name = text.rsplit(')').next().unwrap_or_default();
     let ticks: u64 = after_name.split_whitespace().skip(11).take(2).filter_map(|ticks| ticks.parse::<u64>().ok()).sum();
     Duration::from_millis(ticks * 10)
+}
+
+/// How long all threads of a process have waited for a core; nothing where the kernel does not count it.
+pub fn queued(pid: u32) -> Duration {
+    let threads = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+    let waited = threads
+        .filter_map(|thread| fs::read_to_string(thread.path().join("schedstat")).ok())
+        .filter_map(|text| text.split_whitespace().nth(1)?.parse::<u64>().ok());
+    Duration::from_nanos(waited.sum())
 }
 
 fn write_config(folder: &TempDir, upstream: SocketAddr) {
