@@ -66,7 +66,7 @@ pub struct CallContext {
     pub forwarded: HeaderMap,
     /// The number of its conversation, where the route keeps conversations together.
     pub conversation: Option<u64>,
-    /// Its place in its trace, where some provider may learn of it.
+    /// Its place in its trace, where there are traces: some provider may learn of it, and answers say which model they are of.
     pub trace: Option<Arc<Begun>>,
 }
 

@@ -340,9 +340,9 @@ fn spell_out(reply: &mut Reply, facts: &RiskFacts) -> Result<(), CallError> {
     Ok(())
 }
 
-/// Its place in its trace, if some provider may learn of that.
-fn forwarded_trace(arrival: &Whole) -> Option<Arc<Begun>> {
-    arrival.pinned.traces().filter(|plan| !plan.forward_to.is_empty())?;
+/// Its place in its trace, where there are traces.
+fn trace_of(arrival: &Whole) -> Option<Arc<Begun>> {
+    arrival.pinned.traces()?;
     arrival.trail.lock().trace.clone()
 }
 
@@ -376,7 +376,7 @@ fn call(
         idempotency_key: asked.idempotency_key,
         forwarded: forwarded(operation, &arrival.head.headers),
         conversation: None,
-        trace: forwarded_trace(arrival),
+        trace: trace_of(arrival),
     };
     let deadline = Deadline::after(arrival.arrived, longest);
     let Received { bytes: body, upload } = &arrival.body;
