@@ -93,7 +93,7 @@ impl Place {
             (Self::Size(size) | Self::Blank(size) | Self::Extension(size), b'\r') => Self::SizeEnd(size),
             (Self::Size(size), digit) => Self::Size(size.checked_mul(16)?.checked_add(hex(digit)?)?),
             (Self::Extension(size), _) if byte != b'\n' => Self::Extension(size),
-            (Self::SizeEnd(0), b'\n') | (Self::TrailerEnd, b'\n') => Self::Trailer(true),
+            (Self::SizeEnd(0) | Self::TrailerEnd, b'\n') => Self::Trailer(true),
             (Self::SizeEnd(size), b'\n') => Self::Body(size),
             (Self::BodyEnd, b'\r') => Self::BodyEndLine,
             (Self::BodyEndLine, b'\n') => Self::Start,

@@ -162,7 +162,7 @@ async fn a_connection_that_says_more_than_was_asked_or_wants_to_close_serves_nob
 }
 
 #[tokio::test]
-async fn row_8_a_stream_that_breaks_off_is_no_end_of_it() {
+async fn row_7_a_stream_that_breaks_off_is_no_end_of_it() {
     for cut in 0..CHUNKS.len() {
         let sent = HEAD.to_owned() + &CHUNKS[..cut];
         let dial = Memory::scripted(move |_, mut io| {
@@ -234,7 +234,7 @@ fn decoded(pieces: &[&[u8]]) -> Result<(Vec<u8>, bool), Broken> {
 }
 
 #[test]
-fn row_19_chunks_are_read_as_strictly_as_by_hyper() {
+fn chunks_are_read_as_strictly_as_by_hyper() {
     let well = [
         ("0\r\n\r\n", ""),
         ("1\r\na\r\n0\r\n\r\n", "a"),
@@ -267,7 +267,7 @@ fn row_19_chunks_are_read_as_strictly_as_by_hyper() {
 }
 
 #[test]
-fn row_19_extensions_and_trailers_without_end_are_not_read_on() {
+fn extensions_and_trailers_without_end_are_not_read_on() {
     let flood = "x".repeat(MOST_SAID + 1);
     assert_eq!(decoded(&[format!("1;{flood}").as_bytes()]), Err(Broken));
     assert_eq!(decoded(&[format!("0\r\n{flood}").as_bytes()]), Err(Broken));
