@@ -5,14 +5,19 @@
 //! hyper, in the bytes themselves: sixteen are ignored, with the next one the connection fails, and the attempt with it.
 //!
 //! Only the first bytes of an answer are looked at: once it says that it is a final one, everything passes untouched until
-//! the next request is written. HTTP/2 has frames of its own and does not come by here.
+//! the next request is written. Where its [`Hold`] asks for that, its head is looked over too, and what follows the head is
+//! kept back. HTTP/2 has frames of its own and does not come by here.
 
 use std::error::Error;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
+use bytes::{Buf, Bytes};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use crate::upstream::hold::Hold;
 
 /// Most interim responses before an answer.
 pub const MOST_INTERIM: u8 = 16;
@@ -38,6 +43,8 @@ enum Place {
     Line(u8),
     /// In the head of an interim response; true at the start of a line.
     Head(bool),
+    /// In the head of a final one, what follows being wanted without hyper; true at the start of a line.
+    Last(bool),
     /// In the answer.
     Answer,
 }
@@ -47,25 +54,37 @@ pub struct Interim<T> {
     io: T,
     place: Place,
     heard: u8,
+    /// All that was written was flushed: hyper does so when its buffers are empty.
+    flushed: bool,
+    hold: Arc<Hold>,
+    /// What was kept back.
+    rest: Bytes,
 }
 
 impl<T> Interim<T> {
     /// Counts on `io`.
-    pub fn new(io: T) -> Self {
-        Self { io, place: Place::Line(0), heard: 0 }
+    pub fn new(io: T, hold: Arc<Hold>) -> Self {
+        Self { io, place: Place::Line(0), heard: 0, flushed: false, hold, rest: Bytes::new() }
+    }
+
+    /// The connection, and what was kept back of it.
+    pub fn into_parts(self) -> (T, Bytes) {
+        (self.io, self.rest)
     }
 
     /// A request is on its way, so a head comes next.
     fn asked(&mut self) {
+        self.flushed = false;
         if self.place == Place::Answer {
             (self.place, self.heard) = (Place::Line(0), 0);
         }
     }
 
-    fn hear(&mut self, bytes: &[u8]) -> Result<(), TooManyInterim> {
-        for byte in bytes {
+    /// How many of these bytes hyper may see now.
+    fn hear(&mut self, bytes: &[u8]) -> Result<usize, TooManyInterim> {
+        for (at, byte) in bytes.iter().enumerate() {
             self.place = match self.place {
-                Place::Answer => return Ok(()),
+                Place::Answer => return Ok(bytes.len()),
                 // hyper takes an empty line or two before a status line.
                 Place::Line(0) if matches!(byte, b'\r' | b'\n') => Place::Line(0),
                 Place::Line(at) => match INTERIM.get(usize::from(at)) {
@@ -77,23 +96,46 @@ impl<T> Interim<T> {
                         Place::Head(false)
                     }
                     Some(expected) if expected.contains(byte) => Place::Line(at + 1),
+                    // Of a request that is still being written the connection cannot be taken.
+                    _ if self.flushed && self.hold.is_wanted() => Place::Last(*byte == b'\n'),
                     _ => Place::Answer,
                 },
+                Place::Last(true) if *byte == b'\n' => {
+                    self.place = Place::Answer;
+                    self.hold.head_is_over();
+                    return Ok(at + 1);
+                }
+                Place::Last(starts) => Place::Last(*byte == b'\n' || (starts && *byte == b'\r')),
                 Place::Head(true) if *byte == b'\n' => Place::Line(0),
                 Place::Head(starts) => Place::Head(*byte == b'\n' || (starts && *byte == b'\r')),
             };
         }
-        Ok(())
+        Ok(bytes.len())
+    }
+
+    /// Nothing while it is held, and then first what was kept back; false if there is nothing of that.
+    fn poll_kept(&mut self, cx: &Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<bool> {
+        ready!(self.hold.poll_open(cx));
+        let length = self.rest.len().min(buf.remaining());
+        buf.put_slice(&self.rest.split_to(length));
+        Poll::Ready(length > 0)
     }
 }
 
 impl<T: AsyncRead + Unpin> AsyncRead for Interim<T> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if (self.hold.is_on() || self.rest.has_remaining()) && ready!(self.poll_kept(cx, buf)) {
+            return Poll::Ready(Ok(()));
+        }
         let before = buf.filled().len();
         ready!(Pin::new(&mut self.io).poll_read(cx, buf))?;
         if self.place != Place::Answer {
             let fresh = buf.filled().get(before..).unwrap_or_default();
-            self.hear(fresh).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
+            let seen = self.hear(fresh).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
+            if let Some(kept) = fresh.get(seen..).filter(|kept| !kept.is_empty()) {
+                self.rest = Bytes::copy_from_slice(kept);
+                buf.set_filled(before + seen);
+            }
         }
         Poll::Ready(Ok(()))
     }
@@ -119,7 +161,9 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Interim<T> {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_flush(cx)
+        ready!(Pin::new(&mut self.io).poll_flush(cx))?;
+        self.flushed = true;
+        Poll::Ready(Ok(()))
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -139,7 +183,7 @@ mod tests {
 
     /// True if all of `pieces` may pass.
     fn passes(pieces: &[&[u8]]) -> bool {
-        let mut interim = Interim::new(());
+        let mut interim = Interim::new((), Arc::default());
         pieces.iter().all(|piece| interim.hear(piece).is_ok())
     }
 
@@ -160,7 +204,7 @@ mod tests {
     #[tokio::test]
     async fn row_19_every_request_on_a_kept_connection_has_sixteen_of_its_own() {
         let (ours, mut theirs) = duplex(64 * 1024);
-        let mut ours = Interim::new(ours);
+        let mut ours = Interim::new(ours, Arc::default());
         let whole = HINT.repeat(16) + FINAL;
         for _ in 0..3 {
             ours.write_all(b"GET / HTTP/1.1\r\n\r\n").await.unwrap();

@@ -10,6 +10,7 @@ pub mod concurrency;
 pub mod dial;
 mod exchange;
 mod form;
+mod hold;
 mod interim;
 pub mod latency;
 pub mod limiter;

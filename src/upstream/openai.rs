@@ -30,6 +30,7 @@ use crate::upstream::exchange::{ReadError, read_whole};
 use crate::upstream::form::{Form, wrote_nothing};
 use crate::upstream::live::LiveUpstream;
 use crate::upstream::meaning::{classify, embedded, recoded, without_secret};
+use crate::upstream::pool::alone::AsksForStream;
 use crate::upstream::pool::{Outgoing, UpstreamBody};
 use crate::upstream::retry_after;
 use crate::upstream::stream::{Reading, Retold, UsageEvent, prime};
@@ -147,6 +148,9 @@ pub fn request(body: impl Into<RequestBody>, spoken: &Spoken<'_>, call: &Call, u
     *request.method_mut() = Method::POST;
     *request.uri_mut() = upstream.uri(spoken.operation).cloned().unwrap_or_default();
     *request.headers_mut() = upstream.provider.headers.clone();
+    if spoken.facts.stream {
+        request.extensions_mut().insert(AsksForStream);
+    }
     if spoken.operation.dialect() == Dialect::Anthropic {
         let forwarded = call.context.forwarded.iter().map(|(name, value)| (name.clone(), value.clone()));
         request.headers_mut().extend(forwarded);
@@ -244,6 +248,10 @@ async fn understand(
 ) -> Result<Reply, AttemptError> {
     let (head, body) = response.into_parts();
     let mut sifted = sift(&head.headers);
+    if sifted.is_stream {
+        // It stays for as long as the stream does, and would keep all that the head was read into.
+        sifted.their_id = sifted.their_id.and_then(|id| HeaderValue::from_bytes(id.as_bytes()).ok());
+    }
     attempt.call.context.trail.lock().heard_id(&upstream.names, sifted.their_id);
     if head.status != StatusCode::OK {
         let patience = attempt.idle.min(ERROR_PATIENCE);

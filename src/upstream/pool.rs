@@ -16,6 +16,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::FutureExt;
 use http::{Request, Response};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt;
@@ -30,11 +31,14 @@ use crate::config::tls::HttpVersion;
 use crate::domain::outcome::Sent;
 use crate::domain::worker;
 use crate::upstream::body::RequestBody;
-use crate::upstream::dial::{Dial, Origin};
+use crate::upstream::dial::{Dial, Io, Origin};
+use crate::upstream::hold::{Given, Hold};
 use crate::upstream::interim::{self, Interim};
 
+use alone::Alone;
 use multiplex::{Lines, Stream, Which};
 
+pub mod alone;
 pub mod multiplex;
 
 /// Idle connections kept per core and origin.
@@ -80,6 +84,8 @@ struct Idle {
 struct Line {
     sender: SendRequest<RequestBody>,
     driver: AbortHandle,
+    /// How it is taken out of hyper's hands, for an answer that is read [`alone`].
+    hold: Arc<Hold>,
     /// True once it has served, or lain idle: its other side may just be closing it.
     used: bool,
     /// Where it goes back to once its answer was read; absent while it waits, and if it serves nobody after this.
@@ -91,6 +97,42 @@ impl Drop for Line {
         self.driver.abort();
     }
 }
+
+/// A connection in hyper's hands, until it ends or is taken out of them.
+struct Driver {
+    connection: Option<http1::Connection<TokioIo<Interim<Box<dyn Io>>>, RequestBody>>,
+    hold: Arc<Hold>,
+}
+
+impl Future for Driver {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        if self.hold.is_on() && self.hold.is_leaving(cx.waker()) {
+            if let Some(parts) = self.connection.take().map(http1::Connection::into_parts) {
+                let (io, rest) = parts.io.into_inner().into_parts();
+                // hyper was shown nothing beyond the head. Had it been, nobody could tell where the body goes on.
+                if parts.read_buf.is_empty() {
+                    self.hold.give(Given { io, rest });
+                }
+            }
+            return Poll::Ready(());
+        }
+        // An end that is an error is told to whoever waits for the answer.
+        self.connection.as_mut().map_or(Poll::Ready(()), |connection| Pin::new(connection).poll(cx).map(drop))
+    }
+}
+
+impl Drop for Driver {
+    fn drop(&mut self) {
+        self.hold.driver_ended();
+    }
+}
+
+/// An answer's body that ended before it was complete, or is none.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("the answer broke off")]
+pub struct Broken;
 
 /// Why no response head came.
 #[derive(Debug, thiserror::Error)]
@@ -213,16 +255,13 @@ impl Pool {
         request: Outgoing,
     ) -> Result<Response<UpstreamBody>, (ExchangeError, Option<Outgoing>)> {
         let reused = std::mem::replace(&mut line.used, true);
+        let may_be_alone = alone::may_be(&request);
+        if may_be_alone {
+            line.hold.want();
+        }
         match line.sender.try_send_request(*request).await {
-            Ok(response) => {
-                line.home = Some(Arc::clone(self));
-                let mut response = response.map(|body| UpstreamBody { body, lease: Some(line), stream: None });
-                // Nobody reads a body that has nothing in it.
-                if response.body().is_over() {
-                    response.body_mut().release();
-                }
-                Ok(response)
-            }
+            Ok(response) if may_be_alone => Ok(Box::pin(self.alone(line, response)).await),
+            Ok(response) => Ok(self.leased(line, response)),
             Err(mut err) => {
                 if interim::is_flood(err.error()) {
                     return Err((ExchangeError::TooManyInterim, None));
@@ -231,6 +270,41 @@ impl Pool {
                 let sent = if unsent.is_some() { Sent::No } else { Sent::Maybe };
                 Err((ExchangeError::Broken { sent, reused }, unsent))
             }
+        }
+    }
+
+    fn leased(self: &Arc<Self>, mut line: Box<Line>, response: Response<Incoming>) -> Response<UpstreamBody> {
+        line.home = Some(Arc::clone(self));
+        let mut response =
+            response.map(|body| UpstreamBody { body: Reader::Hyper(body), lease: Some(line), stream: None });
+        // Nobody reads a body that has nothing in it.
+        if response.body().is_over() {
+            response.body_mut().release();
+        }
+        response
+    }
+
+    /// The answer with its connection out of hyper's hands, if it is a stream that can be read so.
+    async fn alone(self: &Arc<Self>, line: Box<Line>, response: Response<Incoming>) -> Response<UpstreamBody> {
+        if alone::can_be(&response)
+            && let Some(given) = line.hold.take().await
+        {
+            let home = alone::stays_open(&response).then(|| Arc::clone(self));
+            let body = Reader::Alone(Box::new(Alone::new(given, home)));
+            return response.map(|_| UpstreamBody { body, lease: None, stream: None });
+        }
+        line.hold.release();
+        self.leased(line, response)
+    }
+
+    /// Takes a connection back whose stream was read [`alone`].
+    fn adopt(&self, io: Box<dyn Io>) {
+        if tokio::runtime::Handle::try_current().is_err() {
+            return;
+        }
+        // Nothing is exchanged when a connection is handed to hyper: it is ready at once.
+        if let Some(Ok(line)) = line(io).now_or_never() {
+            self.put_back(line);
         }
     }
 
@@ -264,13 +338,7 @@ impl Pool {
     async fn connect(&self, limit: Duration) -> io::Result<Box<Line>> {
         let open = async {
             let io = self.dial.dial(&self.origin, limit).await?;
-            let mut builder = http1::Builder::new();
-            builder.max_buf_size(HEAD_BYTES.max(8192 * 8));
-            let (sender, connection) =
-                builder.handshake(TokioIo::new(Interim::new(io))).await.map_err(io::Error::other)?;
-            // The driver ends with its line, or when the peer closes.
-            let driver = tokio::spawn(connection).abort_handle();
-            Ok(Box::new(Line { sender, driver, used: false, home: None }))
+            line(io).await
         };
         timeout(limit, open).await.unwrap_or_else(|_| Err(late()))
     }
@@ -327,6 +395,19 @@ impl Pool {
     }
 }
 
+/// Puts a connection into hyper's hands.
+async fn line(io: Box<dyn Io>) -> io::Result<Box<Line>> {
+    let hold = Arc::<Hold>::default();
+    let io = TokioIo::new(Interim::new(io, Arc::clone(&hold)));
+    let mut builder = http1::Builder::new();
+    builder.max_buf_size(HEAD_BYTES.max(8192 * 8));
+    let (sender, connection) = builder.handshake(io).await.map_err(io::Error::other)?;
+    // The driver ends with its line, or when the peer closes, or when the connection is taken from it.
+    let driver = Driver { connection: Some(connection), hold: Arc::clone(&hold) };
+    let driver = tokio::spawn(driver).abort_handle();
+    Ok(Box::new(Line { sender, driver, hold, used: false, home: None }))
+}
+
 /// A connection being made for a request; given up with it, unless it was left to others.
 struct Dialling {
     task: Option<JoinHandle<()>>,
@@ -357,27 +438,44 @@ impl ExchangeError {
 
 /// A response body that gives its connection back when it was read to its end, and closes it when it was not.
 pub struct UpstreamBody {
-    body: Incoming,
+    body: Reader,
     lease: Option<Box<Line>>,
     /// Its place on a connection with others.
     stream: Option<Stream>,
 }
 
+/// Who reads it.
+enum Reader {
+    Hyper(Incoming),
+    Alone(Box<Alone>),
+}
+
 impl UpstreamBody {
     fn multiplexed(body: Incoming, stream: Stream) -> Self {
         let stream = (!body.is_end_stream()).then_some(stream);
-        Self { body, lease: None, stream }
+        Self { body: Reader::Hyper(body), lease: None, stream }
     }
 
     /// True if nothing follows.
     pub fn is_over(&self) -> bool {
-        self.body.is_end_stream()
+        match &self.body {
+            Reader::Hyper(body) => body.is_end_stream(),
+            Reader::Alone(body) => body.is_over(),
+        }
+    }
+
+    /// True if its connection has been given back, or may serve nobody.
+    fn is_free(&self) -> bool {
+        match &self.body {
+            Reader::Hyper(_) => self.lease.is_none() && self.stream.is_none(),
+            Reader::Alone(body) => body.is_free(),
+        }
     }
 
     /// Lets the little that follows a body's last word arrive on its own time, so that its connection can serve again.
     /// Providers often write the end of a stream after its last event, and nobody should wait for that.
     pub fn let_finish(mut self) {
-        if (self.lease.is_none() && self.stream.is_none()) || tokio::runtime::Handle::try_current().is_err() {
+        if self.is_free() || tokio::runtime::Handle::try_current().is_err() {
             return;
         }
         tokio::spawn(timeout(LINGER, async move {
@@ -401,18 +499,25 @@ impl UpstreamBody {
 
 impl Body for UpstreamBody {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = Broken;
 
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
-        if frame.is_none() || self.body.is_end_stream() {
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
+        let body = match &mut self.body {
+            Reader::Alone(body) => return body.poll_data(cx).map_ok(Frame::data),
+            Reader::Hyper(body) => body,
+        };
+        let frame = ready!(Pin::new(&mut *body).poll_frame(cx));
+        if frame.is_none() || body.is_end_stream() {
             self.release();
         }
-        Poll::Ready(frame)
+        Poll::Ready(frame.map(|frame| frame.map_err(|_| Broken)))
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
+        match &self.body {
+            Reader::Hyper(body) => body.size_hint(),
+            Reader::Alone(_) => SizeHint::default(),
+        }
     }
 }
 
