@@ -98,9 +98,12 @@ impl Drop for Line {
     }
 }
 
+/// What hyper makes of a connection over HTTP/1.1.
+type InHyper = http1::Connection<TokioIo<Interim<Box<dyn Io>>>, RequestBody>;
+
 /// A connection in hyper's hands, until it ends or is taken out of them.
 struct Driver {
-    connection: Option<http1::Connection<TokioIo<Interim<Box<dyn Io>>>, RequestBody>>,
+    connection: Option<InHyper>,
     hold: Arc<Hold>,
 }
 
@@ -109,7 +112,7 @@ impl Future for Driver {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         if self.hold.is_on() && self.hold.is_leaving(cx.waker()) {
-            if let Some(parts) = self.connection.take().map(http1::Connection::into_parts) {
+            if let Some(parts) = self.connection.take().map(InHyper::into_parts) {
                 let (io, rest) = parts.io.into_inner().into_parts();
                 // hyper was shown nothing beyond the head. Had it been, nobody could tell where the body goes on.
                 if parts.read_buf.is_empty() {
