@@ -15,7 +15,7 @@ import pytest
 import harness
 from harness import Sandbox, exchange, payment
 from machine import Machine, load, told
-from pages import OPERATIONS
+from pages import OPERATIONS, blocks
 from story import story_of, tool
 
 PAGE = OPERATIONS.read_text()
@@ -262,6 +262,27 @@ def test_one_that_hangs_is_ended_and_started_anew(machine, key):
     assert '"data"' in curl(machine, key, "/v1/models")
     assert "watchdog" in machine.says("journalctl --quiet -o cat -u weighbridge.service -u init.scope").lower()
     machine.shell.run("rm /run/systemd/system/weighbridge.service.d/short.conf && systemctl daemon-reload && systemctl restart weighbridge.service", 30)
+
+
+def test_what_root_does_with_the_record_leaves_it_to_the_service(machine, key):
+    """Also while the service is stopped, when SQLite makes its side files anew."""
+    for state in ("running", "stopped"):
+        if state == "stopped":
+            machine.shell.run("systemctl stop weighbridge.socket weighbridge.service", 60)
+        for command in ("verify", "export --format csv", f"erase --tenant shop --user nobody-{state}", "notices", "verify"):
+            machine.shell.run(f"weighbridge audit {command} --data-dir /var/lib/weighbridge", 30)
+        assert machine.says("find /var/lib/weighbridge/ -uid 0").strip() == "", f"it cannot read these when it was {state}"
+    machine.shell.run("systemctl start weighbridge.socket weighbridge.service", 60)
+    assert json.loads(curl(machine, key, "/v1/risk/assessments", PAID))["source"] == "replayed"
+
+
+def test_what_the_alerts_pages_ask_the_machine_shows_something(machine):
+    pages = "".join(page.read_text() for page in sorted((OPERATIONS.parent / "ops/runbook").glob("*.md")))
+    asked = {command for block in blocks(pages, "sh host") for command in re.split(r" \| .*|\n", block)}
+    asked = [command for command in asked if command.startswith(("systemctl", "journalctl"))]
+    assert len(asked) >= 3
+    for command in asked:
+        assert "weighbridge" in machine.says(command), command
 
 
 def test_a_pair_hands_over_under_load_and_goes_back_to_one(reader, machine, key, trust):
