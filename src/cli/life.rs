@@ -145,7 +145,9 @@ fn standing(on_disk: Fate) -> &'static str {
     match on_disk {
         Fate::Taken => "serving the configuration on disk",
         Fate::Refused => "serving an earlier configuration, the one on disk is refused: weighbridge check says why",
-        Fate::RolledBack => "serving the configuration from before, the one on disk was rolled back: /status.json says why",
+        Fate::RolledBack => {
+            "serving the configuration from before, the one on disk was rolled back: /status.json says why"
+        }
     }
 }
 

@@ -266,10 +266,13 @@ def test_one_that_hangs_is_ended_and_started_anew(machine, key):
 
 def test_what_root_does_with_the_record_leaves_it_to_the_service(machine, key):
     """Also while the service is stopped, when SQLite makes its side files anew."""
-    for state in ("running", "stopped"):
+    states = ("running", "stopped")
+    for state in states:
+        curl(machine, key, "/v1/risk/assessments", payment(user={"id": f"gone-{state}", "country": "CN"}))
+    for state in states:
         if state == "stopped":
             machine.shell.run("systemctl stop weighbridge.socket weighbridge.service", 60)
-        for command in ("verify", "export --format csv", f"erase --tenant shop --user nobody-{state}", "notices", "verify"):
+        for command in ("verify", "export --format csv", f"erase --tenant shop --user gone-{state}", "notices", "verify"):
             machine.shell.run(f"weighbridge audit {command} --data-dir /var/lib/weighbridge", 30)
         assert machine.says("find /var/lib/weighbridge/ -uid 0").strip() == "", f"it cannot read these when it was {state}"
     machine.shell.run("systemctl start weighbridge.socket weighbridge.service", 60)
