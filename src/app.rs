@@ -198,9 +198,9 @@ impl App {
         let certificates = renewed.as_ref().map(|(certificates, _)| Arc::clone(certificates));
         look_over(&table, certificates.as_deref());
         let (mut predecessor, offered) = takeover.as_deref().map(Predecessor::find).transpose()?.flatten().unzip();
+        let data_shutdown = inherited.data.as_ref().map_or_else(Shutdown::new, |_| Shutdown::of_a_kept_queue());
         let listeners = listeners(inherited, offered, [config.listen, config.admin_listen])?;
         let dial: Arc<dyn Dial> = Arc::new(TcpDial::new(Arc::new(tls()?)));
-        let data_shutdown = Shutdown::new();
         let records = open_record(record_dir.clone(), config.checkpoints, &metrics, &table)?;
         let mut shared = shared(metrics, config.log, dial, &data_shutdown, config.data_dir.as_deref())?;
         let read_to = records.as_ref().map_or(Ok(ReadTo(0)), |records| remember(&shared, records))?;

@@ -19,7 +19,7 @@ use rustix::thread::disable_transparent_huge_pages;
 use rustix::time::{ClockId, clock_gettime};
 
 use crate::app::{Inherited, Life};
-use crate::gateway::reload::Moment;
+use crate::gateway::reload::{Fate, Moment};
 
 /// Descriptors beside those of connections: files, the record, workers.
 const OWN_DESCRIPTORS: u64 = 256;
@@ -106,14 +106,14 @@ impl Supervisor {
     }
 
     /// It serves. A process that took over says which one it is, because the supervisor started another one.
-    pub fn ready(&self, took_over: bool) {
+    pub fn ready(&self, took_over: bool, on_disk: Fate) {
         let main = if took_over { format!("\nMAINPID={}", std::process::id()) } else { String::new() };
-        self.say(&format!("READY=1{main}"));
+        self.say(&format!("READY=1\nSTATUS={}{main}", standing(on_disk)));
     }
 
     /// It is on its way out.
     pub fn stopping(&self) {
-        self.say("STOPPING=1");
+        self.say("STOPPING=1\nSTATUS=finishing what is in flight");
     }
 
     /// It works.
@@ -128,7 +128,8 @@ impl Supervisor {
                 let micros = now.tv_sec.saturating_mul(1_000_000).saturating_add(now.tv_nsec / 1_000);
                 self.say(&format!("RELOADING=1\nMONOTONIC_USEC={micros}"));
             }
-            Moment::Ended => self.say("READY=1"),
+            // A reload cannot fail for a supervisor, so how it went is for whoever asks it how the service is.
+            Moment::Ended(on_disk) => self.say(&format!("READY=1\nSTATUS={}", standing(on_disk))),
         }
     }
 
@@ -136,6 +137,17 @@ impl Supervisor {
         if let Some((socket, address)) = &self.socket {
             // A supervisor that does not listen is no reason to stop.
             let _ = socket.send_to_addr(state.as_bytes(), address);
+        }
+    }
+}
+
+/// One line for people.
+fn standing(on_disk: Fate) -> &'static str {
+    match on_disk {
+        Fate::Taken => "serving the configuration on disk",
+        Fate::Refused => "serving an earlier configuration, the one on disk is refused: weighbridge check says why",
+        Fate::RolledBack => {
+            "serving the configuration from before, the one on disk was rolled back: /status.json says why"
         }
     }
 }

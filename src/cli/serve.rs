@@ -20,7 +20,7 @@ use crate::app::{App, AppConfig, Life, StartError};
 use crate::config::SecretPolicy;
 use crate::config::error::{Code, Style, render_all};
 use crate::domain::secret::{Secret, SecretSource};
-use crate::gateway::reload::{Origin, Overlays};
+use crate::gateway::reload::{Fate, Origin, Overlays};
 use crate::server::DrainReport;
 use crate::telemetry::access::AccessLog;
 use crate::telemetry::lines::LineWriter;
@@ -138,7 +138,8 @@ pub(super) fn run_app(args: &ServeArgs, start: Start, greet: impl FnOnce(&App)) 
             let release = env!("CARGO_PKG_VERSION");
             tracing::info!(%release, %data, %admin, config.version = %version, "serving");
             life::check_limits(app.live().load().table().limits().connections);
-            supervisor.ready(app.took_over());
+            let on_disk = if app.serves_last_good() { Fate::Refused } else { Fate::Taken };
+            supervisor.ready(app.took_over(), on_disk);
             let code = ears.wait(app, args, &supervisor);
             drop(writer);
             code

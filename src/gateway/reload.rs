@@ -112,8 +112,8 @@ pub type ReloadWatch = Arc<dyn Fn(Moment) + Send + Sync>;
 pub enum Moment {
     /// It begins.
     Begins,
-    /// It has ended, however.
-    Ended,
+    /// It has ended, and this has become of what is on disk.
+    Ended(Fate),
 }
 
 /// The reloading thread's state.
@@ -212,7 +212,7 @@ impl Reloader {
             self.refuse(Vec::new());
             Err(Vec::new())
         });
-        self.watched(Moment::Ended);
+        self.watched(Moment::Ended(self.last.fate()));
         result
     }
 

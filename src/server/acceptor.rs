@@ -70,7 +70,7 @@ struct State {
 
 impl Acceptor {
     /// Accepts until the listener drains, then empties the accept queue and closes the listener: whoever was in the queue
-    /// is served and not reset. Where another process accepts from the same queue it is left to that.
+    /// is served and not reset. Where another process accepts from the same queue, or will, it is left to that.
     pub(super) async fn run(self) {
         let mut state = State {
             backoff: Backoff::default(),
@@ -92,7 +92,8 @@ impl Acceptor {
             }
         }
         let until = Instant::now() + LAST_ONES_TIME;
-        while signal.stage() != Stage::Leaving
+        while !signal.queue_is_kept()
+            && signal.stage() != Stage::Leaving
             && Instant::now() < until
             && let Ok(accepted) = timeout(QUEUE_IS_EMPTY, self.listener.accept()).await
         {

@@ -47,9 +47,9 @@ const BUFFER: usize = 64 * 1024;
 /// How many header fields hyper parses without allocating.
 const FIELDS_ON_STACK: usize = 100;
 /// How long a draining connection waits for a request that may be on its way, and an evicted one for its close.
-const LAST_CHANCE: Duration = Duration::from_millis(100);
-/// How long a draining connection waits for the rest of a request head.
-const LAST_HEAD: Duration = Duration::from_secs(1);
+pub(super) const LAST_CHANCE: Duration = Duration::from_millis(100);
+/// How long a draining connection waits for the rest of a request head, or of a handshake: some round trips.
+pub(super) const LAST_HEAD: Duration = Duration::from_secs(1);
 /// How long a client may take to acknowledge the end of an idle HTTP/2 connection.
 const GOODBYE: Duration = Duration::from_secs(5);
 /// The same in a drain, where somebody waits for the process to end.
@@ -111,7 +111,9 @@ where
     B: Body<Data = Bytes> + Send + 'static,
     B::Error: Into<Error>,
 {
-    let (prefix, http2) = match first_bytes(&mut io, &limits, &activity).await {
+    // Who has just gone through a handshake is about to ask.
+    let last = if settled.secured.is_some() { LAST_HEAD } else { LAST_CHANCE };
+    let (prefix, http2) = match first_bytes(&mut io, last, &limits, &activity).await {
         Ok(first) => first,
         Err(end) => return end,
     };
@@ -152,15 +154,16 @@ fn http2_builder(limits: &ConnectionLimits) -> http2::Builder<StreamExecutor> {
     builder
 }
 
-/// Reads until the protocol is clear. True means HTTP/2.
+/// Reads until the protocol is clear, for `last` once the process drains. True means HTTP/2.
 async fn first_bytes<I: AsyncRead + Unpin>(
     io: &mut I,
+    last: Duration,
     limits: &ConnectionLimits,
     activity: &Activity,
 ) -> Result<(Bytes, bool), ConnectionEnd> {
     let mut prefix = BytesMut::with_capacity(FIRST_READ);
     let late = pin!(sleep_until(Instant::now() + limits.head_timeout));
-    let mut patience = Patience { late, too_late: ConnectionEnd::HeadTimeout };
+    let mut patience = Patience { late, too_late: ConnectionEnd::HeadTimeout, last };
     loop {
         let read = patience.with(io.read_buf(&mut prefix), activity).await?;
         if read.map_err(|_| ConnectionEnd::Failed)? == 0 {
@@ -181,9 +184,19 @@ async fn first_bytes<I: AsyncRead + Unpin>(
 pub(super) struct Patience<'a> {
     pub(super) late: Pin<&'a mut Sleep>,
     pub(super) too_late: ConnectionEnd,
+    /// How much of it a drain leaves.
+    pub(super) last: Duration,
 }
 
 impl Patience<'_> {
+    /// The client has begun with something that a drain gives more time.
+    pub(super) fn has_begun(&mut self, last: Duration) {
+        self.last = last;
+        if self.too_late == ConnectionEnd::Drained {
+            self.late.as_mut().reset(Instant::now() + last);
+        }
+    }
+
     /// Waits for a step, for as long as there is time and the worker has nothing against it.
     ///
     /// # Errors
@@ -202,7 +215,7 @@ impl Patience<'_> {
                 Command::Evict => return Poll::Ready(Err(ConnectionEnd::Evicted)),
                 Command::Drain if self.too_late != ConnectionEnd::Drained => {
                     self.too_late = ConnectionEnd::Drained;
-                    self.late.as_mut().reset(Instant::now() + LAST_CHANCE);
+                    self.late.as_mut().reset(Instant::now() + self.last);
                 }
                 Command::Serve | Command::Retire | Command::Drain => {}
                 Command::Stop => return Poll::Ready(Err(ConnectionEnd::Aborted)),

@@ -30,6 +30,7 @@ pub struct Shutdown(Arc<Senders>);
 struct Senders {
     stage: watch::Sender<Stage>,
     ending: watch::Sender<bool>,
+    queue_is_kept: bool,
 }
 
 /// Tells where a listener is. Cheap to clone.
@@ -37,12 +38,24 @@ struct Senders {
 pub struct ShutdownSignal {
     stage: watch::Receiver<Stage>,
     ending: watch::Receiver<bool>,
+    queue_is_kept: bool,
 }
 
 impl Shutdown {
     /// A listener that serves.
     pub fn new() -> Self {
-        Self(Arc::new(Senders { stage: watch::Sender::new(Stage::Serving), ending: watch::Sender::new(false) }))
+        Self::of(false)
+    }
+
+    /// A listener whose socket somebody else holds, too: who waits in its queue is left to the next process, however long
+    /// that takes, instead of being taken by one that has a moment left.
+    pub fn of_a_kept_queue() -> Self {
+        Self::of(true)
+    }
+
+    fn of(queue_is_kept: bool) -> Self {
+        let (stage, ending) = (watch::Sender::new(Stage::Serving), watch::Sender::new(false));
+        Self(Arc::new(Senders { stage, ending, queue_is_kept }))
     }
 
     /// Moves on to `stage`; does nothing if the listener is there or further already.
@@ -65,7 +78,8 @@ impl Shutdown {
 
     /// A signal to hand out.
     pub fn signal(&self) -> ShutdownSignal {
-        ShutdownSignal { stage: self.0.stage.subscribe(), ending: self.0.ending.subscribe() }
+        let Senders { stage, ending, queue_is_kept } = &*self.0;
+        ShutdownSignal { stage: stage.subscribe(), ending: ending.subscribe(), queue_is_kept: *queue_is_kept }
     }
 }
 
@@ -84,6 +98,11 @@ impl ShutdownSignal {
     /// Where the listener is.
     pub fn stage(&self) -> Stage {
         *self.stage.borrow()
+    }
+
+    /// True if the listener's queue outlives the process.
+    pub fn queue_is_kept(&self) -> bool {
+        self.queue_is_kept
     }
 
     /// Resolves once the listener is at `stage` or further; never, if whoever could move it is gone.

@@ -24,7 +24,7 @@ use tokio_rustls::server::TlsStream;
 use tower::Service;
 
 use super::activity::Activity;
-use super::connection::{self, Patience, Settled, has_left};
+use super::connection::{self, LAST_CHANCE, LAST_HEAD, Patience, Settled, has_left};
 use super::limits::ConnectionLimits;
 use crate::flight::arrival::Secured;
 use crate::telemetry::labels::ConnectionEnd;
@@ -53,8 +53,14 @@ where
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
     let late = pin!(sleep_until(Instant::now() + limits.handshake));
-    let mut patience = Patience { late, too_late: ConnectionEnd::HandshakeTimeout };
-    let stream = match patience.with(handshake(io, config), &activity).await {
+    let mut patience = Patience { late, too_late: ConnectionEnd::HandshakeTimeout, last: LAST_CHANCE };
+    let first = match patience.with(first_byte(&io), &activity).await {
+        Ok(Ok(first)) => first,
+        Ok(Err(end)) | Err(end) => return end,
+    };
+    // A client far away needs round trips for the rest, and would take a close for a failure.
+    patience.has_begun(LAST_HEAD);
+    let stream = match patience.with(handshake(io, first, config), &activity).await {
         Ok(Ok(stream)) => stream,
         Ok(Err(end)) | Err(end) => return end,
     };
@@ -72,14 +78,21 @@ where
     connection::drive(stream, service, limits, activity, settled).await
 }
 
-async fn handshake(mut io: TcpStream, config: Arc<ServerConfig>) -> Result<Box<TlsStream<TcpStream>>, ConnectionEnd> {
+/// What the client begins with; it stays to be read.
+async fn first_byte(io: &TcpStream) -> Result<u8, ConnectionEnd> {
     let mut first = [0];
     let seen = io.peek(&mut first).await.map_err(|error| verdict(&error))?;
-    if seen == 0 {
-        return Err(ConnectionEnd::Closed);
-    }
+    let [first] = first;
+    if seen == 0 { Err(ConnectionEnd::Closed) } else { Ok(first) }
+}
+
+async fn handshake(
+    mut io: TcpStream,
+    first: u8,
+    config: Arc<ServerConfig>,
+) -> Result<Box<TlsStream<TcpStream>>, ConnectionEnd> {
     // Methods and HTTP/2's preface begin with a capital letter, TLS records with a number below 32.
-    if first.iter().all(u8::is_ascii_uppercase) {
+    if first.is_ascii_uppercase() {
         // However it went, the client is gone or has had its chance.
         let _ = timeout(GOODBYE, point_to_tls(&mut io)).await;
         return Err(ConnectionEnd::HandshakeFailed);

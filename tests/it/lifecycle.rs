@@ -148,18 +148,24 @@ fn a_supervisor_hears_of_start_reload_life_and_end_and_gives_credentials() {
     command.env_remove("ALIPAY_SECRET").env("CREDENTIALS_DIRECTORY", site.path("credentials"));
     command.env("NOTIFY_SOCKET", site.path("notify")).env("WATCHDOG_USEC", "200000");
     let served = Served::spawn(&mut command);
-    assert_eq!(hear(), "READY=1");
+    assert_eq!(hear(), "READY=1\nSTATUS=serving the configuration on disk");
     assert_eq!([hear(), hear()], ["WATCHDOG=1", "WATCHDOG=1"]);
     served.signal("HUP");
     let next = || std::iter::repeat_with(hear).find(|state| state != "WATCHDOG=1").unwrap();
     let reloading = next();
     assert!(reloading.starts_with("RELOADING=1\nMONOTONIC_USEC="), "{reloading}");
-    assert_eq!(next(), "READY=1");
+    assert_eq!(next(), "READY=1\nSTATUS=serving the configuration on disk");
+    let good = fs::read_to_string(site.path("routes.toml")).unwrap();
+    site.write("routes.toml", &good.replace("version = 1", "version = 9"));
+    served.signal("HUP");
+    let told = std::iter::repeat_with(next).find(|state| state.starts_with("READY=1")).unwrap();
+    assert!(told.starts_with("READY=1\nSTATUS=serving an earlier configuration, the one on disk is refused"), "{told}");
     let limits = fs::read_to_string(format!("/proc/{}/limits", served.pid())).unwrap();
     let core = limits.lines().find(|line| line.starts_with("Max core file size")).unwrap();
     assert_eq!(core.split_whitespace().nth(4), Some("0"), "S11: no memory goes to disk");
     served.signal("TERM");
-    assert_eq!(next(), "STOPPING=1");
+    let last = std::iter::repeat_with(next).find(|state| state.starts_with("STOPPING=1")).unwrap();
+    assert_eq!(last, "STOPPING=1\nSTATUS=finishing what is in flight");
     served.stop();
 }
 

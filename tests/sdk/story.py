@@ -2,7 +2,7 @@
 
 ```sh test    is run, in the shell that ran the blocks before it; a command that fails ends the story
 ```text       what the block before it prints: `…` within a line is any text, a line of it alone any number of lines
-```sh root    begins with `# as root`; it is not run here, see test_operations.py
+```sh root    begins with `# as root`; run in a systemd of its own by tests/sdk/service
 """
 
 import os
@@ -60,11 +60,12 @@ def pattern(shown: str) -> str:
 class Shell:
     """A bash that is given one block after the other; what it started ends with it."""
 
-    def __init__(self, folder, env: dict):
+    def __init__(self, folder, env: dict, entering=()):
+        """`entering` is a command that runs another one elsewhere."""
         path = f"{BINARY.parent.resolve()}:{os.environ['PATH']}"
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("WEIGHBRIDGE_", "WB_"))}
         self.process = subprocess.Popen(
-            ["bash", "--noprofile", "--norc", "-euo", "pipefail"],
+            [*entering, "bash", "--noprofile", "--norc", "-euo", "pipefail"],
             cwd=folder,
             env={**kept, **env, "PATH": path},
             stdin=subprocess.PIPE,

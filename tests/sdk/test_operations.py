@@ -1,6 +1,7 @@
 """OPERATIONS.md is followed from top to bottom by CI as by a new SRE: one shell, a folder of its own, the real program, and
-providers played by `weighbridge sandbox`. What the page shows of outputs is what they are. Blocks that need root or systemd
-are not run: their syntax, the flags and files they name and the units are checked.
+providers played by `weighbridge sandbox`. What the page shows of outputs is what they are. Blocks that need root are run by
+tests/sdk/service in a systemd of its own, where the machine allows that; here their syntax, the flags and files they name and
+the units are checked.
 """
 
 import re

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use tokio::time::Instant;
 
-use super::Reloader;
+use super::{Fate, Moment, Reloader};
 use crate::config::error::{Code, ConfigError};
 use crate::domain::clock;
 use crate::flight::showing::Counted;
@@ -61,6 +61,7 @@ impl Reloader {
         self.shared.metrics.config_reload(ReloadResult::Failure);
         self.shared.metrics.config_not_in_force(true);
         self.last.rolled_back(why.clone());
+        self.watched(Moment::Ended(Fate::RolledBack));
         true
     }
 
@@ -77,6 +78,7 @@ impl Reloader {
         tracing::error!(config.version = %version, config.rolled_back = %failed, "configuration {}", why.message);
         self.rolled_back = Some((self.seen, why.clone()));
         self.last.rolled_back(why);
+        self.watched(Moment::Ended(Fate::RolledBack));
     }
 
     fn why(&self, before: Counted, counted: Counted) -> ConfigError {

@@ -461,3 +461,26 @@ async fn row_42_a_drain_ends_handshakes_that_have_not_come_far() {
     assert_eq!((report.connections, report.aborted), (1, 0));
     drop(silent);
 }
+
+#[tokio::test]
+async fn row_42_a_handshake_that_has_begun_is_finished_in_a_drain_and_its_request_answered() {
+    let tls = Tls::new();
+    let name = ServerName::try_from("localhost").unwrap();
+    let mut session = rustls::ClientConnection::new(Arc::new(tls.client(&[], None)), name).unwrap();
+    let mut io = std::net::TcpStream::connect(tls.address()).unwrap();
+    session.write_tls(&mut io).unwrap();
+    tls.eventually("it is counted", |tls| tls.server.connections() == 1).await;
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    // Longer than a silent connection is waited for: a client with a long way.
+    let far_away = tokio::task::spawn_blocking(move || {
+        std::thread::sleep(Duration::from_millis(400));
+        let mut stream = rustls::StreamOwned::new(session, io);
+        std::io::Write::write_all(&mut stream, b"GET /v1/models HTTP/1.1\r\nhost: localhost\r\n\r\n").unwrap();
+        let mut start = [0; 12];
+        std::io::Read::read_exact(&mut stream, &mut start).unwrap();
+        String::from_utf8_lossy(&start).into_owned()
+    });
+    let (report, answered) = tokio::join!(tls.server.drain(Duration::ZERO, Duration::from_secs(20)), far_away);
+    assert_eq!(answered.unwrap(), "HTTP/1.1 401");
+    assert_eq!(report.aborted, 0);
+}
