@@ -5,7 +5,7 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::TcpListener;
+use std::net::{Shutdown, TcpListener, TcpStream};
 use std::path::Path;
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::sync::{Arc, Mutex};
@@ -63,6 +63,13 @@ impl Receiver {
 
     fn read(&self) -> Vec<(String, String)> {
         self.read.lock().unwrap().clone()
+    }
+
+    /// Waits until it has read what was sent to it: connections wait in a queue, and this one is the last of them.
+    fn caught_up(&self) {
+        let mut last = TcpStream::connect(("127.0.0.1", self.port)).unwrap();
+        last.shutdown(Shutdown::Write).unwrap();
+        assert_eq!(last.read_to_end(&mut Vec::new()).unwrap(), 0, "there was nothing to answer");
     }
 
     fn answers(&self, status: u16) {
@@ -124,6 +131,7 @@ fn row_26_a_notice_of_a_killed_process_arrives_after_the_restart_under_its_first
     });
     sandbox.signal("KILL");
     drop(sandbox);
+    refusing.caught_up();
     let (id, body) = refusing.read().first().unwrap().clone();
     let pending = notices(&folder, "pending");
     assert_eq!((pending.len(), &pending[0]["event"], &pending[0]["served"]), (1, &json!(id), &served["id"]));
@@ -229,6 +237,7 @@ fn dead_letters_stay_to_be_seen_and_can_be_sent_again_or_dropped() {
     db.execute("UPDATE notices SET state = 'dead', tries = 7, failure = 'the receiver did not answer 2xx'", [])
         .unwrap();
     drop(db);
+    receiver.caught_up();
     let tried = receiver.read().len();
     let sandbox = start(&site);
     wait_until(PATIENCE, "the dead letters", || sandbox.status()["webhooks"]["dead"].as_array().unwrap().len() == 3);
@@ -264,6 +273,7 @@ fn s11_the_outbox_repeats_nothing_that_is_about_a_person() {
     drop(sandbox);
     let erased = audit(&folder, &["erase", "--tenant", "sandbox", "--user", "u1"]);
     assert_eq!(erased.code, Some(0), "{}", erased.err);
+    receiver.caught_up();
     receiver.answers(204);
     let before = receiver.read().len();
     let _sandbox = start(&site);

@@ -10,14 +10,17 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::process::{PATIENCE, Sandbox, Site, Traffic, routes_with, wait_until};
+use crate::process::{PATIENCE, Sandbox, Site, Traffic, routes_with, wait_of_its_own, wait_until};
 
 /// Rows 38 and 39: from the last byte written to the new configuration in force.
 const LIVE: Duration = Duration::from_secs(3);
 
+fn in_force(sandbox: &Sandbox, how: &str, holds: impl FnMut() -> bool) {
+    println!("{how}: {:?}", wait_of_its_own(sandbox.pid(), LIVE, how, holds));
+}
+
 fn is_live(sandbox: &Sandbox, route: &str, how: &str) {
-    let took = wait_until(LIVE, how, || sandbox.has_route(route));
-    println!("{how}: {took:?}");
+    in_force(sandbox, how, || sandbox.has_route(route));
 }
 
 #[test]
@@ -58,7 +61,7 @@ fn row_39_every_way_of_saving_is_in_force_within_three_seconds_and_no_request_is
     let tokenmix = fs::read_to_string(site.path("providers/tokenmix.toml")).unwrap();
     assert_eq!(limit("tokenmix"), Some(200));
     site.write("providers/tokenmix.toml", &tokenmix.replace("in_flight = 200", "in_flight = 123"));
-    wait_until(LIVE, "a provider file edited", || limit("tokenmix") == Some(123));
+    in_force(&sandbox, "a provider file edited", || limit("tokenmix") == Some(123));
 
     site.write("providers/added.toml", &tokenmix.replace("\"tokenmix\"", "\"added\""));
     let with_added = routes_with("added")
@@ -77,7 +80,7 @@ fn row_39_every_way_of_saving_is_in_force_within_three_seconds_and_no_request_is
     fs::rename(site.path("providers"), site.path("providers.old")).unwrap();
     fs::create_dir(site.path("providers")).unwrap();
     site.write("providers/tokenmix.toml", &tokenmix.replace("in_flight = 200", "in_flight = 45"));
-    wait_until(LIVE, "the folder of providers swapped", || limit("tokenmix") == Some(45));
+    in_force(&sandbox, "the folder of providers swapped", || limit("tokenmix") == Some(45));
 
     let answers = traffic.all_answered();
     assert!(answers.iter().any(|answer| answer.header("wb-config") == Some(&before)));
@@ -166,7 +169,7 @@ fn row_38_what_is_no_configuration_changes_nothing_and_is_told_everywhere() {
         remove(&site);
         break_it(&site);
         let rendered = || sandbox.status()["last_reload"]["rendered"].to_string();
-        wait_until(LIVE, what, || failures() > failed && rendered().contains(told));
+        in_force(&sandbox, what, || failures() > failed && rendered().contains(told));
         let status = sandbox.status();
         assert_eq!(status["config_hash"], version.as_str(), "{what}");
         let first = &status["last_reload"]["errors"][0];
