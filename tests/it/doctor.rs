@@ -9,7 +9,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::machine::Stopwatch;
-use crate::process::{Ended, Sandbox, Site, end_of, repository, run, weighbridge};
+use crate::process::{Ended, Sandbox, Site, left_by, repository, run, weighbridge};
 
 /// Longer than any secret a simulator would take for its own.
 const WRONG: &str = "ffeeddccbbaa99887766554433221100ffeeddccbbaa99887766554433221100";
@@ -143,7 +143,7 @@ fn providers_that_refuse_or_never_answer_are_told_within_the_time_of_one_probe()
     secrets(&mut command, WRONG);
     let child = command.spawn().unwrap();
     let started = Stopwatch::of(child.id());
-    let ended = end_of(child);
+    let ended = left_by(child.wait_with_output().unwrap());
     assert!(started.elapsed() < Duration::from_secs(9), "{:?}", started.elapsed());
     let told = checks(&ended);
     assert_eq!((verdict(&told, "near key"), verdict(&told, "alipay connection")), ("FAIL", "FAIL"), "{told:#}");

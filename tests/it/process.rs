@@ -28,12 +28,11 @@ pub fn weighbridge() -> Command {
 
 /// Runs a command that ends by itself.
 pub fn run(command: &mut Command) -> Ended {
-    end_of(command.spawn().unwrap())
+    left_by(command.output().unwrap())
 }
 
-/// Waits for the end of one that was started with [`weighbridge`].
-pub fn end_of(child: Child) -> Ended {
-    let Output { status, stdout, stderr } = child.wait_with_output().unwrap();
+/// What a process left behind.
+pub fn left_by(Output { status, stdout, stderr }: Output) -> Ended {
     Ended { code: status.code(), out: String::from_utf8(stdout).unwrap(), err: String::from_utf8(stderr).unwrap() }
 }
 

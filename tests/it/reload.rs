@@ -6,7 +6,7 @@ use std::io::Write;
 use std::os::unix::fs::symlink;
 use std::process::Command;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
@@ -14,6 +14,8 @@ use crate::process::{PATIENCE, Sandbox, Site, Traffic, routes_with, wait_of_its_
 
 /// Rows 38 and 39: from the last byte written to the new configuration in force.
 const LIVE: Duration = Duration::from_secs(3);
+/// How long a file must stay the same to be taken for a whole one.
+const SETTLE: Duration = Duration::from_millis(200);
 
 fn in_force(sandbox: &Sandbox, how: &str, holds: impl FnMut() -> bool) {
     println!("{how}: {:?}", wait_of_its_own(sandbox.pid(), LIVE, how, holds));
@@ -33,18 +35,17 @@ fn row_39_every_way_of_saving_is_in_force_within_three_seconds_and_no_request_is
     site.replace("routes.toml", &routes_with("renamed-over"));
     is_live(&sandbox, "renamed-over", "rename over the file");
 
-    let (text, versions) =
-        (routes_with("two-halves"), sandbox.metric(r#"weighbridge_config_reloads_total{result="success"}"#));
-    let mut file = File::create(site.path("routes.toml")).unwrap();
-    let (first, second) = text.split_at(text.len() / 2);
-    file.write_all(first.as_bytes()).unwrap();
-    file.flush().unwrap();
-    thread::sleep(Duration::from_millis(100));
-    file.write_all(second.as_bytes()).unwrap();
-    drop(file);
-    is_live(&sandbox, "two-halves", "truncated and written in two halves");
-    let reloads = sandbox.metric(r#"weighbridge_config_reloads_total{result="success"}"#);
-    assert_eq!(reloads - versions, 1.0, "never half a file");
+    let taken = || sandbox.metric(r#"weighbridge_config_reloads_total{result="success"}"#);
+    // On a busy machine the halves may come so far apart that each of them is a file that somebody saved.
+    let together = (0..50).any(|number| {
+        let (route, before) = (format!("two-halves-{number}"), taken());
+        let apart = write_in_two_halves(&site, &routes_with(&route));
+        is_live(&sandbox, &route, "truncated and written in two halves");
+        in_force(&sandbox, "and counted", || taken() > before);
+        assert!(apart >= SETTLE || taken() - before == 1.0, "never half a file");
+        apart < SETTLE
+    });
+    assert!(together, "no two halves were written within {SETTLE:?}");
 
     // A file system with a coarse clock shows the same size and the same time.
     let modified = fs::metadata(site.path("routes.toml")).unwrap().modified().unwrap();
@@ -74,7 +75,8 @@ fn row_39_every_way_of_saving_is_in_force_within_three_seconds_and_no_request_is
     site.replace("routes.toml", &routes_with("without-added"));
     fs::remove_file(site.path("providers/added.toml")).unwrap();
     is_live(&sandbox, "without-added", "a provider file removed");
-    assert_eq!(limit("added"), None);
+    // Two changes: they may be noticed one after the other.
+    in_force(&sandbox, "a provider file removed", || limit("added").is_none());
 
     // The whole folder is swapped; whoever watched it watches the old one.
     fs::rename(site.path("providers"), site.path("providers.old")).unwrap();
@@ -85,6 +87,18 @@ fn row_39_every_way_of_saving_is_in_force_within_three_seconds_and_no_request_is
     let answers = traffic.all_answered();
     assert!(answers.iter().any(|answer| answer.header("wb-config") == Some(&before)));
     assert_eq!(sandbox.status()["last_reload"]["errors"], json!([]));
+}
+
+/// Tells how long a reader could have taken the first half for the whole.
+fn write_in_two_halves(site: &Site, text: &str) -> Duration {
+    let begun = Instant::now();
+    let mut file = File::create(site.path("routes.toml")).unwrap();
+    let (first, second) = text.split_at(text.len() / 2);
+    file.write_all(first.as_bytes()).unwrap();
+    file.flush().unwrap();
+    thread::sleep(Duration::from_millis(100));
+    file.write_all(second.as_bytes()).unwrap();
+    begun.elapsed()
 }
 
 fn limit_of(status: &Value, provider: &str) -> Option<u64> {
@@ -183,7 +197,8 @@ fn row_38_what_is_no_configuration_changes_nothing_and_is_told_everywhere() {
         let route = format!("repaired-{number}");
         site.write("routes.toml", &routes_with(&route));
         is_live(&sandbox, &route, what);
-        assert_eq!(sandbox.status()["last_reload"]["errors"], json!([]), "{what}");
+        // It is told a moment after it is so.
+        in_force(&sandbox, what, || sandbox.status()["last_reload"]["errors"] == json!([]));
     }
     traffic.all_answered();
     let log = sandbox.log();

@@ -23,7 +23,7 @@ use crate::harness::sockets::{BlackHole, Dice, Entry, Leave, Peer, handshake, na
 use crate::harness::*;
 
 /// Far more than anything here takes, on the slowest machine.
-const EVER: Duration = Duration::from_secs(60);
+const EVER: Duration = Duration::from_secs(180);
 
 const WHOLE: &str = "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 1000\r\n\r\n";
 const EVENTS: &str = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n";
@@ -40,15 +40,20 @@ fn world_of(limits: &str) -> World {
 
 /// Limits that are waited for: short, but not so short that a busy machine makes a quick provider a silent one.
 fn impatient() -> World {
-    world_of(r#"total = "30s", connect = "1500ms", first_content = "3s", idle = "3s""#)
+    world_of(r#"total = "30s", connect = "1500ms", first_content = "6s", idle = "6s""#)
 }
 
 /// What a provider does shows itself at once, unless it falls silent: then nothing but that is to be waited for.
 fn as_patient_as_needed(leave: Leave) -> World {
     match leave {
         Leave::Silence => impatient(),
-        _ => world_of(r#"total = "60s", connect = "30s", first_content = "40s", idle = "40s""#),
+        _ => patient(),
     }
+}
+
+/// Limits that nothing here reaches, so that no answer but the one expected can come.
+fn patient() -> World {
+    world_of(r#"total = "60s", connect = "30s", first_content = "40s", idle = "40s""#)
 }
 
 fn chunk(bytes: &str) -> String {
@@ -369,7 +374,7 @@ async fn row_21_connections_that_close_when_they_like_cost_no_request_and_send_n
     const EACH: usize = 20;
     let seen = Arc::new(AtomicUsize::new(0));
     let peer = nervous(&seen).await;
-    let world = World::new();
+    let world = patient();
     world.net.always("alpha", peer.link());
     let client = async |number| {
         let (mut client, mut dice) = (world.client().await, Dice::new(1_000 + number));
