@@ -19,7 +19,7 @@ use weighbridge::store::outbox::State;
 use weighbridge::store::writer::{Fault, Faults};
 
 use crate::audit_process::{audit, key, payment};
-use crate::harness;
+use crate::harness::{self, until};
 use crate::process::{PATIENCE, Sandbox, Site, repository, wait_until};
 
 /// A webhook's receiver on a port of its own.
@@ -298,12 +298,14 @@ async fn while_the_record_cannot_be_written_a_notice_is_sent_from_memory() {
     let reader = Arc::clone(world.shared.clerk.as_ref().unwrap().records().reader().unwrap());
     for (name, fault, kept) in [("T1", Fault::Write, 0), ("T2", Fault::None, 1)] {
         faults.set(fault);
-        world.faults("alipay", &["delay:900ms"]);
+        world.faults("alipay", &["delay:2s"]);
         let served = world.assess(&harness::payment(name, "1.91")).await.json();
         assert_eq!((&served["action"], &served["source"]), (&json!("REVIEW"), &json!("fallback")));
-        sleep(Duration::from_millis(600)).await;
         let count = |state| reader.notices(state, 10).unwrap().len();
-        assert_eq!((world.shared.notices.pending(), count(State::Pending), count(State::Delivered)), (0, 0, kept));
+        let seen = || (world.shared.notices.pending(), count(State::Pending), count(State::Delivered));
+        until("the notice to be delivered", || world.net.dialled("10.9.9.9") > kept && seen() == (0, 0, kept)).await;
+        sleep(Duration::from_millis(100)).await;
+        assert_eq!(seen(), (0, 0, kept), "and nothing after it");
     }
     assert_eq!((world.shared.notices.delivered(), world.net.dialled("10.9.9.9")), (2, 2));
 }

@@ -242,7 +242,7 @@ fn row_40_a_stream_of_a_provider_that_is_removed_ends_as_if_nothing_had_happened
     site.write("routes.toml", &text);
     let sandbox = Sandbox::start(&site, &[]);
     let before = sandbox.version();
-    let streams: Vec<_> = (0..20).map(|_| sandbox.stream("leaving", 75)).collect();
+    let streams: Vec<_> = (0..20).map(|_| sandbox.stream("leaving", 500)).collect();
 
     site.write("routes.toml", &routes_with("arriving"));
     fs::remove_file(site.path("providers/leaving.toml")).unwrap();
@@ -276,7 +276,7 @@ fn row_37_what_is_known_about_a_provider_survives_a_reload() {
         route.unwrap()["candidates"][0].clone()
     };
     assert_eq!((&state()["upstream"], &state()["breaker"]), (&json!("tokenmix/deepseek-chat"), &json!("open")));
-    let stream = sandbox.stream("sandbox/steady", 60);
+    let stream = sandbox.stream("sandbox/steady", 400);
     let in_flight = |kind: &str, id: &str| {
         let status = sandbox.status();
         let found = status[kind].as_array().unwrap().iter().find(|known| known["id"] == id).cloned();

@@ -108,7 +108,7 @@ def test_the_sdk_speaks_to_it_over_tls_with_a_private_authority(secure, http2):
 def test_forty_streams_share_one_connection(secure):
     async def all_of_them():
         transport = httpx2.AsyncClient(verify=secure.context, http2=True, limits=httpx2.Limits(max_connections=1))
-        async with openai.AsyncOpenAI(base_url=secure.base_url, api_key=secure.key, max_retries=0, http_client=transport) as client:
+        async with openai.AsyncOpenAI(base_url=secure.base_url, api_key=secure.key, max_retries=0, timeout=90, http_client=transport) as client:
 
             async def one():
                 stream = await client.chat.completions.create(model="narrative", messages=ask(), stream=True)
@@ -121,7 +121,7 @@ def test_forty_streams_share_one_connection(secure):
 
 
 def test_whoever_does_not_trust_the_authority_is_not_served(secure):
-    client = openai.OpenAI(base_url=secure.base_url, api_key=secure.key, max_retries=0)
+    client = openai.OpenAI(base_url=secure.base_url, api_key=secure.key, max_retries=0, timeout=90)
     with pytest.raises(openai.APIConnectionError):
         client.chat.completions.create(model="summary", messages=ask())
 

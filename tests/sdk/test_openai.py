@@ -8,7 +8,7 @@ import uuid
 
 import openai
 import pytest
-from harness import NARROW_KEY, SLOW_KEY, exchange
+from harness import NARROW_KEY, PATIENCE, SLOW_KEY, exchange
 
 ROUTES = ["summary", "narrative"]
 
@@ -19,7 +19,7 @@ def ask() -> list:
 
 
 def client(sandbox, key=None, **options) -> openai.OpenAI:
-    options = {"max_retries": 0, "timeout": 30, **options}
+    options = {"max_retries": 0, "timeout": PATIENCE, **options}
     return openai.OpenAI(base_url=sandbox.base_url, api_key=key or sandbox.key, **options)
 
 
@@ -95,7 +95,7 @@ def test_one_model_can_be_looked_up(sandbox):
 
 def test_twenty_parallel_calls_are_all_answered(sandbox):
     async def run():
-        async with openai.AsyncOpenAI(base_url=sandbox.base_url, api_key=sandbox.key, max_retries=0) as many:
+        async with openai.AsyncOpenAI(base_url=sandbox.base_url, api_key=sandbox.key, max_retries=0, timeout=PATIENCE) as many:
             calls = [many.chat.completions.create(model="summary", messages=ask()) for _ in range(20)]
             return await asyncio.gather(*calls)
 
