@@ -5,7 +5,8 @@
 //! arrival rate, CPU per relayed stream chunk; bodies of 100 KB and 1 MB; 200 streams at once, when each shows its first
 //! content and how evenly it comes; once, what each of 2,000 open streams costs in memory. With taskset and two cores the
 //! proxy has core 0 to itself and everything else runs on core 1. Quote the ratios: absolute numbers belong to the
-//! machine. The 2,000 streams need `ulimit -n` of at least 10,000.
+//! machine. The 2,000 streams need `ulimit -n` of at least 10,000. `cargo run --release -p weighbridge-bench --` does the
+//! same with the program of the last release build.
 //!
 //! Options after `--`: `--seconds N` a phase, `--rounds N`, `--connections N`, `--rate N` for the latency phase,
 //! `--only bare,weighbridge`, `--smoke` (a short run that fails on any error), `--callgrind [--budget N]` (user

@@ -179,9 +179,12 @@ impl Kind {
 fn product(listen: SocketAddr, folder: &TempDir) -> Vec<String> {
     let inside = |name: &str| folder.path().join(name).to_string_lossy().into_owned();
     let admin = free_address().to_string();
-    // Another build of it, if one is named: an installed one, or an older one.
-    let program = std::env::var("WEIGHBRIDGE_BENCH_PROGRAM");
-    let program = program.unwrap_or_else(|_| env!("CARGO_BIN_EXE_weighbridge").to_owned());
+    // Another build of it, if one is named: an installed one, or an older one. `cargo bench` knows its own; a bench built
+    // with the release has it beside itself.
+    let beside = || Some(std::env::current_exe().ok()?.with_file_name("weighbridge").to_string_lossy().into_owned());
+    let named = std::env::var("WEIGHBRIDGE_BENCH_PROGRAM").ok();
+    let built = || option_env!("CARGO_BIN_EXE_weighbridge").map(str::to_owned).or_else(beside);
+    let program = named.or_else(built).expect("the program beside this one");
     let mut words = vec![program, "serve".into()];
     words.extend(["--routes".into(), inside("routes.toml"), "--providers".into(), inside("providers")]);
     words.extend(["--log-format".into(), "json".into()]);

@@ -230,12 +230,13 @@ impl Reloader {
             }
         })?;
         self.put_in_force(table);
+        // Before anything waits for a disk: the status page must not show the new version with the mistakes of the last.
+        self.last.accepted();
         if self.trial.is_on() {
             self.trial.of(files);
         } else {
             self.keep(&files);
         }
-        self.last.accepted();
         Ok(())
     }
 

@@ -194,6 +194,18 @@ impl Plan {
     }
 }
 
+/// Waits until `holds`, in real time, with more patience than any machine needs.
+pub async fn until(what: &str, holds: impl Fn() -> bool) {
+    let waiting = async {
+        while !holds() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(90), waiting)
+        .await
+        .unwrap_or_else(|_| panic!("waited too long for {what}"));
+}
+
 #[derive(Clone, Default)]
 struct Written(Arc<Mutex<Vec<u8>>>);
 

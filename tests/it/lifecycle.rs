@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use crate::process::{Client, PATIENCE, Sandbox, Site, Traffic, routes_with, run, wait_until};
+use crate::process::{Client, PATIENCE, Sandbox, Site, Traffic, routes_with, run, wait_of_its_own, wait_until};
 use crate::takeover::Served;
 
 /// From the last byte written to the new configuration in force (row 39).
@@ -50,10 +50,10 @@ fn row_38_a_start_with_a_broken_file_serves_the_last_good_one_until_it_is_repair
     assert!(!second.log().contains("CANARY"));
 
     site.write("routes.toml", &format!("{good}[model.repaired]\ncandidates = [\"tokenmix/steady\"]\n"));
-    wait_until(LIVE, "the repair", || second.status()["config"] == "on-disk");
+    wait_of_its_own(second.pid(), LIVE, "the repair", || second.status()["config"] == "on-disk");
     assert_eq!(second.metric("weighbridge_config_on_disk_not_in_force"), 0.0);
     fs::remove_file(site.path("routes.toml")).unwrap();
-    wait_until(LIVE, "the loss", || second.metric("weighbridge_config_on_disk_not_in_force") == 1.0);
+    wait_of_its_own(second.pid(), LIVE, "the loss", || second.metric("weighbridge_config_on_disk_not_in_force") == 1.0);
     assert_eq!(second.status()["config"], "last-good");
     second.stop();
 
@@ -106,7 +106,7 @@ fn row_44_a_storm_of_signals_is_a_few_reloads_and_builds_nothing() {
     assert!(count() < 250.0, "{}", count());
     assert_eq!((sandbox.version(), sandbox.metric("weighbridge_config_snapshots_alive")), (version, 1.0));
     site.write("routes.toml", &routes_with("after"));
-    wait_until(LIVE, "a change after it", || sandbox.has_route("after"));
+    wait_of_its_own(sandbox.pid(), LIVE, "a change after it", || sandbox.has_route("after"));
     traffic.all_answered();
 }
 

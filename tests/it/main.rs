@@ -43,6 +43,7 @@ mod lifecycle;
 mod limits;
 mod listener;
 mod llm;
+mod machine;
 mod money;
 mod order;
 mod outbound;

@@ -5,7 +5,7 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::TcpListener;
+use std::net::{Shutdown, TcpListener, TcpStream};
 use std::path::Path;
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::sync::{Arc, Mutex};
@@ -19,7 +19,7 @@ use weighbridge::store::outbox::State;
 use weighbridge::store::writer::{Fault, Faults};
 
 use crate::audit_process::{audit, key, payment};
-use crate::harness;
+use crate::harness::{self, until};
 use crate::process::{PATIENCE, Sandbox, Site, repository, wait_until};
 
 /// A webhook's receiver on a port of its own.
@@ -63,6 +63,13 @@ impl Receiver {
 
     fn read(&self) -> Vec<(String, String)> {
         self.read.lock().unwrap().clone()
+    }
+
+    /// Waits until it has read what was sent to it: connections wait in a queue, and this one is the last of them.
+    fn caught_up(&self) {
+        let mut last = TcpStream::connect(("127.0.0.1", self.port)).unwrap();
+        last.shutdown(Shutdown::Write).unwrap();
+        assert_eq!(last.read_to_end(&mut Vec::new()).unwrap(), 0, "there was nothing to answer");
     }
 
     fn answers(&self, status: u16) {
@@ -124,6 +131,7 @@ fn row_26_a_notice_of_a_killed_process_arrives_after_the_restart_under_its_first
     });
     sandbox.signal("KILL");
     drop(sandbox);
+    refusing.caught_up();
     let (id, body) = refusing.read().first().unwrap().clone();
     let pending = notices(&folder, "pending");
     assert_eq!((pending.len(), &pending[0]["event"], &pending[0]["served"]), (1, &json!(id), &served["id"]));
@@ -229,6 +237,7 @@ fn dead_letters_stay_to_be_seen_and_can_be_sent_again_or_dropped() {
     db.execute("UPDATE notices SET state = 'dead', tries = 7, failure = 'the receiver did not answer 2xx'", [])
         .unwrap();
     drop(db);
+    receiver.caught_up();
     let tried = receiver.read().len();
     let sandbox = start(&site);
     wait_until(PATIENCE, "the dead letters", || sandbox.status()["webhooks"]["dead"].as_array().unwrap().len() == 3);
@@ -264,6 +273,7 @@ fn s11_the_outbox_repeats_nothing_that_is_about_a_person() {
     drop(sandbox);
     let erased = audit(&folder, &["erase", "--tenant", "sandbox", "--user", "u1"]);
     assert_eq!(erased.code, Some(0), "{}", erased.err);
+    receiver.caught_up();
     receiver.answers(204);
     let before = receiver.read().len();
     let _sandbox = start(&site);
@@ -288,12 +298,14 @@ async fn while_the_record_cannot_be_written_a_notice_is_sent_from_memory() {
     let reader = Arc::clone(world.shared.clerk.as_ref().unwrap().records().reader().unwrap());
     for (name, fault, kept) in [("T1", Fault::Write, 0), ("T2", Fault::None, 1)] {
         faults.set(fault);
-        world.faults("alipay", &["delay:900ms"]);
+        world.faults("alipay", &["delay:2s"]);
         let served = world.assess(&harness::payment(name, "1.91")).await.json();
         assert_eq!((&served["action"], &served["source"]), (&json!("REVIEW"), &json!("fallback")));
-        sleep(Duration::from_millis(600)).await;
         let count = |state| reader.notices(state, 10).unwrap().len();
-        assert_eq!((world.shared.notices.pending(), count(State::Pending), count(State::Delivered)), (0, 0, kept));
+        let seen = || (world.shared.notices.pending(), count(State::Pending), count(State::Delivered));
+        until("the notice to be delivered", || world.net.dialled("10.9.9.9") > kept && seen() == (0, 0, kept)).await;
+        sleep(Duration::from_millis(100)).await;
+        assert_eq!(seen(), (0, 0, kept), "and nothing after it");
     }
     assert_eq!((world.shared.notices.delivered(), world.net.dialled("10.9.9.9")), (2, 2));
 }

@@ -14,8 +14,10 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-/// Longest wait for anything that a test does not time itself.
-pub const PATIENCE: Duration = Duration::from_secs(10);
+use crate::machine::Stopwatch;
+
+/// Longest wait for anything that a test does not time itself: far more than it takes on a machine that others use too.
+pub const PATIENCE: Duration = Duration::from_secs(90);
 
 /// The program without any variable of whoever runs the tests.
 pub fn weighbridge() -> Command {
@@ -26,7 +28,11 @@ pub fn weighbridge() -> Command {
 
 /// Runs a command that ends by itself.
 pub fn run(command: &mut Command) -> Ended {
-    let Output { status, stdout, stderr } = command.output().unwrap();
+    left_by(command.output().unwrap())
+}
+
+/// What a process left behind.
+pub fn left_by(Output { status, stdout, stderr }: Output) -> Ended {
     Ended { code: status.code(), out: String::from_utf8(stdout).unwrap(), err: String::from_utf8(stderr).unwrap() }
 }
 
@@ -51,6 +57,14 @@ pub fn wait_until(limit: Duration, what: &str, mut holds: impl FnMut() -> bool) 
         thread::sleep(Duration::from_millis(15));
     }
     start.elapsed()
+}
+
+/// As [`wait_until`], with a limit of the time that the machine left to this process and to the thread that asks it.
+pub fn wait_of_its_own(pid: u32, limit: Duration, what: &str, holds: impl FnMut() -> bool) -> Duration {
+    let watch = Stopwatch::of(pid);
+    let took = wait_until(PATIENCE, what, holds);
+    assert!(watch.elapsed() < limit, "{what} took {took:?}, {:?} of it without a core", watch.withheld());
+    took
 }
 
 /// A folder with copies of the repository's `routes.toml` and provider files.
@@ -150,7 +164,7 @@ impl Sandbox {
     /// Waits for the end and gives the status with the whole log.
     pub fn ended(mut self, limit: Duration) -> (ExitStatus, String) {
         let mut status = None;
-        wait_until(limit, "the process's end", || {
+        wait_of_its_own(self.pid(), limit, "the process's end", || {
             status = self.child.try_wait().unwrap();
             status.is_some()
         });

@@ -6,18 +6,23 @@ use std::io::Write;
 use std::os::unix::fs::symlink;
 use std::process::Command;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::process::{PATIENCE, Sandbox, Site, Traffic, routes_with, wait_until};
+use crate::process::{PATIENCE, Sandbox, Site, Traffic, routes_with, wait_of_its_own, wait_until};
 
 /// Rows 38 and 39: from the last byte written to the new configuration in force.
 const LIVE: Duration = Duration::from_secs(3);
+/// How long a file must stay the same to be taken for a whole one.
+const SETTLE: Duration = Duration::from_millis(200);
+
+fn in_force(sandbox: &Sandbox, how: &str, holds: impl FnMut() -> bool) {
+    println!("{how}: {:?}", wait_of_its_own(sandbox.pid(), LIVE, how, holds));
+}
 
 fn is_live(sandbox: &Sandbox, route: &str, how: &str) {
-    let took = wait_until(LIVE, how, || sandbox.has_route(route));
-    println!("{how}: {took:?}");
+    in_force(sandbox, how, || sandbox.has_route(route));
 }
 
 #[test]
@@ -30,18 +35,17 @@ fn row_39_every_way_of_saving_is_in_force_within_three_seconds_and_no_request_is
     site.replace("routes.toml", &routes_with("renamed-over"));
     is_live(&sandbox, "renamed-over", "rename over the file");
 
-    let (text, versions) =
-        (routes_with("two-halves"), sandbox.metric(r#"weighbridge_config_reloads_total{result="success"}"#));
-    let mut file = File::create(site.path("routes.toml")).unwrap();
-    let (first, second) = text.split_at(text.len() / 2);
-    file.write_all(first.as_bytes()).unwrap();
-    file.flush().unwrap();
-    thread::sleep(Duration::from_millis(100));
-    file.write_all(second.as_bytes()).unwrap();
-    drop(file);
-    is_live(&sandbox, "two-halves", "truncated and written in two halves");
-    let reloads = sandbox.metric(r#"weighbridge_config_reloads_total{result="success"}"#);
-    assert_eq!(reloads - versions, 1.0, "never half a file");
+    let taken = || sandbox.metric(r#"weighbridge_config_reloads_total{result="success"}"#);
+    // On a busy machine the halves may come so far apart that each of them is a file that somebody saved.
+    let together = (0..50).any(|number| {
+        let (route, before) = (format!("two-halves-{number}"), taken());
+        let apart = write_in_two_halves(&site, &routes_with(&route));
+        is_live(&sandbox, &route, "truncated and written in two halves");
+        in_force(&sandbox, "and counted", || taken() > before);
+        assert!(apart >= SETTLE || taken() - before == 1.0, "never half a file");
+        apart < SETTLE
+    });
+    assert!(together, "no two halves were written within {SETTLE:?}");
 
     // A file system with a coarse clock shows the same size and the same time.
     let modified = fs::metadata(site.path("routes.toml")).unwrap().modified().unwrap();
@@ -58,7 +62,7 @@ fn row_39_every_way_of_saving_is_in_force_within_three_seconds_and_no_request_is
     let tokenmix = fs::read_to_string(site.path("providers/tokenmix.toml")).unwrap();
     assert_eq!(limit("tokenmix"), Some(200));
     site.write("providers/tokenmix.toml", &tokenmix.replace("in_flight = 200", "in_flight = 123"));
-    wait_until(LIVE, "a provider file edited", || limit("tokenmix") == Some(123));
+    in_force(&sandbox, "a provider file edited", || limit("tokenmix") == Some(123));
 
     site.write("providers/added.toml", &tokenmix.replace("\"tokenmix\"", "\"added\""));
     let with_added = routes_with("added")
@@ -71,17 +75,30 @@ fn row_39_every_way_of_saving_is_in_force_within_three_seconds_and_no_request_is
     site.replace("routes.toml", &routes_with("without-added"));
     fs::remove_file(site.path("providers/added.toml")).unwrap();
     is_live(&sandbox, "without-added", "a provider file removed");
-    assert_eq!(limit("added"), None);
+    // Two changes: they may be noticed one after the other.
+    in_force(&sandbox, "a provider file removed", || limit("added").is_none());
 
     // The whole folder is swapped; whoever watched it watches the old one.
     fs::rename(site.path("providers"), site.path("providers.old")).unwrap();
     fs::create_dir(site.path("providers")).unwrap();
     site.write("providers/tokenmix.toml", &tokenmix.replace("in_flight = 200", "in_flight = 45"));
-    wait_until(LIVE, "the folder of providers swapped", || limit("tokenmix") == Some(45));
+    in_force(&sandbox, "the folder of providers swapped", || limit("tokenmix") == Some(45));
 
     let answers = traffic.all_answered();
     assert!(answers.iter().any(|answer| answer.header("wb-config") == Some(&before)));
     assert_eq!(sandbox.status()["last_reload"]["errors"], json!([]));
+}
+
+/// Tells how long a reader could have taken the first half for the whole.
+fn write_in_two_halves(site: &Site, text: &str) -> Duration {
+    let begun = Instant::now();
+    let mut file = File::create(site.path("routes.toml")).unwrap();
+    let (first, second) = text.split_at(text.len() / 2);
+    file.write_all(first.as_bytes()).unwrap();
+    file.flush().unwrap();
+    thread::sleep(Duration::from_millis(100));
+    file.write_all(second.as_bytes()).unwrap();
+    begun.elapsed()
 }
 
 fn limit_of(status: &Value, provider: &str) -> Option<u64> {
@@ -166,7 +183,7 @@ fn row_38_what_is_no_configuration_changes_nothing_and_is_told_everywhere() {
         remove(&site);
         break_it(&site);
         let rendered = || sandbox.status()["last_reload"]["rendered"].to_string();
-        wait_until(LIVE, what, || failures() > failed && rendered().contains(told));
+        in_force(&sandbox, what, || failures() > failed && rendered().contains(told));
         let status = sandbox.status();
         assert_eq!(status["config_hash"], version.as_str(), "{what}");
         let first = &status["last_reload"]["errors"][0];
@@ -180,7 +197,8 @@ fn row_38_what_is_no_configuration_changes_nothing_and_is_told_everywhere() {
         let route = format!("repaired-{number}");
         site.write("routes.toml", &routes_with(&route));
         is_live(&sandbox, &route, what);
-        assert_eq!(sandbox.status()["last_reload"]["errors"], json!([]), "{what}");
+        // It is told a moment after it is so.
+        in_force(&sandbox, what, || sandbox.status()["last_reload"]["errors"] == json!([]));
     }
     traffic.all_answered();
     let log = sandbox.log();
@@ -224,7 +242,7 @@ fn row_40_a_stream_of_a_provider_that_is_removed_ends_as_if_nothing_had_happened
     site.write("routes.toml", &text);
     let sandbox = Sandbox::start(&site, &[]);
     let before = sandbox.version();
-    let streams: Vec<_> = (0..20).map(|_| sandbox.stream("leaving", 75)).collect();
+    let streams: Vec<_> = (0..20).map(|_| sandbox.stream("leaving", 500)).collect();
 
     site.write("routes.toml", &routes_with("arriving"));
     fs::remove_file(site.path("providers/leaving.toml")).unwrap();
@@ -258,7 +276,7 @@ fn row_37_what_is_known_about_a_provider_survives_a_reload() {
         route.unwrap()["candidates"][0].clone()
     };
     assert_eq!((&state()["upstream"], &state()["breaker"]), (&json!("tokenmix/deepseek-chat"), &json!("open")));
-    let stream = sandbox.stream("sandbox/steady", 60);
+    let stream = sandbox.stream("sandbox/steady", 400);
     let in_flight = |kind: &str, id: &str| {
         let status = sandbox.status();
         let found = status[kind].as_array().unwrap().iter().find(|known| known["id"] == id).cloned();

@@ -14,14 +14,16 @@ import threading
 import time
 import urllib.parse
 import uuid
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 BINARY = Path(os.environ.get("WEIGHBRIDGE_BIN", ROOT / "target/release/weighbridge"))
-READY_WITHIN = 20
-STOP_WITHIN = 15
+# Far more than it takes on a machine that others use too.
+PATIENCE = 90
+READY_WITHIN = PATIENCE
+STOP_WITHIN = PATIENCE
 
 NARROW_KEY = "wb-sdk-narrow-key-0123456789abcdef0123456789abcdef"
 SLOW_KEY = "wb-sdk-slow-key-0123456789abcdef0123456789abcdef01"
@@ -56,7 +58,7 @@ class Answer:
         return json.loads(self.body)
 
 
-def exchange(base: str, method: str, path: str, body=None, headers=None, timeout=30) -> Answer:
+def exchange(base: str, method: str, path: str, body=None, headers=None, timeout=PATIENCE) -> Answer:
     """One request on a connection of its own. `body` is bytes, or anything JSON can say."""
     address = urllib.parse.urlsplit(base)
     connection = http.client.HTTPConnection(address.hostname, address.port, timeout=timeout)
@@ -73,6 +75,36 @@ def exchange(base: str, method: str, path: str, body=None, headers=None, timeout
         return Answer(response.status, lower, whole, time.monotonic() - started)
     finally:
         connection.close()
+
+
+class Stopwatch:
+    """A clock that stands still while there is no core for the product or for who asks it.
+
+    A limit that a test sets is a limit of the time the machine leaves to the product: what its threads spent ready to run,
+    waiting for a core that somebody else had, is no slowness of theirs. Where nobody else computes, that is nothing.
+    """
+
+    def __init__(self, process: int):
+        self.process, self.started = process, time.monotonic()
+        self.product, self.own = waited(process), waited("self")
+
+    def elapsed(self) -> float:
+        return time.monotonic() - self.started - self.withheld()
+
+    def withheld(self) -> float:
+        product = sum(wait - self.product.get(thread, 0) for thread, wait in waited(self.process).items())
+        # Of the threads that ask, each has waited for itself alone.
+        own = max((wait - self.own.get(thread, 0) for thread, wait in waited("self").items()), default=0)
+        return (product + own) / 1e9
+
+
+def waited(process) -> dict:
+    """Nanoseconds in the queue for a core, by thread; nothing where there is no /proc."""
+    told = {}
+    for file in Path(f"/proc/{process}/task").glob("*/schedstat"):
+        with suppress(OSError):
+            told[file.parent.name] = int(file.read_text().split()[1])
+    return told
 
 
 def free_port() -> int:
@@ -180,7 +212,7 @@ class Sandbox:
     def stop(self):
         self.process.stop()
 
-    def call(self, method, path, body=None, key=None, headers=None, timeout=30) -> Answer:
+    def call(self, method, path, body=None, key=None, headers=None, timeout=PATIENCE) -> Answer:
         """A request to the data port with the sandbox's key, or `key`."""
         headers = {"Authorization": f"Bearer {key or self.key}", **(headers or {})}
         return exchange(self.data, method, path, body, headers, timeout)
@@ -200,11 +232,14 @@ class Sandbox:
                     total += float(match[2])
         return total
 
+    def stopwatch(self) -> Stopwatch:
+        return Stopwatch(self.process.process.pid)
+
     def eventually(self, truth, within=3.0):
-        """Waits until `truth()` holds."""
-        until = time.monotonic() + within
+        """Waits until `truth()` holds, `within` so many seconds of the product's own."""
+        watch = self.stopwatch()
         while not truth():
-            assert time.monotonic() < until, f"still not so after {within} s"
+            assert watch.elapsed() < within, f"still not so after {within} s, and {watch.withheld()} s without a core"
             time.sleep(0.02)
 
 

@@ -5,14 +5,14 @@ import io
 
 import openai
 import pytest
-from harness import exchange
+from harness import PATIENCE, exchange
 
 STEADY = "sandbox/steady"
 LARGE = 3 << 20
 
 
 def client(sandbox, **options) -> openai.OpenAI:
-    return openai.OpenAI(base_url=sandbox.base_url, api_key=sandbox.key, **{"max_retries": 0, "timeout": 30, **options})
+    return openai.OpenAI(base_url=sandbox.base_url, api_key=sandbox.key, **{"max_retries": 0, "timeout": PATIENCE, **options})
 
 
 def recording(size=5000) -> io.BytesIO:

@@ -43,7 +43,7 @@ def price(book: dict, features: list) -> int:
 def ask(sandbox: Sandbox, first: int) -> tuple:
     """Every CONNECTIONS-th call: what the answers' bodies say they cost, and what their headers say."""
     address = urllib.parse.urlsplit(sandbox.data)
-    connection = http.client.HTTPConnection(address.hostname, address.port, timeout=30)
+    connection = http.client.HTTPConnection(address.hostname, address.port, timeout=180)
     headers = {"Authorization": f"Bearer {sandbox.key}", "Content-Type": "application/json"}
     bodies = heads = 0
     for number in range(first, CALLS, CONNECTIONS):

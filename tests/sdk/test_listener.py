@@ -80,7 +80,7 @@ class Secure(Sandbox):
 
     def client(self, **options) -> openai.OpenAI:
         transport = httpx2.Client(verify=self.context, **options)
-        return openai.OpenAI(base_url=self.base_url, api_key=self.key, max_retries=0, timeout=30, http_client=transport)
+        return openai.OpenAI(base_url=self.base_url, api_key=self.key, max_retries=0, timeout=90, http_client=transport)
 
     def admin_get(self, path) -> str:
         with httpx2.Client(verify=self.context) as client:
@@ -108,7 +108,7 @@ def test_the_sdk_speaks_to_it_over_tls_with_a_private_authority(secure, http2):
 def test_forty_streams_share_one_connection(secure):
     async def all_of_them():
         transport = httpx2.AsyncClient(verify=secure.context, http2=True, limits=httpx2.Limits(max_connections=1))
-        async with openai.AsyncOpenAI(base_url=secure.base_url, api_key=secure.key, max_retries=0, http_client=transport) as client:
+        async with openai.AsyncOpenAI(base_url=secure.base_url, api_key=secure.key, max_retries=0, timeout=90, http_client=transport) as client:
 
             async def one():
                 stream = await client.chat.completions.create(model="narrative", messages=ask(), stream=True)
@@ -121,7 +121,7 @@ def test_forty_streams_share_one_connection(secure):
 
 
 def test_whoever_does_not_trust_the_authority_is_not_served(secure):
-    client = openai.OpenAI(base_url=secure.base_url, api_key=secure.key, max_retries=0)
+    client = openai.OpenAI(base_url=secure.base_url, api_key=secure.key, max_retries=0, timeout=90)
     with pytest.raises(openai.APIConnectionError):
         client.chat.completions.create(model="summary", messages=ask())
 
@@ -131,7 +131,7 @@ def test_curl_and_node_speak_to_it(secure):
     common = ["-sS", "--fail-with-body", "-H", f"authorization: Bearer {secure.key}", "-H", "content-type: application/json", "-d", body]
     for version, told in (("--http1.1", "1.1"), ("--http2", "2")):
         curl = ["curl", "--cacert", secure.folder / "ca.pem", version, "-w", "\n%{http_version}", *common, f"{secure.base_url}/chat/completions"]
-        out = subprocess.run(curl, check=True, capture_output=True, text=True, timeout=30).stdout
+        out = subprocess.run(curl, check=True, capture_output=True, text=True, timeout=90).stdout
         assert out.splitlines()[-1] == told and "choices" in out
     script = """
       const [url, key, body] = process.argv.slice(1);
@@ -141,13 +141,13 @@ def test_curl_and_node_speak_to_it(secure):
     """
     node = [shutil.which("node"), "--input-type=module", "-e", script, "--", f"{secure.base_url}/chat/completions", secure.key, body]
     trust = {**os.environ, "NODE_EXTRA_CA_CERTS": str(secure.folder / "ca.pem")}
-    out = subprocess.run(node, check=True, capture_output=True, text=True, timeout=30, env=trust).stdout
+    out = subprocess.run(node, check=True, capture_output=True, text=True, timeout=90, env=trust).stdout
     assert out == "200 1\n"
 
 
 def test_plain_http_is_told_what_is_wrong(secure):
     address = secure.data.removeprefix("https://")
-    connection = http.client.HTTPConnection(address, timeout=5)
+    connection = http.client.HTTPConnection(address, timeout=60)
     connection.request("GET", "/v1/models")
     answer = connection.getresponse()
     assert (answer.status, answer.read()) == (400, b"this port speaks TLS, use https://\n")
@@ -184,19 +184,19 @@ def test_a_renewed_certificate_is_in_use_without_a_restart(secure):
 def test_a_start_with_a_pair_that_does_not_fit_is_refused(secure):
     command = [BINARY, "sandbox", "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"]
     pair = ["--tls-cert", secure.folder / "client.pem", "--tls-key", secure.folder / "ca.key"]
-    ended = subprocess.run([*command, *pair], cwd=ROOT, capture_output=True, text=True, timeout=20)
+    ended = subprocess.run([*command, *pair], cwd=ROOT, capture_output=True, text=True, timeout=90)
     assert ended.returncode == 2 and "not the key of the certificate in" in ended.stderr
-    ended = subprocess.run([*command, *pair[:2]], cwd=ROOT, capture_output=True, text=True, timeout=20)
+    ended = subprocess.run([*command, *pair[:2]], cwd=ROOT, capture_output=True, text=True, timeout=90)
     assert ended.returncode == 2 and "--tls-key" in ended.stderr
 
 
 def test_t6_old_versions_and_weak_suites_are_refused(secure):
     address = secure.data.removeprefix("https://")
     for options in (["-tls1"], ["-tls1_1"], ["-tls1_2", "-cipher", "AES128-SHA:ECDHE-RSA-AES128-SHA:@SECLEVEL=0"]):
-        ended = subprocess.run(["openssl", "s_client", "-connect", address, *options], stdin=subprocess.DEVNULL, capture_output=True, timeout=10)
+        ended = subprocess.run(["openssl", "s_client", "-connect", address, *options], stdin=subprocess.DEVNULL, capture_output=True, timeout=90)
         assert ended.returncode != 0, options
     for options in (["-tls1_2"], ["-tls1_3"]):
-        ended = subprocess.run(["openssl", "s_client", "-connect", address, *options], stdin=subprocess.DEVNULL, capture_output=True, timeout=10)
+        ended = subprocess.run(["openssl", "s_client", "-connect", address, *options], stdin=subprocess.DEVNULL, capture_output=True, timeout=90)
         assert ended.returncode == 0
 
 
@@ -209,7 +209,7 @@ class Peer:
     def __init__(self, sandbox, settings=None):
         host, port = sandbox.data.split("://")[1].split(":")
         self.sandbox, self.hpack = sandbox, Encoder()
-        self.socket = socket.create_connection((host, int(port)), timeout=10)
+        self.socket = socket.create_connection((host, int(port)), timeout=60)
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.gone, self.calm, self.received, self.buffer = False, None, 0, b""
         self.send(PREFACE + SettingsFrame(0, settings=settings or {}).serialize())
@@ -258,12 +258,12 @@ class Peer:
         except OSError:
             self.gone = True
         finally:
-            self.socket.settimeout(10)
+            self.socket.settimeout(60)
 
     def flood(self, chunk, within=20.0) -> int:
         """Sends what `chunk(number)` gives until the other side hangs up; tells how many it took."""
-        until, sent = time.monotonic() + within, 0
-        while time.monotonic() < until and not self.gone and self.calm is None:
+        watch, sent = self.sandbox.stopwatch(), 0
+        while watch.elapsed() < within and not self.gone and self.calm is None:
             if not self.send(chunk(sent)):
                 break
             sent += 1
@@ -297,8 +297,9 @@ def somebody_else(sandbox):
     def run():
         while not stop.is_set():
             try:
-                answer = sandbox.call("POST", "/v1/chat/completions", json.loads(chat()), timeout=10)
-                worst[0] = max(worst[0], answer.took)
+                watch = sandbox.stopwatch()
+                answer = sandbox.call("POST", "/v1/chat/completions", json.loads(chat()))
+                worst[0] = max(worst[0], answer.took - watch.withheld())
                 if answer.status != 200:
                     failures.append(answer.status)
             except OSError as error:
@@ -343,9 +344,9 @@ def test_t1_rapid_reset_ends_in_enhance_your_calm(attacked):
             frames += peer.headers(stream, "END_HEADERS") + data.serialize() + RstStreamFrame(stream, error_code=8).serialize()
         return frames
 
-    before, started = attempts(attacked), time.monotonic()
+    before, watch = attempts(attacked), attacked.stopwatch()
     bursts = peer.flood(burst)
-    assert (peer.gone or peer.calm is not None) and bursts < 1000 and time.monotonic() - started < 15
+    assert (peer.gone or peer.calm is not None) and bursts < 1000 and watch.elapsed() < 15
     assert peer.calm in (CALM, None)
     # Somebody else called meanwhile, too.
     assert attempts(attacked) - before < 2000
@@ -439,13 +440,15 @@ ODD = {
 def test_t5_frames_that_cannot_be_end_the_connection(attacked, kind):
     peer = Peer(attacked)
     peer.send(ODD[kind](peer))
-    peer.hear(3.0)
+    watch = attacked.stopwatch()
+    while not peer.gone and peer.calm in (None, 0) and watch.elapsed() < 3:
+        peer.hear(0.5)
     assert peer.gone or peer.calm not in (None, 0), "it goes on"
 
 
 def test_http2_by_prior_knowledge_in_the_clear(sandbox):
     curl = ["curl", "-sS", "--fail-with-body", "--http2-prior-knowledge", "-w", "\n%{http_version}", "-H", f"authorization: Bearer {sandbox.key}"]
-    out = subprocess.run([*curl, f"{sandbox.base_url}/models"], check=True, capture_output=True, text=True, timeout=30).stdout
+    out = subprocess.run([*curl, f"{sandbox.base_url}/models"], check=True, capture_output=True, text=True, timeout=90).stdout
     assert out.splitlines()[-1] == "2"
 
 
@@ -478,7 +481,7 @@ def test_p5_slowhttptest_is_reaped_while_somebody_else_is_served(impatient, kind
     common = ["-c", "200", "-r", "200", "-i", "1", "-x", "4", "-l", "8", "-p", "3", "-u", f"{impatient.data}/v1/chat/completions"]
     headers = ["-t", "POST", "-f", "application/json"]
     with somebody_else(impatient):
-        told = subprocess.run(["slowhttptest", *options, *common, *headers], capture_output=True, text=True, timeout=60)
+        told = subprocess.run(["slowhttptest", *options, *common, *headers], capture_output=True, text=True, timeout=180)
     assert told.returncode == 0, told.stdout[-800:]
     impatient.eventually(lambda: impatient.metric("weighbridge_connections_open") <= 2, within=8)
     assert impatient.metric("weighbridge_in_flight") == 0

@@ -29,6 +29,27 @@ FIELDS = {
 }
 
 
+# So much of a deadline, in seconds, leaves too little of it for the record.
+MUCH = 0.2
+
+
+def assessed(sandbox, amount, **changes):
+    """The answer to a payment, on time. One that could not be recorded in time is withheld, as it has to be: where that is
+    the doing of a machine without a core to spare, the next payment is asked about instead."""
+    for _ in range(10):
+        watch = sandbox.stopwatch()
+        answer = sandbox.assess(payment(amount, **changes))
+        withheld = watch.withheld()
+        assert answer.took < ON_TIME + withheld
+        if not (without_record(answer) and withheld > MUCH):
+            break
+    return answer
+
+
+def without_record(answer) -> bool:
+    return answer.status == 503 and answer.json()["detail"].startswith("audit_unavailable")
+
+
 def decided(answer) -> dict:
     assert answer.status == 200, answer.body
     assert answer.headers["content-type"].startswith("application/json")
@@ -84,9 +105,8 @@ def test_a_bad_payment_does_not_pass(sandbox):
 
 
 def test_a_slow_provider_is_answered_for_on_time(fresh):
-    answer = fresh.assess(payment("188.50"))
+    answer = assessed(fresh, "188.50")
     decision = decided(answer)
-    assert answer.took < ON_TIME
     assert decision["source"] == "fallback" and decision["degraded"] is True
     assert decision["late_verdict_expected"] is True
     assert decision["action"] != "PASS"
@@ -108,10 +128,9 @@ FAULTS = {
 
 @pytest.mark.parametrize("cents", FAULTS, ids=list(FAULTS.values()))
 def test_a_verdict_that_nobody_gave_never_passes(fresh, cents):
-    answer = fresh.assess(payment(f"188.{cents}"))
+    answer = assessed(fresh, f"188.{cents}")
     decision = decided(answer)
     assert decision["action"] in ("CHALLENGE", "REVIEW", "REJECT")
-    assert answer.took < ON_TIME
     if cents in ("53", "57"):
         assert decision["risk_score"] is None
     if cents in ("51", "52", "54", "55", "56", "59"):
@@ -120,21 +139,24 @@ def test_a_verdict_that_nobody_gave_never_passes(fresh, cents):
 
 @pytest.mark.parametrize("fault", ["refuse", "reset", "status:503", "status:429;retry-after=2", "unsigned", "bad-signature"])
 def test_faults_by_metadata_never_pass(fresh, fault):
-    answer = fresh.assess(payment("188.00", metadata={"sandbox_fault": fault}))
+    answer = assessed(fresh, "188.00", metadata={"sandbox_fault": fault})
     decision = decided(answer)
     assert decision["source"] == "fallback"
     assert decision["action"] != "PASS"
-    assert answer.took < ON_TIME
 
 
 def test_an_outage_is_answered_on_time_for_everyone(fresh):
     def one(_):
         return fresh.assess(payment("188.50"))
 
+    watch = fresh.stopwatch()
     with ThreadPoolExecutor(20) as pool:
         answers = list(pool.map(one, range(40)))
+        withheld = watch.withheld()
+    assert max(answer.took for answer in answers) < ON_TIME + 0.3 + withheld
+    if withheld > MUCH:
+        answers = [answer for answer in answers if not without_record(answer)]
     assert all(decided(answer)["action"] != "PASS" for answer in answers)
-    assert max(answer.took for answer in answers) < ON_TIME + 0.3
 
 
 # --- the same payment again ---

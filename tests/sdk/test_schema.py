@@ -31,7 +31,7 @@ def tombi() -> list:
 
 def lint(*files, cwd=ROOT):
     env = {**os.environ, "NO_COLOR": "1"}
-    ended = subprocess.run([*tombi(), "lint", "--offline", *map(str, files)], cwd=cwd, env=env, capture_output=True, text=True, timeout=60)
+    ended = subprocess.run([*tombi(), "lint", "--offline", *map(str, files)], cwd=cwd, env=env, capture_output=True, text=True, timeout=180)
     return ended.returncode, re.sub(r"\x1b\[[0-9;]*m", "", ended.stdout + ended.stderr)
 
 
@@ -127,5 +127,5 @@ def test_bash_completes_commands_flags_and_words(tmp_path):
             _weighbridge weighbridge "${{COMP_WORDS[COMP_CWORD]}}" "${{COMP_WORDS[COMP_CWORD-1]}}"
             printf '%s\\n' "${{COMPREPLY[@]}}"
         """
-        ended = subprocess.run(["bash", "-c", program], capture_output=True, text=True, timeout=30)
+        ended = subprocess.run(["bash", "-c", program], capture_output=True, text=True, timeout=180)
         assert set(ended.stdout.split()) == expected, f"{words}: {ended.stdout} {ended.stderr}"
