@@ -143,6 +143,8 @@ pub fn open(folder: &Path) -> Result<Connection, StoreError> {
     // Not in the middle of a commit: see `sweep.rs`.
     db.pragma_update(None, "wal_autocheckpoint", 0)?;
     migrate(&db)?;
+    // The log's name, too: SQLite does not look at whether the folder could be synced.
+    sync_name(&path)?;
     Ok(db)
 }
 

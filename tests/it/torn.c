@@ -1,10 +1,8 @@
 /* Writes down, in order, everything a program does to the files of one folder: each write with its bytes, each cut, each
- * sync, each change of a name. Loaded with LD_PRELOAD by torn.rs; TORN_FOLDER is the folder, TORN_LOG the file of it, and
- * the sync of that number in TORN_FAIL fails, once. A change is written down before the program hears that it is done, so
- * what a client was told afterwards lies behind it. */
+ * sync, each change of a name. Loaded with LD_PRELOAD by torn.rs; TORN_FOLDER is the folder, TORN_LOG the file of it. A
+ * change is written down before the program hears that it is done, so what a client was told afterwards lies behind it. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
-#include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
 #include <stdarg.h>
@@ -17,7 +15,6 @@
 
 static pthread_mutex_t one_at_a_time = PTHREAD_MUTEX_INITIALIZER;
 static int told = -1;
-static long until_failure;
 static ssize_t (*real_write)(int, const void *, size_t);
 static ssize_t (*real_pwrite)(int, const void *, size_t, off_t);
 static int (*real_open)(const char *, int, ...);
@@ -41,7 +38,6 @@ __attribute__((constructor)) static void begin(void) {
     if (!getenv("TORN_FOLDER") || !getenv("TORN_LOG")) abort();
     told = real_open(getenv("TORN_LOG"), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
     if (told < 0) abort();
-    until_failure = getenv("TORN_FAIL") ? atol(getenv("TORN_FAIL")) : 0;
 }
 
 static void whole(const void *bytes, size_t length) {
@@ -120,12 +116,6 @@ static int synced(int fd, int (*sync)(int)) {
     int folder = strcmp(path, getenv("TORN_FOLDER")) == 0;
     if (!folder && !below(path)) return sync(fd);
     pthread_mutex_lock(&one_at_a_time);
-    if (until_failure > 0 && --until_failure == 0) {
-        note('F', about.st_ino, 0, NULL, 0, folder ? "." : below(path));
-        pthread_mutex_unlock(&one_at_a_time);
-        errno = EIO;
-        return -1;
-    }
     int done = sync(fd);
     if (done == 0) note(folder ? 'D' : 'S', about.st_ino, 0, NULL, 0, folder ? "." : below(path));
     pthread_mutex_unlock(&one_at_a_time);

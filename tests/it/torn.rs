@@ -4,12 +4,11 @@
 //! A small library beside this file (`torn.c`) writes down what the real program does to its data folder. The disk is then
 //! made up as it may have been at any moment of that: whatever was synced is there, and of what was not, any sectors, in
 //! any order; names change in order, and surely only with the folder's own sync. `WEIGHBRIDGE_TORN_DISKS=5000` looks at more
-//! of them, `WEIGHBRIDGE_TORN_SEED` at others. The same library makes a sync fail, whichever it is (row 25).
+//! of them, `WEIGHBRIDGE_TORN_SEED` at others.
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -36,7 +35,6 @@ enum Step {
     Cut { inode: u64, size: usize, name: String },
     Synced { inode: u64, name: String },
     SyncedFolder,
-    SyncFailed { inode: u64, name: String },
     Removed { name: String },
     Renamed { from: String, to: String },
     Linked { from: String, to: String },
@@ -65,7 +63,6 @@ fn steps(log: &[u8]) -> Vec<(u64, Step)> {
             "T" => Step::Cut { inode, size: at, name },
             "S" => Step::Synced { inode, name },
             "D" => Step::SyncedFolder,
-            "F" => Step::SyncFailed { inode, name },
             "U" => Step::Removed { name },
             "R" => Step::Renamed { from: from(), to: name },
             "L" => Step::Linked { from: from(), to: name },
@@ -166,9 +163,6 @@ impl Disk {
                 }
             }
             Step::SyncedFolder => (self.durable, self.loose) = (self.names.clone(), Vec::new()),
-            // As Linux does: what could not be written is forgotten, and the next sync says that all is well.
-            Step::SyncFailed { name, .. } if name == "." => {}
-            Step::SyncFailed { inode, name } => self.file(*inode, name).loose.clear(),
             Step::Removed { name } => self.rename(|names| {
                 names.remove(name);
             }),
@@ -422,61 +416,4 @@ fn row_27_with_writes_torn_between_sectors_every_decision_that_was_given_is_on_t
         told.iter_mut().for_each(|(_, far)| *far = 0);
     }
     println!("{} disks were looked at, {} decisions given", looks.into_inner(), told.lock().unwrap().len());
-}
-
-#[test]
-fn row_25_whichever_sync_fails_no_decision_that_was_given_is_missing_after_it() {
-    const PAYMENTS: usize = 8;
-    let mut tried = 0;
-    for fails in 1.. {
-        let site = Site::new();
-        let library = library(&site).display().to_string();
-        let root = fs::canonicalize(site.path("")).unwrap();
-        let (folder, log) = (root.join("kept"), root.join("log"));
-        let (of, to, fail) = (folder.display().to_string(), log.display().to_string(), fails.to_string());
-        let variables = [
-            ("LD_PRELOAD", library.as_str()),
-            ("TORN_FOLDER", of.as_str()),
-            ("TORN_LOG", to.as_str()),
-            ("TORN_FAIL", fail.as_str()),
-        ];
-        let start = || Sandbox::start_with(&site, &variables, &["--data-dir", "kept"]);
-        let mut told = Vec::new();
-        match catch_unwind(AssertUnwindSafe(start)) {
-            Ok(sandbox) => {
-                let (mut client, key) = (sandbox.client(), key(&sandbox));
-                for number in 0..PAYMENTS {
-                    let body = payment(&format!("P{number}"), "u1");
-                    let answer = client.call("POST", "/v1/risk/assessments", &key, &body).unwrap();
-                    match answer.status {
-                        200 => told.push((answer.json()["id"].as_str().unwrap().to_owned(), 0)),
-                        status => assert_eq!((status, number + 1 < PAYMENTS), (503, true), "{fails}: {answer:?}"),
-                    }
-                }
-                sandbox.signal("KILL");
-            }
-            // One of the first: what cannot be begun is told at the start, and can be begun afterwards.
-            Err(told) => {
-                let why = told.downcast_ref::<String>().cloned().unwrap_or_default();
-                assert!(why.contains("cannot"), "{fails}: {why}");
-            }
-        }
-        let (mut disk, mut failed) = (Disk::default(), false);
-        for (_, step) in steps(&fs::read(&log).unwrap()) {
-            failed |= matches!(step, Step::SyncFailed { .. });
-            disk.take(&step);
-        }
-        if !failed {
-            break;
-        }
-        tried += 1;
-        for kept in [Kept::None, Kept::All] {
-            let mut loss = Loss { dice: Dice(fails), kept, sector: 512, garbage: false, stretched: false };
-            lay(&root.join("made-up"), &disk.after(&mut loss));
-            let looked = looked_at(&root.join("made-up"), &told, 0);
-            assert_eq!(looked, Ok(()), "the sync of number {fails} failed, what was not synced is there: {kept:?}");
-        }
-    }
-    println!("{tried} syncs failed, each in a process of its own");
-    assert!(tried > PAYMENTS);
 }
