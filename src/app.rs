@@ -343,7 +343,11 @@ impl App {
         drop(reloading);
         futures_util::future::join(end(courier), end(collector)).await;
         if let Some(data) = record_dir {
-            let _ = tokio::task::spawn_blocking(move || counts::keep(&shared.velocity, &data)).await;
+            let kept = move || {
+                counts::keep(&shared.velocity, &data);
+                counts::keep_standings(&shared.decisions, &data);
+            };
+            let _ = tokio::task::spawn_blocking(kept).await;
         }
         close(records, spending).await;
         report

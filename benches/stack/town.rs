@@ -1,9 +1,14 @@
 //! What memory is worth: the simulated town pays, and a provider takes 350 ms, give or take 150.
 //!
 //! Payments of the published simulator that are in one currency (the terms of reuse are in one), a day of the town in ten
-//! seconds, the time to live as much shorter: ten seconds, too. Once without memory, then with `mode = "first"`, as the
-//! town's merchants are, and as one merchant would see the same payments. What is simulated is simulated: how often a payer
-//! comes back to a merchant within a day is the town's, not the world's.
+//! seconds, the time to live as much shorter: ten seconds, too.
+//!
+//! The simulator has terminals and no merchants, and reuse is for a payer at a merchant, so who owns the terminals decides
+//! what memory is worth. A terminal is a till. A merchant is who asks: a checkout that integrates the proxy is one merchant,
+//! however many tills it has, so the case that answers "what would it do for my checkout" is one merchant with all tills. A
+//! platform whose shops are merchants of their own is one of the others: ten or a hundred chains whose tills are all over
+//! town, and at the far end each till a merchant of its own, where hardly anybody comes back within a day. What is simulated
+//! is simulated: how often a payer comes back is the town's, not the world's.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -34,9 +39,11 @@ pub fn run(pinned: &Pinned) {
     println!("{:<44}{:>10}{:>14}{:>10}{:>10}{:>10}", "", "payments", "from memory", "mean ms", "p50 ms", "p99 ms");
     let with_memory = format!("{ROUTES}{REUSE}");
     for (name, routes, merchants) in [
-        ("without memory", ROUTES, Merchants::OfTheTown),
-        ("reuse = first, the town's merchants", &with_memory, Merchants::OfTheTown),
-        ("reuse = first, all at one merchant", &with_memory, Merchants::One),
+        ("without memory", ROUTES, Merchants::Chains(1)),
+        ("reuse = first, one merchant", &with_memory, Merchants::Chains(1)),
+        ("reuse = first, 10 merchants", &with_memory, Merchants::Chains(10)),
+        ("reuse = first, 100 merchants", &with_memory, Merchants::Chains(100)),
+        ("reuse = first, each terminal a merchant", &with_memory, Merchants::Terminals),
     ] {
         let provider = Provider::taking(200, 500);
         let proxy = Proxy::configured(pinned, routes, &provider.file());
@@ -60,10 +67,22 @@ fn print(name: &str, played: Played) {
     );
 }
 
+/// Who owns the terminals.
 #[derive(Clone, Copy)]
 enum Merchants {
-    OfTheTown,
-    One,
+    /// So many chains, each with terminals all over town.
+    Chains(u32),
+    /// Nobody has two.
+    Terminals,
+}
+
+impl Merchants {
+    fn of(self, terminal: u32) -> String {
+        match self {
+            Self::Chains(chains) => format!("chain-{}", terminal % chains),
+            Self::Terminals => format!("terminal-{terminal}"),
+        }
+    }
 }
 
 /// When each leaves, and its body.
@@ -76,9 +95,7 @@ fn payments(merchants: Merchants) -> Vec<(Duration, String)> {
     let all = (FIRST_DAY..FIRST_DAY + DAYS).flat_map(of_a_day);
     let in_one_currency = all.filter_map(|(due, payment)| {
         let mut body = town.request(&payment, "");
-        if matches!(merchants, Merchants::One) {
-            body["merchant"]["id"] = Value::from("m1");
-        }
+        body["merchant"]["id"] = Value::from(merchants.of(payment.terminal));
         (body["currency"] == "CNY").then(|| (due, body.to_string()))
     });
     in_one_currency.collect()

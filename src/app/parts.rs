@@ -97,7 +97,7 @@ pub(super) fn carry_on(before: Option<&mut Predecessor>, shared: &Shared, data: 
         None => data.into_iter().for_each(handover::forget),
     }
     if let Some(data) = data {
-        counts::go_on(&shared.velocity, data);
+        counts::go_on(shared, data);
     }
 }
 

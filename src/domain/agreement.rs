@@ -22,8 +22,8 @@ pub struct Standing {
 impl Standing {
     /// Takes note of a comparison; the limit is in millionths.
     pub fn note(&mut self, agreed: Agreed, limit: u32) {
-        self.compared += 1;
-        self.disagreed += u32::from(agreed == Agreed::No);
+        self.compared = self.compared.saturating_add(1);
+        self.disagreed = self.disagreed.saturating_add(u32::from(agreed == Agreed::No));
         let (lower, upper) = wilson(self.disagreed, self.compared);
         let enough = self.compared >= enough(limit);
         if self.off {
@@ -36,6 +36,16 @@ impl Standing {
         if self.compared >= enough_to_forget(limit) {
             (self.compared, self.disagreed) = (self.compared / 2, self.disagreed.div_ceil(2));
         }
+    }
+
+    /// What was found out, for the next process: comparisons, disagreements among them, and whether it is off.
+    pub fn told(self) -> (u32, u32, bool) {
+        (self.compared, self.disagreed, self.off)
+    }
+
+    /// What another process found out; `None` for numbers that none can have found.
+    pub fn of((compared, disagreed, off): (u32, u32, bool)) -> Option<Self> {
+        (disagreed <= compared).then_some(Self { compared, disagreed, off })
     }
 
     /// True if this merchant's decisions are not given again.

@@ -1,6 +1,6 @@
-//! What was counted about payment attempts, on disk between a planned end and the next start.
+//! What was counted about payment attempts and found out about reuse, on disk between a planned end and the next start.
 //!
-//! One file in the data folder, written when a process ends in good order or hands over, and removed by the next one that
+//! A file each in the data folder, written when a process ends in good order or hands over, and removed by the next one that
 //! reads it: it holds hashes with their pepper, readable for nobody else, and no process counts on from it twice. A crash
 //! leaves none, and all counters begin anew. It deliberately is no copy that is kept while the process runs: that would be
 //! as large, every few seconds, and the record is what lasts.
@@ -12,8 +12,11 @@ use std::path::Path;
 
 use crate::domain::clock;
 use crate::flight::velocity::{Carried, MOST_BYTES, Velocity};
+use crate::gateway::snapshot::Shared;
+use crate::layer::decision_cache::DecisionCache;
 
 const NAME: &str = "velocity.bin";
+const STANDINGS: &str = "reuse.json";
 
 /// Keeps the numbers for the next process. What cannot be kept is told and stops nothing. Blocks.
 pub fn keep(velocity: &Velocity, folder: &Path) {
@@ -27,34 +30,60 @@ pub fn keep(velocity: &Velocity, folder: &Path) {
     }
 }
 
-/// Goes on with what the process before kept. Call it before anybody is counted. Blocks.
-pub fn go_on(velocity: &Velocity, folder: &Path) {
-    let file = folder.join(NAME);
-    let read = read(&file);
+/// Keeps for the next process how well reused decisions agreed. What cannot be kept is told and stops nothing. Blocks.
+pub fn keep_standings(memory: &DecisionCache, folder: &Path) {
+    let Some(text) = memory.carried() else { return };
+    let file = folder.join(STANDINGS);
+    if let Err(error) = write(&file, text.as_bytes()) {
+        let file = file.display();
+        tracing::error!(%error, %file, "how well reused decisions agreed cannot be kept over a restart, and is forgotten");
+    }
+}
+
+/// Goes on with what the process before kept. Call it before anybody is counted or asked. Blocks.
+pub fn go_on(shared: &Shared, folder: &Path) {
+    let Shared { velocity, decisions: memory, metrics, .. } = shared;
+    // With room for a head and the digest.
+    if let Some((file, bytes)) = taken(&folder.join(NAME), MOST_BYTES as u64 + 4096) {
+        match velocity.go_on(&bytes, clock::unix_ms()) {
+            Some(counters) => tracing::info!(counters, "velocity counters go on from the process before"),
+            None => tracing::error!(%file, "velocity counters begin anew, the file of the last ones is broken"),
+        }
+    }
+    if let Some((file, bytes)) = taken(&folder.join(STANDINGS), DecisionCache::MOST_CARRIED) {
+        match memory.go_on(&bytes) {
+            Some((merchants, off)) => {
+                metrics.reuse.switched_off(off);
+                tracing::info!(merchants, off, "how well reused decisions agree is known from the process before");
+            }
+            None => tracing::error!(%file, "how well reused decisions agreed is forgotten, the file of it is broken"),
+        }
+    }
+}
+
+/// What a file holds, which is gone afterwards; `None` if there is none, or it cannot be gone on from, which is told.
+fn taken(file: &Path, most: u64) -> Option<(String, Vec<u8>)> {
+    let (read, name) = (read(file, most), file.display().to_string());
     // First of all: nobody may go on from it a second time.
-    if let Err(error) = fs::remove_file(&file)
+    if let Err(error) = fs::remove_file(file)
         && error.kind() != ErrorKind::NotFound
     {
-        let file = file.display();
-        return tracing::error!(%error, %file, "velocity counters begin anew, the file of the last ones cannot be removed");
+        tracing::error!(%error, file = name, "what the last process kept is not gone on from, its file cannot be removed");
+        return None;
     }
     match read {
-        Ok(bytes) => match velocity.go_on(&bytes, clock::unix_ms()) {
-            Some(counters) => tracing::info!(counters, "velocity counters go on from the process before"),
-            None => {
-                tracing::error!(file = %file.display(), "velocity counters begin anew, the file of the last ones is broken");
-            }
-        },
-        Err(error) if error.kind() == ErrorKind::NotFound => {}
+        Ok(bytes) => Some((name, bytes)),
+        Err(error) if error.kind() == ErrorKind::NotFound => None,
         Err(error) => {
-            tracing::error!(%error, file = %file.display(), "velocity counters begin anew, the file of the last ones cannot be read");
+            tracing::error!(%error, file = name, "what the last process kept is lost, its file cannot be read");
+            None
         }
     }
 }
 
 /// Whole or not at all.
 fn write(file: &Path, bytes: &[u8]) -> io::Result<()> {
-    let beside = file.with_extension("bin.new");
+    let beside = file.with_extension("new");
     // One that a crash left may have other rights.
     fs::remove_file(&beside).or_else(|error| if error.kind() == ErrorKind::NotFound { Ok(()) } else { Err(error) })?;
     let mut new = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&beside)?;
@@ -63,9 +92,8 @@ fn write(file: &Path, bytes: &[u8]) -> io::Result<()> {
     fs::rename(&beside, file)
 }
 
-fn read(file: &Path) -> io::Result<Vec<u8>> {
+fn read(file: &Path, most: u64) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
-    // With room for a head and the digest.
-    File::open(file)?.take(MOST_BYTES as u64 + 4096).read_to_end(&mut bytes)?;
+    File::open(file)?.take(most).read_to_end(&mut bytes)?;
     Ok(bytes)
 }

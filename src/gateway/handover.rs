@@ -4,8 +4,8 @@
 //! both claim payments before they ask a provider ([`Claims`]) and write nonces down before they accept them. Both need the
 //! same data folder; without one there is nothing to share, and the restart is as good as any other.
 //!
-//! Velocity counters go with it, as they stand: what the old process still counts in requests it had begun to read is not in
-//! them. It deliberately shares nothing else: metrics, cached answers, idempotency keys of LLM calls, breakers and rate limits
+//! Velocity counters go with it, as they stand, and how well reused decisions agreed: what the old process still counts in
+//! requests it had begun to read is not in them. It deliberately shares nothing else: metrics, cached answers, idempotency keys of LLM calls, breakers and rate limits
 //! begin anew, as after every restart. Budgets are handed over as they stand on disk; what the old process's last calls cost
 //! is not in them.
 
@@ -33,6 +33,7 @@ pub fn give(shared: &Shared, data: Option<&Path>) -> Option<u64> {
     }
     if let Some(data) = data {
         counts::keep(&shared.velocity, data);
+        counts::keep_standings(&shared.decisions, data);
     }
     shared.nonces.share()
 }

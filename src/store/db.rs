@@ -1,10 +1,14 @@
 //! The file: how it is opened, which schema it has, and what can go wrong with it.
 //!
-//! `synchronous = FULL` in WAL mode: a commit that returned is on disk. `secure_delete` overwrites what is deleted, because
-//! the only rows ever deleted are keys.
+//! `synchronous = FULL` in WAL mode: a commit that returned is on disk. The log is not trusted to a disk that leaves alone
+//! what it was not told to write (`psow=0`, <https://www.sqlite.org/psow.html>, read Nov 2026): each commit ends with its
+//! sector, or a sector that the next one tears when the power goes would take it along. `secure_delete` overwrites what is
+//! deleted, because the only rows ever deleted are keys.
 
-use std::fs::{self, OpenOptions};
+use std::fmt::Write;
+use std::fs::{self, File, OpenOptions};
 use std::io;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -62,6 +66,9 @@ pub enum StoreError {
         /// Ours.
         known: usize,
     },
+    /// SQLite keeps no write-ahead log for it.
+    #[error("{FILE} cannot have a write-ahead log; the data folder must be on a local disk that is well")]
+    NoLog,
     /// There is no record.
     #[error("there is no {FILE} in {}", .0.display())]
     None(PathBuf),
@@ -84,12 +91,38 @@ impl StoreError {
     }
 }
 
-/// Makes the folder if there is none.
+/// Makes the folder if there is none, and its name durable.
 ///
 /// # Errors
 /// [`StoreError::Io`].
 pub fn folder(path: &Path) -> Result<(), StoreError> {
-    fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(StoreError::io(path))
+    let made: Vec<_> =
+        path.ancestors().take_while(|folder| !folder.as_os_str().is_empty() && !folder.exists()).collect();
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(StoreError::io(path))?;
+    made.into_iter().try_for_each(sync_name)
+}
+
+/// Has the disk keep the name of a file or folder that was just made.
+///
+/// # Errors
+/// [`StoreError::Io`].
+pub(super) fn sync_name(path: &Path) -> Result<(), StoreError> {
+    let above = path.parent().filter(|above| !above.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    File::open(above).and_then(|above| above.sync_all()).map_err(StoreError::io(above))
+}
+
+/// The file as SQLite takes it with what is said of the disk.
+fn uri(path: &Path) -> String {
+    let mut uri = if path.is_absolute() { "file://" } else { "file:" }.to_owned();
+    for byte in path.as_os_str().as_bytes() {
+        match byte {
+            b'/' | b'-' | b'.' | b'_' => uri.push(char::from(*byte)),
+            byte if byte.is_ascii_alphanumeric() => uri.push(char::from(*byte)),
+            // Writing to a text cannot fail.
+            byte => drop(write!(uri, "%{byte:02X}")),
+        }
+    }
+    uri + "?psow=0"
 }
 
 /// Opens the file for writing, makes it if there is none, and brings it up to date.
@@ -101,15 +134,28 @@ pub fn open(folder: &Path) -> Result<Connection, StoreError> {
     // SQLite gives its other files the permissions of this one.
     let made = OpenOptions::new().read(true).append(true).create(true).mode(0o600).open(&path);
     drop(made.map_err(StoreError::io(&path))?);
-    let db = Connection::open_with_flags(&path, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_URI;
+    let db = Connection::open_with_flags(uri(&path), flags)?;
     db.busy_timeout(BUSY)?;
     db.pragma_update(None, "secure_delete", "ON")?;
-    db.pragma_update_and_check(None, "journal_mode", "WAL", |_| Ok(()))?;
+    keep_log(&db)?;
     db.pragma_update(None, "synchronous", "FULL")?;
     // Not in the middle of a commit: see `sweep.rs`.
     db.pragma_update(None, "wal_autocheckpoint", 0)?;
     migrate(&db)?;
+    // The log's name, too: SQLite does not look at whether the folder could be synced.
+    sync_name(&path)?;
     Ok(db)
+}
+
+/// Has SQLite keep a write-ahead log: in its old mode a commit that returned is undone by a loss of power.
+///
+/// The answer comes before the change is committed. Whoever reads no further does not hear of a sync that failed in between,
+/// and goes on in the old mode.
+fn keep_log(db: &Connection) -> Result<(), StoreError> {
+    let mut change = db.prepare("PRAGMA journal_mode = WAL")?;
+    let modes = change.query_map([], |row| row.get(0))?.collect::<Result<Vec<String>, _>>()?;
+    if modes == ["wal"] { Ok(()) } else { Err(StoreError::NoLog) }
 }
 
 /// Opens the file for moving the log into it, beside whoever writes.
@@ -165,4 +211,20 @@ fn migrate(db: &Connection) -> Result<(), StoreError> {
     }
     db.execute_batch("COMMIT")?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_folder_of_any_name_is_made_and_its_record_opened() {
+        let root = tempfile::tempdir().unwrap();
+        let path = root.path().join("a b%20?c=#d/ü/kept");
+        folder(&path).unwrap();
+        drop(open(&path).unwrap());
+        assert!(path.join(FILE).exists() && open_to_read(&path).is_ok());
+        assert_eq!(uri(Path::new("kept/decisions.db")), "file:kept/decisions.db?psow=0");
+        assert_eq!(uri(Path::new("/k pt")), "file:///k%20pt?psow=0");
+    }
 }

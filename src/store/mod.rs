@@ -7,6 +7,7 @@
 
 pub mod book;
 pub mod chain;
+mod checkpoints;
 pub mod db;
 pub mod disk;
 pub mod keys;

@@ -4,10 +4,7 @@
 //! opens a new one: that is how it heals. The first batch that succeeds after a failure begins with a word on the gap. It
 //! does not decide what an answer without a record is worth; `layer/audit.rs` does.
 
-use std::fs::OpenOptions;
-use std::io::Write;
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, SyncSender, TrySendError};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -18,6 +15,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::book::{self, Book, Recorded};
+use super::checkpoints;
 use super::db::{self, StoreError};
 use super::missing::Missing;
 use super::query::Reader;
@@ -416,7 +414,7 @@ impl Writer {
         self.marked_at = Instant::now();
         let marked = book.checkpoint().and_then(|checkpoint| {
             let line = serde_json::to_string(&checkpoint).unwrap_or_default() + "\n";
-            append(&self.checkpoints, &line)
+            checkpoints::append(&self.checkpoints, &line)
         });
         match marked {
             Ok(()) => (self.unmarked, self.mark_failed) = (0, false),
@@ -428,27 +426,4 @@ impl Writer {
             Err(_) => {}
         }
     }
-}
-
-fn append(path: &Path, line: &str) -> Result<(), StoreError> {
-    let write = || {
-        let mut file = OpenOptions::new().read(true).append(true).create(true).mode(0o600).open(path)?;
-        // A crash may have left half a line.
-        let torn = ends_torn(&mut file)?;
-        file.write_all(if torn { "\n" } else { "" }.as_bytes())?;
-        file.write_all(line.as_bytes())?;
-        file.sync_data()
-    };
-    write().map_err(StoreError::io(path))
-}
-
-fn ends_torn(file: &mut std::fs::File) -> std::io::Result<bool> {
-    use std::io::{Read, Seek, SeekFrom};
-    if file.metadata()?.len() == 0 {
-        return Ok(false);
-    }
-    let mut last = [0];
-    file.seek(SeekFrom::End(-1))?;
-    file.read_exact(&mut last)?;
-    Ok(last != *b"\n")
 }

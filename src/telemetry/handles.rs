@@ -171,6 +171,11 @@ impl ReuseMetrics {
             Agreed::No => self.disagreed.inc(),
         }
         self.bound.set(bound.into());
+        self.switched_off(off);
+    }
+
+    /// So many merchants are off.
+    pub fn switched_off(&self, off: usize) {
         self.off.set(i64::try_from(off).unwrap_or(i64::MAX));
     }
 }

@@ -125,6 +125,9 @@ async fn c10_what_nobody_agreed_on_is_a_review_and_is_counted() {
         world.faults("alipay", &[&format!("status:200;body={body}")]);
         let answer = world.assess(&payment("T1", "1.00")).await;
         assert_eq!(answer.json()["action"], "REVIEW", "{body}: {}", answer.text());
+        let told = if reason == "invalid_score" { "no_score" } else { reason };
+        let told = if reason == "not_understood" { "no_verdict" } else { told };
+        assert_eq!(answer.json()["reasons"][0]["code"], told, "{body}");
         is_count(world.metric("weighbridge_odd_answers_total", &[&format!("reason=\"{reason}\"")]), 1);
         is_count(world.metric("weighbridge_odd_answers_total", &[]), 1);
     }

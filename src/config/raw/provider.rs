@@ -256,12 +256,25 @@ pub(super) fn operation_words() -> Vec<(&'static str, Operation)> {
 fn operations(value: &Value<'_>) -> Option<Field<RawOperations>> {
     let words = operation_words();
     let elements = value.list()?;
-    let known: Vec<_> = elements.iter().filter_map(|element| element.word(&words)).collect();
+    let known: Vec<_> =
+        elements.iter().filter_map(|element| if undescribed(element) { None } else { element.word(&words) }).collect();
     if elements.is_empty() {
         return value.bad("no operation");
     }
     let sound = known.len() == elements.len();
     Some(Field { value: RawOperations { known, sound }, at: value.at, key: value.key.clone() })
+}
+
+/// True, after saying so, of an operation whose name the dialect has and whose message nobody has described.
+fn undescribed(element: &Value<'_>) -> bool {
+    let named = ["risk.report", "risk.convert", "risk.dispute"];
+    let text = element.is_string().then(|| element.string()).flatten();
+    let Some(text) = text.filter(|text| named.contains(&text.value.as_str())) else { return false };
+    let message = format!("`{}` is not supported by this version", text.value);
+    let hint =
+        "remove it; di-hmac has the name and describes no message, so nothing of the kind is sent to the provider";
+    element.report().add(element.mistake(Code::Unsupported, message).hint(hint));
+    true
 }
 
 pub(super) fn headers(value: &Value<'_>) -> Vec<(Field<String>, Field<String>)> {

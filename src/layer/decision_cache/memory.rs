@@ -3,7 +3,7 @@
 //! It remembers; whether what it remembers may be given again is asked of [`domain::reuse`](crate::domain::reuse), under
 //! the lock under which the use is booked, so that two calls at once cannot take the same last use. Everything it knows
 //! about people is peppered hashes. It lives in this process: it survives reloads, as [`Lineage`] and the guards allow, and
-//! no restart.
+//! no restart; only what was found out about merchants does ([`carried`]).
 //!
 //! Epochs are numbers of one counter. What began before a bump of its payer, its merchant or its provider's model is worth
 //! nothing, also if it was still on its way. When there are too many bumps to remember, everything that began before now is
@@ -11,7 +11,7 @@
 
 use std::collections::HashMap;
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use moka::sync::Cache as Moka;
@@ -30,6 +30,8 @@ use crate::flight::call::RiskFacts;
 use crate::telemetry::metrics::Metrics;
 use crate::wire::risk::Assessment;
 
+mod carried;
+
 /// Payers remembered.
 const MOST_PEOPLE: u64 = 50_000;
 /// Pairs of instrument and device of each.
@@ -46,6 +48,8 @@ const JITTER: u64 = 300_000;
 /// The memory of the process.
 pub struct DecisionCache {
     pepper: [u8; 32],
+    /// The process before's, once this one goes on from it.
+    inherited: OnceLock<[u8; 32]>,
     began: Instant,
     people: Moka<Mark, Arc<Mutex<Vec<Remembered>>>>,
     epochs: Mutex<Epochs>,
@@ -104,6 +108,7 @@ impl DecisionCache {
     pub fn new(pepper: [u8; 32]) -> Self {
         Self {
             pepper,
+            inherited: OnceLock::new(),
             began: Instant::now(),
             people: Moka::builder().max_capacity(MOST_PEOPLE).time_to_live(LIFE).build(),
             epochs: Mutex::default(),
@@ -294,8 +299,12 @@ impl DecisionCache {
         }
     }
 
+    fn pepper(&self) -> &[u8; 32] {
+        self.inherited.get().unwrap_or(&self.pepper)
+    }
+
     fn hash(&self, what: &str, parts: &[Option<&str>]) -> Mark {
-        let mut hash = Sha256::new_with_prefix(self.pepper);
+        let mut hash = Sha256::new_with_prefix(self.pepper());
         for part in std::iter::once(&Some(what)).chain(parts) {
             hash.update([u8::from(part.is_some())]);
             hash.update((part.map_or(0, str::len) as u64).to_be_bytes());

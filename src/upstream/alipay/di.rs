@@ -289,7 +289,7 @@ fn decided(verdict: Verdict, facts: &RiskFacts) -> Result<Reply, AttemptError> {
     let action = decide(ruling, verdict.score, verdict.recommendation.as_deref());
     let action = action.ok_or_else(|| bad_reply("the answer has neither a usable score nor a recommendation"))?;
     let said = verdict.explanation.iter().map(|text| Reason { code: "provider".to_owned(), text: text.clone() });
-    let reasons = said.chain(ruling.reasons()).collect();
+    let reasons = said.chain(wanting(&verdict)).chain(ruling.reasons()).collect();
     let decision = Decision {
         id: DecisionId::fresh(),
         action,
@@ -309,6 +309,17 @@ fn decided(verdict: Verdict, facts: &RiskFacts) -> Result<Reply, AttemptError> {
         complete: true,
         decision: Some(Arc::new(decision)),
     })
+}
+
+/// What makes a verdict weigh more than it says, so that nobody looks at a REVIEW without a reason.
+fn wanting(verdict: &Verdict) -> impl Iterator<Item = Reason> + use<> {
+    let reason = |code: &str, text: &str| Reason { code: code.to_owned(), text: text.to_owned() };
+    let unknown = verdict.recommendation.as_deref().is_some_and(|word| Action::parse(word).is_none());
+    let no_score = verdict.score.is_none().then(|| reason("no_score", "the provider gave no score from 0 to 1"));
+    let no_word = unknown.then(|| {
+        reason("unknown_recommendation", "the provider's recommendation is no known word and counts as REVIEW")
+    });
+    no_score.into_iter().chain(no_word)
 }
 
 /// What a status other than 200 comes to. It may come without a signature, from those who do not know us and from
