@@ -54,6 +54,7 @@ mod process;
 mod relay;
 mod reload;
 mod retention;
+mod retold;
 mod reuse;
 mod revalidate;
 mod risk;
