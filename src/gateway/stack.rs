@@ -176,6 +176,7 @@ pub fn llm(route: &Arc<LlmRoute>, kept: &Kept, fleet: &Fleet, shared: &Shared) -
         fingerprint: route.fingerprint,
         metrics: Arc::clone(&shared.metrics),
         gate: Arc::clone(&shared.gate),
+        log: shared.log.clone(),
     };
     let hedge = route.asking.hedge.zip(kept.tempo.clone());
     let hedge = hedge.map(|(policy, tempo)| {
