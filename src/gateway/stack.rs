@@ -185,7 +185,7 @@ pub fn llm(route: &Arc<LlmRoute>, kept: &Kept, fleet: &Fleet, shared: &Shared) -
     });
     let stack = ServiceBuilder::new()
         // Outermost: a stream ends with its call's total time; until there is a reply, Failover keeps the same deadline.
-        .layer(DeadlineLayer)
+        .layer(DeadlineLayer { heartbeat: route.timeouts.heartbeat })
         // The same key, the same answer; outside Cache, so that it holds on routes without one.
         .layer(IdempotencyKeyLayer(idempotency_key::Params {
             answers: shared.answers.clone(),
