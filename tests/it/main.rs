@@ -37,6 +37,7 @@ mod failover;
 mod faults;
 mod governance;
 mod harness;
+mod headers;
 mod heartbeat;
 mod hedge;
 mod idempotency_llm;

@@ -110,3 +110,17 @@ async fn a_stream_that_can_be_told_no_further_ends_there_though_something_of_its
     assert_eq!((text.matches("event: error").count(), is_complete(Form::Messages, &answer)), (1, false), "{text}");
     assert_eq!(told(Form::Messages, &answer), "hel", "{text}");
 }
+
+#[tokio::test(start_paused = true)]
+async fn an_event_named_error_in_a_chat_stream_is_its_one_error_whatever_it_holds() {
+    let named = "event: error\ndata: {\"message\":\"ALPHA is out\"}\n\n";
+    let world = World::new();
+    world.net.always("alpha", streams(&[Form::Chat.opening(), named]));
+    let before = world.chat(&streamed("duo")).await;
+    assert_eq!((before.header("wb-provider"), before.header("wb-attempts")), ("beta", "2"), "{}", before.text());
+    let world = World::new();
+    world.net.always("alpha", streams(&[Form::Chat.opening(), &Form::Chat.word("hel"), named]));
+    let after = world.chat(&streamed("duo")).await.text();
+    assert_eq!((after.matches("\"error\":{").count(), after.contains("ALPHA is out")), (1, false), "{after}");
+    assert!(after.contains("\"code\":\"upstream_error\"") && !after.contains("[DONE]"), "{after}");
+}
