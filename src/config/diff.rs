@@ -341,6 +341,7 @@ fn changed_route(old: &LlmRoute, new: &LlmRoute) -> Vec<&'static str> {
         ("timeouts.connect", old.timeouts.connect == new.timeouts.connect),
         ("timeouts.first_content", old.timeouts.first_content == new.timeouts.first_content),
         ("timeouts.idle", old.timeouts.idle == new.timeouts.idle),
+        ("timeouts.heartbeat", old.timeouts.heartbeat == new.timeouts.heartbeat),
         ("max_attempts", old.max_attempts == new.max_attempts),
         ("cache", old.cache == new.cache),
         ("order", old.asking.order == new.asking.order),

@@ -14,6 +14,7 @@ pub(super) mod budgets;
 pub(super) mod cache;
 pub(super) mod callers;
 pub(super) mod cases;
+pub(super) mod heartbeat;
 pub(super) mod jurisdiction;
 pub(super) mod keys;
 pub(super) mod lint;

@@ -278,6 +278,7 @@ fn default_timeouts() -> Timeouts {
         connect: Duration::from_secs(1),
         first_content: Duration::from_secs(30),
         idle: Duration::from_secs(30),
+        heartbeat: Some(Duration::from_secs(15)),
     }
 }
 
@@ -298,6 +299,7 @@ fn plan_timeouts(raw: &RawTimeouts, report: &Report<'_>) -> Timeouts {
         first_content: within_total(&raw.first_content, default.first_content),
         // Silence may be allowed for longer than everything together: then `total` alone ends the call.
         idle: raw.idle.as_ref().map_or(default.idle.min(total), |field| field.value),
+        heartbeat: raw.heartbeat.as_ref().map_or(default.heartbeat, |field| field.value),
     }
 }
 

@@ -112,6 +112,7 @@ fn timeouts(written: &RawTimeouts, base: Timeouts, report: &Report<'_>) -> Timeo
         connect: within(&written.connect, base.connect),
         first_content: within(&written.first_content, base.first_content),
         idle: written.idle.as_ref().map_or(base.idle.min(total), |field| field.value),
+        heartbeat: written.heartbeat.as_ref().map_or(base.heartbeat, |field| field.value),
     }
 }
 

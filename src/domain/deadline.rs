@@ -42,4 +42,6 @@ pub struct Timeouts {
     pub first_content: Duration,
     /// Between two pieces of a stream.
     pub idle: Duration,
+    /// How long nothing may be said to the client of a stream; `None` if it is never told that its stream goes on.
+    pub heartbeat: Option<Duration>,
 }

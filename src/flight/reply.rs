@@ -8,6 +8,7 @@ use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::Stream;
@@ -21,6 +22,7 @@ use crate::domain::operation::Dialect;
 use crate::domain::outcome::{End, FailureClass};
 use crate::domain::usage::Usage;
 use crate::flight::ending;
+use crate::flight::heartbeat::Heartbeat;
 use crate::wire::openai::ErrorBody;
 use crate::wire::sse::Event;
 
@@ -119,6 +121,7 @@ struct Inside {
     bytes: u64,
     frames: u64,
     call: Option<RequestId>,
+    heartbeat: Option<Box<Heartbeat>>,
     dialect: Dialect,
 }
 
@@ -160,6 +163,7 @@ impl ReplyBody {
             bytes: 0,
             frames: 0,
             call: None,
+            heartbeat: None,
             dialect: Dialect::OpenAi,
         }))
     }
@@ -174,6 +178,13 @@ impl ReplyBody {
     pub fn end_when(&mut self, moment: impl Future<Output = ()> + Send + 'static, end: End) {
         if self.is_stream() {
             self.0.interrupts.push((Box::pin(moment), end));
+        }
+    }
+
+    /// Tells the client of a stream of events that it goes on, whenever it was told nothing else for `every`.
+    pub fn beat(&mut self, every: Duration) {
+        if matches!(self.0.content, Content::Events(_)) {
+            self.0.heartbeat = Some(Box::new(Heartbeat::new(every)));
         }
     }
 
@@ -262,10 +273,19 @@ impl Inside {
     }
 
     fn poll_events(&mut self, cx: &mut Context<'_>) -> Polled {
-        match ready!(self.poll_next(cx)) {
-            Ok(event) => self.hand_out(event.raw().clone()),
-            Err(end) => self.fail(end),
+        match self.poll_next(cx) {
+            Poll::Ready(Ok(event)) => self.hand_out(event.raw().clone()),
+            Poll::Ready(Err(end)) => self.fail(end),
+            Poll::Pending => self.poll_heartbeat(cx),
         }
+    }
+
+    /// A comment is no event: it counts among the bytes alone.
+    fn poll_heartbeat(&mut self, cx: &mut Context<'_>) -> Polled {
+        let Some(heartbeat) = &mut self.heartbeat else { return Poll::Pending };
+        let comment = ready!(heartbeat.poll(self.frames, cx));
+        self.bytes += comment.len() as u64;
+        Poll::Ready(Some(Ok(Frame::data(comment))))
     }
 
     /// The next event, or how the stream ends.

@@ -176,6 +176,7 @@ pub fn llm(route: &Arc<LlmRoute>, kept: &Kept, fleet: &Fleet, shared: &Shared) -
         fingerprint: route.fingerprint,
         metrics: Arc::clone(&shared.metrics),
         gate: Arc::clone(&shared.gate),
+        log: shared.log.clone(),
     };
     let hedge = route.asking.hedge.zip(kept.tempo.clone());
     let hedge = hedge.map(|(policy, tempo)| {
@@ -184,7 +185,7 @@ pub fn llm(route: &Arc<LlmRoute>, kept: &Kept, fleet: &Fleet, shared: &Shared) -
     });
     let stack = ServiceBuilder::new()
         // Outermost: a stream ends with its call's total time; until there is a reply, Failover keeps the same deadline.
-        .layer(DeadlineLayer)
+        .layer(DeadlineLayer { heartbeat: route.timeouts.heartbeat })
         // The same key, the same answer; outside Cache, so that it holds on routes without one.
         .layer(IdempotencyKeyLayer(idempotency_key::Params {
             answers: shared.answers.clone(),

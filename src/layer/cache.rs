@@ -27,10 +27,12 @@ use crate::flight::shared_reply::{Asking, Done, Landing, Seat, Shown};
 use crate::flight::trail::CacheNote;
 use crate::layer::join::{Boarded, Key, Role, is_the_leaders_own, reply};
 use crate::layer::{BoxFuture, always_ready};
+use crate::telemetry::access::AccessLog;
 use crate::telemetry::labels::{Cache as CacheLabel, CacheEvent};
 use crate::telemetry::metrics::Metrics;
 use crate::wire::replay::{Ending, Form, assemble, ending};
 
+mod refreshed;
 mod revalidate;
 mod store;
 
@@ -49,6 +51,8 @@ pub struct Params {
     pub metrics: Arc<Metrics>,
     /// Knows when there is no memory to spare for more answers.
     pub gate: Arc<Gate>,
+    /// Where the lines of calls go that no client made.
+    pub log: AccessLog,
 }
 
 /// Makes [`Cache`].

@@ -318,7 +318,8 @@ fn refused(last: &AttemptError) -> Told {
     let said = last.said.as_deref();
     let message = said.map(|said| said.message.clone()).filter(|message| !message.is_empty());
     let message = message.unwrap_or_else(|| "the provider refused the request".to_owned());
-    Told::new(status, INVALID, said.and_then(|said| said.code_for_callers()), message)
+    let told = Told::new(status, INVALID, said.and_then(|said| said.code_for_callers()), message);
+    Told { param: said.and_then(|said| said.param.clone()), ..told }
 }
 
 fn timed_out(message: &str) -> Told {

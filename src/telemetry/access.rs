@@ -29,6 +29,8 @@ const LONGEST_FIELD: usize = 1_024;
 pub struct AccessRecord<'a> {
     /// The call's identity.
     pub call_id: &'a str,
+    /// The call that was the cause of this one, if no client was.
+    pub cause: Option<&'a str>,
     /// How it ended for the caller.
     pub outcome: RequestOutcome,
     /// The HTTP status sent; zero if none was.
@@ -97,6 +99,7 @@ impl<'a> AccessRecord<'a> {
     pub fn new(call_id: &'a str, outcome: RequestOutcome) -> Self {
         Self {
             call_id,
+            cause: None,
             outcome,
             status: 0,
             caller: None,
@@ -150,6 +153,7 @@ fn write_record(format: LogFormat, record: &AccessRecord<'_>, out: &mut Vec<u8>)
         LogFormat::Text => Line::text(out),
     };
     line.text_field(field::CALL_ID, Some(record.call_id));
+    line.text_field(field::CAUSE, record.cause);
     line.text_field(field::CALLER_ID, record.caller);
     line.text_field(field::TENANT_ID, record.tenant);
     line.word(field::OPERATION, record.operation);

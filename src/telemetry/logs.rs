@@ -12,6 +12,8 @@ use super::lines::Lines;
 pub mod field {
     /// The identity of one call, `x-request-id` outside.
     pub const CALL_ID: &str = "call.id";
+    /// The call that was the cause of this one, if no client was.
+    pub const CAUSE: &str = "cause";
     /// Who called.
     pub const CALLER_ID: &str = "caller.id";
     /// Whose data it is.

@@ -25,7 +25,7 @@ use crate::upstream::form::Form;
 use crate::upstream::meaning::embedded;
 use crate::upstream::patience::within;
 use crate::upstream::pool::UpstreamBody;
-use crate::upstream::stream::{Reading, UsageEvent, prime};
+use crate::upstream::stream::{Reading, Telling, UsageEvent, prime};
 use crate::wire::openai::{parse_error, peek_transcript};
 
 /// Largest whole transcript.
@@ -81,7 +81,8 @@ fn media(content_type: Option<&HeaderValue>) -> Media {
 
 async fn events(answer: Answer) -> Result<Reply, AttemptError> {
     let usage = UsageSlot::default();
-    let reading = Reading { form: Form::Audio, usage_event: UsageEvent::Forward, idle: answer.idle };
+    let (usage_event, telling) = (UsageEvent::Forward, Telling::AsItCame);
+    let reading = Reading { form: Form::Audio, usage_event, telling, idle: answer.idle };
     let primed = prime(answer.body, usage.clone(), reading).await?;
     let mut headers = answer.headers;
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/event-stream; charset=utf-8"));

@@ -140,12 +140,14 @@ impl Form {
             Self::Chat | Self::Data | Self::Count => {
                 let Some(data) = event.data().filter(|_| !last) else { return Heard { last, ..Heard::default() } };
                 let facts = openai::peek_chunk(&data);
+                // The official Node SDK takes an event of this name for an error, whatever it holds.
+                let named = || (event.event_type() == Some("error")).then(EmbeddedError::default);
                 Heard {
                     content: facts.content,
                     cut: facts.any_cut && !facts.content,
                     finished: facts.finished,
                     last,
-                    error: facts.error,
+                    error: facts.error.or_else(named),
                     usage: facts.usage,
                     json: facts.json,
                 }

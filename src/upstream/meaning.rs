@@ -72,6 +72,7 @@ pub(super) fn without_secret(error: AttemptError, auth: &Auth) -> AttemptError {
         status: said.status,
         code: said.code.as_deref().map(hide),
         kind: said.kind.as_deref().map(hide),
+        param: said.param.as_deref().map(hide),
         message: hide(&said.message),
     };
     AttemptError { said: Some(Arc::new(said)), ..error }

@@ -33,7 +33,7 @@ use crate::upstream::meaning::{classify, embedded, recoded, without_secret};
 use crate::upstream::pool::alone::AsksForStream;
 use crate::upstream::pool::{Outgoing, UpstreamBody};
 use crate::upstream::retry_after;
-use crate::upstream::stream::{Reading, Retold, UsageEvent, prime};
+use crate::upstream::stream::{Reading, Retold, Telling, UsageEvent, prime};
 use crate::wire::answered_by::answered_by;
 use crate::wire::filtered::is_filtered;
 use crate::wire::json_edit::{self, UsageRequest};
@@ -324,7 +324,8 @@ async fn stream(
     let wanted = spoken.facts.include_usage || spoken.facts.keeps_usage;
     let usage_event = if wanted { UsageEvent::Forward } else { UsageEvent::Strip };
     let usage = UsageSlot::default();
-    let reading = Reading { form: spoken.form(), usage_event, idle: attempt.idle };
+    let telling = if spoken.carried.is_some() { Telling::InAnotherForm } else { Telling::AsItCame };
+    let reading = Reading { form: spoken.form(), usage_event, telling, idle: attempt.idle };
     let primed = prime(body, usage.clone(), reading).await?;
     if primed.is_filtered() {
         attempt.call.context.trail.lock().heard_filter(&upstream.names);
@@ -383,6 +384,7 @@ fn sift(headers: &HeaderMap) -> Sifted {
             }
             "openai-processing-ms"
             | "openai-version"
+            | "openai-organization"
             | "x-ratelimit-limit-requests"
             | "x-ratelimit-limit-tokens"
             | "x-ratelimit-remaining-requests"

@@ -40,6 +40,15 @@ pub enum UsageEvent {
     Strip,
 }
 
+/// Whether a stream reaches the client in its provider's form.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Telling {
+    /// Every event passes as it came, what we cannot read included.
+    AsItCame,
+    /// What cannot be read cannot be told: a chunk that is broken is a failure, what is no chunk at all is left out.
+    InAnotherForm,
+}
+
 /// How a stream is to be read and shown.
 #[derive(Clone, Copy)]
 pub struct Reading {
@@ -47,6 +56,8 @@ pub struct Reading {
     pub(super) form: Form,
     /// Whose the usage event is.
     pub(super) usage_event: UsageEvent,
+    /// Whether it is told in another form.
+    pub(super) telling: Telling,
     /// Longest silence.
     pub(super) idle: Duration,
 }
@@ -133,6 +144,9 @@ impl Ear {
             self.usage.set(usage);
         }
         self.count_if_malformed(event, &heard);
+        if !heard.json && self.reading.telling == Telling::InAnotherForm && is_chunk(event) {
+            return Err(bad_reply("a chunk of the stream cannot be read, so it cannot be told in another form"));
+        }
         self.finished |= heard.finished;
         self.filtered |= heard.cut && !heard.content && event.data().is_some_and(|data| is_filtered(&data));
         match heard.error {
@@ -162,7 +176,17 @@ fn no_content(detail: &'static str) -> AttemptError {
 }
 
 fn bad_stream() -> AttemptError {
-    AttemptError::new(FailureClass::BadReply, Sent::Yes, "the stream is not made of server-sent events")
+    bad_reply("the stream is not made of server-sent events")
+}
+
+fn bad_reply(detail: &'static str) -> AttemptError {
+    AttemptError::new(FailureClass::BadReply, Sent::Yes, detail)
+}
+
+/// True for what was meant to be a chunk, whole or broken. A word between chunks, as some keep connections alive with, is
+/// none, and nothing is lost with it.
+fn is_chunk(event: &Event) -> bool {
+    event.data().is_some_and(|data| data.trim_ascii_start().first() == Some(&b'{'))
 }
 
 /// False for an event without data, as a keep-alive is.
@@ -246,7 +270,8 @@ impl Primed {
         let last = self.ear.reading.form.is_last(&event);
         self.done |= last;
         let raw = event.raw();
-        if mentions(raw, b"\"error\"") || mentions(raw, b"\"usage\"") {
+        let named_error = !raw.starts_with(b"data") && event.event_type() == Some("error");
+        if mentions(raw, b"\"error\"") || mentions(raw, b"\"usage\"") || named_error {
             let heard = self.ear.reading.form.event(&event, &mut self.ear.tokens);
             self.ear.count_if_malformed(&event, &heard);
             if let Some(usage) = heard.usage {
@@ -288,12 +313,14 @@ pub struct Retold {
     chat: Primed,
     teller: Teller,
     told: VecDeque<Event>,
+    /// Nothing more can be told.
+    garbled: bool,
 }
 
 impl Retold {
     /// Tells `chat` with `teller`.
     pub fn new(chat: Primed, teller: Teller) -> Self {
-        Self { chat, teller, told: VecDeque::new() }
+        Self { chat, teller, told: VecDeque::new(), garbled: false }
     }
 }
 
@@ -306,12 +333,14 @@ impl Stream for Retold {
             if let Some(event) = this.told.pop_front() {
                 return Poll::Ready(Some(Ok(event)));
             }
+            if this.garbled {
+                return Poll::Ready(Some(Err(FailureClass::BadReply)));
+            }
             match ready!(Pin::new(&mut this.chat).poll_next(cx)) {
-                Some(Ok(event)) => {
-                    if this.teller.push(&event, &mut this.told).is_err() && this.told.is_empty() {
-                        return Poll::Ready(Some(Err(FailureClass::BadReply)));
-                    }
+                Some(Ok(event)) if is_chunk(&event) || event.is_done() => {
+                    this.garbled = this.teller.push(&event, &mut this.told).is_err();
                 }
+                Some(Ok(_)) => {}
                 other => return Poll::Ready(other),
             }
         }

@@ -248,6 +248,7 @@ async fn row_14_a_refusal_is_passed_on_without_what_is_not_the_callers_business(
         world.fault("alpha", &fault);
         let answer = world.chat(&chat("trio")).await;
         assert_eq!((answer.status, answer.openai_error().as_str()), (status, "bad_image"));
+        assert_eq!(answer.json()["error"]["param"], "messages", "what it names in the request is the caller's to know");
         assert!(!answer.text().contains(&key), "{}", answer.text());
         for header in ["set-cookie", "server", "x-internal"] {
             assert!(!answer.headers.contains_key(header), "{header}");

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::cache::RawCache;
+use super::heartbeat::heartbeat;
 use super::overload;
 use super::rule::RawRule;
 use crate::config::asking::{HedgeAfter, Order, Sticky};
@@ -87,6 +88,8 @@ pub(in crate::config) struct RawTimeouts {
     pub(in crate::config) connect: Option<Field<Duration>>,
     pub(in crate::config) first_content: Option<Field<Duration>>,
     pub(in crate::config) idle: Option<Field<Duration>>,
+    /// `None` in it: none is wanted.
+    pub(in crate::config) heartbeat: Option<Field<Option<Duration>>>,
 }
 
 /// Reads one section.
@@ -219,13 +222,14 @@ pub(super) fn millionths(text: &str, decimals: usize) -> Option<u32> {
 }
 
 pub(super) fn timeouts(value: &Value<'_>) -> Option<RawTimeouts> {
-    let table = value.table()?.only(&["total", "connect", "first_content", "idle"], &[]);
+    let table = value.table()?.only(&["total", "connect", "first_content", "idle", "heartbeat"], &[]);
     let time = |name: &str| table.get(name).and_then(|value| value.duration(ANY_LIMIT));
     Some(RawTimeouts {
         total: time("total"),
         connect: time("connect"),
         first_content: time("first_content"),
         idle: time("idle"),
+        heartbeat: table.get("heartbeat").and_then(|value| heartbeat(&value)),
     })
 }
 

@@ -277,6 +277,12 @@ const TIMEOUTS: &[Key] = &[
     key("connect", Duration, "TCP and TLS to a provider. Default: 1s."),
     key("first_content", Duration, "Until the first word of an answer. Default: 30s."),
     key("idle", Duration, "Longest silence within an answer. Default: 30s."),
+    key(
+        "heartbeat",
+        Form("^(off|[0-9]+(ms|s|m|h|d))$"),
+        "A comment is sent to the client of a stream in each such time in which nothing else was; 1s to 10m, or \"off\". \
+         Default: 15s.",
+    ),
 ];
 
 const CACHE: &[Key] = &[

@@ -244,6 +244,7 @@ fn timers(route: &LlmRoute) -> Facts {
     add("connect", shown(timeouts.connect));
     add("first_content", shown(timeouts.first_content));
     add("idle", shown(timeouts.idle));
+    add("heartbeat", timeouts.heartbeat.map_or_else(|| "off".to_owned(), shown));
     add("attempts", format!("at most {}", route.max_attempts));
     add(
         "hedge",

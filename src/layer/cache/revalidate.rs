@@ -1,8 +1,9 @@
 //! One fresh answer on its way while the one that has just grown too old is given at once.
 //!
 //! The call that finds such an answer is the cause of the new question: it is asked with that caller's tokens and money, at
-//! its worth, in one of its places in flight, and by the call's own deadline, but it is not part of the call: its trail is
-//! its own, and the caller does not wait for it and may leave. There is one at a time for an answer, streamed or not, and
+//! its worth, in one of its places in flight, and by the call's own deadline, but it is not part of the call: its trail and
+//! its line in the access log are its own, and the caller does not wait for it and may leave. It is none of the caller's
+//! requests per minute, which are the caller's to count. There is one at a time for an answer, streamed or not, and
 //! after one that brought nothing to keep there is a pause. Who has no place left, or a process short of memory, asks
 //! nobody; the old answer is given as long as it may be.
 
@@ -10,12 +11,16 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use http_body_util::BodyExt;
+use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout_at};
 use tower::Service;
 
+use super::refreshed::Line;
 use super::store::Stored;
 use super::{Question, Role};
+use crate::domain::id::RequestId;
 use crate::domain::jitter;
+use crate::domain::outcome::End;
 use crate::flight::allowance::InFlight;
 use crate::flight::call::{Call, CallContext};
 use crate::flight::error::CallError;
@@ -71,7 +76,8 @@ impl Question {
             return None;
         };
         // Its attempt is told in nobody's trace, so the provider is shown none.
-        let context = CallContext { trail: Trail::default(), trace: None, ..(*call.context).clone() };
+        let (id, trail) = (RequestId::fresh(), begun(call));
+        let context = CallContext { id, trail, trace: None, arrived: now, ..(*call.context).clone() };
         let asking = Call { context: Arc::new(context), ..call.clone() };
         let newer = || self.stored().filter(|found| found.is_fresh() && !Arc::ptr_eq(found, stored));
         let lead = || self.lead(asking.clone(), inner.clone());
@@ -79,10 +85,12 @@ impl Question {
             Boarded::Leads(seat) => {
                 self.params.metrics.cache(CacheLabel::Response, CacheEvent::Revalidated);
                 let stored = Arc::clone(stored);
+                let line = Line { log: self.params.log.clone(), cause: call.context.id.clone() };
                 tokio::spawn(async move {
                     // Whether it was kept shows in the store: who asks next finds another answer there, or this one.
-                    let _ = timeout_at(by, read(seat, &asking)).await;
+                    let ended = timeout_at(by, read(seat, &asking)).await.unwrap_or(Err(CallError::DeadlinePassed));
                     stored.turn.pause();
+                    line.write(&asking, &ended);
                     drop::<Option<InFlight>>(place);
                 });
                 None
@@ -102,9 +110,26 @@ fn place(call: &Call) -> Option<Option<InFlight>> {
     allowance.enter(limit).map(Some)
 }
 
-/// Reads an answer to its end: what nobody reads goes on no further than a little.
-async fn read(seat: Seat, call: &Call) -> Result<(), CallError> {
+/// A story that says whose the question is, and nothing yet of what becomes of it.
+fn begun(call: &Call) -> Trail {
+    let trail = Trail::default();
+    {
+        let (cause, mut story) = (call.context.trail.lock(), trail.lock());
+        (story.operation, story.stream) = (cause.operation, cause.stream);
+        (story.route, story.caller, story.tenant) = (cause.route.clone(), cause.caller.clone(), cause.tenant.clone());
+    }
+    trail
+}
+
+/// Reads an answer to its end: what nobody reads goes on no further than a little. Gives how it ended.
+async fn read(seat: Seat, call: &Call) -> Result<End, CallError> {
     let mut reply = reply(seat.answer().await?, Role::Leads, call);
+    let (told, how) = oneshot::channel();
+    // Nobody listens any more only if the deadline has ended this.
+    reply.body.on_end(move |ended| {
+        let _ = told.send(ended.end);
+    });
     while let Some(Ok(_)) = reply.body.frame().await {}
-    Ok(())
+    drop(reply);
+    Ok(how.await.unwrap_or(End::Complete))
 }

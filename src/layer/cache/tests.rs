@@ -15,6 +15,8 @@ use super::*;
 use crate::domain::operation::Operation;
 use crate::domain::outcome::Sent;
 use crate::flight::error::AttemptError;
+use crate::telemetry::lines::LineWriter;
+use crate::telemetry::logs::LogFormat;
 use crate::upstream::testing::{events, llm_call, llm_call_of, sample, streamed, whole};
 
 const CHAT: &str = r#"{"model":"summary","messages":[]}"#;
@@ -60,7 +62,11 @@ impl Fixture {
             stale_while_revalidate: Duration::ZERO,
             cut_by_length: CutAnswers::Pass,
         };
-        let params = Params { store, policy: Some(policy), fingerprint: [1; 32], metrics, gate: Arc::default() };
+        // Its writer is gone, so it drops every line.
+        let writer = LineWriter::start(std::io::sink(), metrics.log_dropped.clone()).unwrap();
+        let log = AccessLog::new(LogFormat::Json, writer.lines());
+        let (policy, gate) = (Some(policy), Arc::default());
+        let params = Params { store, policy, fingerprint: [1; 32], metrics, gate, log };
         let answer: Answer = Box::new(|_| Ok(answer("hi", "stop")));
         Self { params, asked: Arc::default(), answer: Arc::new(Mutex::new(answer)), takes: Duration::ZERO }
     }

@@ -14,7 +14,7 @@ const CHAT: &str = r#"{"model":"m","messages":[]}"#;
 
 #[tokio::test(start_paused = true)]
 async fn a_stream_ends_at_its_calls_deadline_counted_from_arrival() {
-    let service = DeadlineLayer.layer(service_fn(|_: Call| async {
+    let service = DeadlineLayer { heartbeat: None }.layer(service_fn(|_: Call| async {
         tokio::time::sleep(Duration::from_secs(20)).await;
         Ok::<_, CallError>(streamed(events(&["1"]).chain(stream::pending())))
     }));

@@ -306,7 +306,7 @@ impl Real {
     async fn text(&self, body: &'static str) -> Result<String, CallError> {
         let call = llm_call(body);
         let deadline = call.deadline.instant();
-        let served = crate::layer::deadline::DeadlineLayer.layer(self.failover.clone());
+        let served = crate::layer::deadline::DeadlineLayer { heartbeat: None }.layer(self.failover.clone());
         let reply = served.oneshot(call).await?;
         assert!(Instant::now() <= deadline);
         Ok(String::from_utf8(reply.body.collect().await.unwrap().to_bytes().to_vec()).unwrap())

@@ -30,9 +30,8 @@ async fn body(pieces: &[Piece]) -> UpstreamBody {
 
 async fn primed(pieces: &[Piece], usage_event: UsageEvent) -> Result<(Primed, UsageSlot), AttemptError> {
     let usage = UsageSlot::default();
-    prime(body(pieces).await, usage.clone(), Reading { form: Form::Chat, usage_event, idle: IDLE })
-        .await
-        .map(|primed| (primed, usage))
+    let reading = Reading { form: Form::Chat, usage_event, telling: Telling::AsItCame, idle: IDLE };
+    prime(body(pieces).await, usage.clone(), reading).await.map(|primed| (primed, usage))
 }
 
 /// What a client gets, and how the stream ended.
@@ -172,7 +171,7 @@ async fn f6_f7_other_forms_commit_at_their_own_content_and_end_in_their_own_even
         "event: response.completed\ndata: {\"type\":\"response.completed\",\"response\":{\"status\":\"completed\",\"usage\":{\"input_tokens\":3,\"output_tokens\":2}}}\n\n",
     ];
     for (form, events) in [(Form::Messages, &messages[..]), (Form::Responses, &responses[..])] {
-        let reading = Reading { form, usage_event: UsageEvent::Strip, idle: IDLE };
+        let reading = Reading { form, usage_event: UsageEvent::Strip, telling: Telling::AsItCame, idle: IDLE };
         let say = |count: usize| events.iter().take(count).map(|text| Say(text)).collect::<Vec<_>>();
         let early = prime(body(&say(1)).await, UsageSlot::default(), reading).await;
         assert_eq!(early.err().unwrap().class, FailureClass::NoContent, "{form:?}");

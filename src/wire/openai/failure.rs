@@ -107,6 +107,8 @@ pub struct EmbeddedError {
     pub code: Option<String>,
     /// Its type, at most 64 characters.
     pub kind: Option<String>,
+    /// Which part of the request it is about, if it names one: at most 64 characters of a plain path.
+    pub param: Option<String>,
     /// Its message, at most 512 characters; empty if it gave none.
     pub message: String,
 }
@@ -196,6 +198,7 @@ pub(in crate::wire) struct ErrorParts<'de> {
     kind: Option<Cow<'de, str>>,
     code: Loose<'de>,
     status: Loose<'de>,
+    param: Option<String>,
 }
 
 impl<'de> Shape<'de> for ErrorParts<'de> {
@@ -206,6 +209,7 @@ impl<'de> Shape<'de> for ErrorParts<'de> {
             "type" => self.kind = map.next_value::<Loose<'_>>()?.text(),
             "code" => self.code = map.next_value()?,
             "status" => self.status = map.next_value()?,
+            "param" => self.param = map.next_value::<Loose<'_>>()?.text().as_deref().and_then(plain_path),
             _ => map.next_value::<IgnoredAny>().map(drop)?,
         }
         Ok(())
@@ -236,12 +240,19 @@ impl<'de> ErrorParts<'de> {
         let number = number.and_then(|number| u16::try_from(number).ok()).filter(|number| (100..600).contains(number));
         let word = code.as_deref().and_then(status_of).or_else(|| kind.as_deref().and_then(status_of));
         let message = bounded(&self.message.unwrap_or_default(), MAX_MESSAGE);
-        EmbeddedError { status: number.or(word), code, kind, message }
+        EmbeddedError { status: number.or(word), code, kind, param: self.param, message }
     }
 }
 
 fn status_of(word: &str) -> Option<u16> {
     STATUS_OF.iter().find(|(known, _)| *known == word).map(|(_, status)| *status)
+}
+
+/// A parameter's name or path, such as `messages[0].content`. `None` as text is what Python makes of nothing.
+fn plain_path(text: &str) -> Option<String> {
+    let plain = |letter: u8| letter.is_ascii_alphanumeric() || b"_.-[]".contains(&letter);
+    let path = (1..=MAX_WORD).contains(&text.len()) && text.bytes().all(plain) && text != "None";
+    path.then(|| text.to_owned())
 }
 
 fn bounded(text: &str, max: usize) -> String {
@@ -259,7 +270,14 @@ impl<'de> Shape<'de> for ErrorBodies<'de> {
     fn field<A: MapAccess<'de>>(&mut self, key: Cow<'de, str>, map: &mut A) -> Result<(), A::Error> {
         match key.as_ref() {
             "error" => self.error = map.next_value()?,
-            "detail" => self.flat.message = map.next_value::<Loose<'_>>()?.text(),
+            "detail" => match map.next_value::<Lenient<'_, Details<'_>>>()? {
+                Lenient::Text(text) => self.flat.message = Some(text),
+                Lenient::List(Details { message, place }) => {
+                    self.flat.message = message;
+                    self.flat.param = plain_path(&place);
+                }
+                _ => {}
+            },
             _ => return self.flat.field(key, map),
         }
         Ok(())
@@ -271,6 +289,68 @@ impl<'de> Shape<'de> for ErrorBodies<'de> {
             && matches!(self.error, Lenient::Null)
         {
             self.error = error;
+        }
+        Ok(true)
+    }
+}
+
+/// What FastAPI says of a body that does not fit (<https://fastapi.tiangolo.com/tutorial/handling-errors/>, read Nov 2026):
+/// a list, of which the first is told.
+#[derive(Default)]
+struct Details<'de> {
+    message: Option<Cow<'de, str>>,
+    place: String,
+}
+
+impl<'de> Shape<'de> for Details<'de> {
+    fn element<A: SeqAccess<'de>>(&mut self, list: &mut A) -> Result<bool, A::Error> {
+        let Some(element) = list.next_element::<Lenient<'_, Detail<'_>>>()? else { return Ok(false) };
+        if let Lenient::Map(detail) = element
+            && self.message.is_none()
+        {
+            self.message = detail.message;
+            self.place = detail.place.0;
+        }
+        Ok(true)
+    }
+}
+
+#[derive(Default)]
+struct Detail<'de> {
+    message: Option<Cow<'de, str>>,
+    place: Place,
+}
+
+impl<'de> Shape<'de> for Detail<'de> {
+    fn field<A: MapAccess<'de>>(&mut self, key: Cow<'de, str>, map: &mut A) -> Result<(), A::Error> {
+        match key.as_ref() {
+            "msg" => self.message = map.next_value::<Loose<'_>>()?.text(),
+            "loc" => {
+                if let Lenient::List(place) = map.next_value()? {
+                    self.place = place;
+                }
+            }
+            _ => map.next_value::<IgnoredAny>().map(drop)?,
+        }
+        Ok(())
+    }
+}
+
+/// The steps to a member, the body itself left out, joined by dots.
+#[derive(Default)]
+struct Place(String);
+
+impl<'de> Shape<'de> for Place {
+    fn element<A: SeqAccess<'de>>(&mut self, list: &mut A) -> Result<bool, A::Error> {
+        let step = match list.next_element::<Loose<'_>>()? {
+            None => return Ok(false),
+            Some(Lenient::Text(step)) if step != "body" => step,
+            Some(Lenient::Unsigned(step)) => Cow::Owned(step.to_string()),
+            Some(_) => return Ok(true),
+        };
+        if self.0.len() <= MAX_WORD {
+            self.0.extend((!self.0.is_empty()).then_some('.'));
+            self.0.push_str(&step);
         }
         Ok(true)
     }

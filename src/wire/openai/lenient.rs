@@ -9,6 +9,9 @@ use std::marker::PhantomData;
 
 use serde::de::{Deserialize, DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
+/// Up to here every whole number is one of its own in binary form.
+const LARGEST_EXACT: f64 = 9_007_199_254_740_992.0;
+
 /// What to keep of an object's members or of a list's elements.
 pub(in crate::wire) trait Shape<'de>: Default {
     /// Reads the value of one member, which must be taken from `map`.
@@ -121,8 +124,18 @@ impl<'de, T: Shape<'de>> Visitor<'de> for AnyValue<T> {
         Ok(u64::try_from(value).map_or(Lenient::Number, Lenient::Unsigned))
     }
 
-    fn visit_f64<E: Error>(self, _: f64) -> Result<Self::Value, E> {
-        Ok(Lenient::Number)
+    fn visit_f64<E: Error>(self, value: f64) -> Result<Self::Value, E> {
+        // Servers without whole numbers write `2.0`.
+        Ok(if value.fract() == 0.0 && (0.0..=LARGEST_EXACT).contains(&value) {
+            #[expect(
+                clippy::cast_possible_truncation,
+                clippy::cast_sign_loss,
+                reason = "whole, and within both bounds"
+            )]
+            Lenient::Unsigned(value as u64)
+        } else {
+            Lenient::Number
+        })
     }
 
     fn visit_str<E: Error>(self, text: &str) -> Result<Self::Value, E> {

@@ -236,6 +236,45 @@ fn an_error_status_body_is_read_in_the_forms_providers_send() {
 }
 
 #[test]
+fn the_part_of_the_request_that_is_wrong_is_told_if_it_is_named_plainly() {
+    let param = |body: Value| parse_error(body.to_string().as_bytes()).unwrap().param;
+    let named = |name: &str| json!({"error": {"message": "m", "param": name}});
+    for plain in ["messages", "messages[0].content", "tools.1.function"] {
+        assert_eq!(param(named(plain)).as_deref(), Some(plain));
+    }
+    for odd in ["", "None", "a b", "a\r\nb", &"x".repeat(65)] {
+        assert_eq!(param(named(odd)), None, "{odd}");
+    }
+    assert_eq!(param(json!({"error": {"message": "m", "param": 7}})), None);
+}
+
+#[test]
+fn a_web_frameworks_list_of_complaints_is_told_by_its_first() {
+    let body = json!({"detail": [
+        {"type": "missing", "loc": ["body", "messages", 0, "content"], "msg": "Field required", "input": "CANARY"},
+        {"type": "missing", "loc": ["body", "model"], "msg": "Another"},
+    ]});
+    let error = parse_error(body.to_string().as_bytes()).unwrap();
+    assert_eq!((error.message.as_str(), error.param.as_deref()), ("Field required", Some("messages.0.content")));
+    let endless = json!({"detail": [{"loc": vec!["step"; 1_000], "msg": "m"}]});
+    assert_eq!(parse_error(endless.to_string().as_bytes()).unwrap().param, None);
+}
+
+#[test]
+fn a_count_with_a_point_and_nothing_behind_it_is_a_count() {
+    let usage = |text: &str| peek_chunk(format!(r#"{{"choices":[],"usage":{text}}}"#).as_bytes()).usage;
+    let counted = usage(r#"{"prompt_tokens":9.0,"completion_tokens":2e0}"#).unwrap();
+    assert_eq!((counted.input_tokens, counted.output_tokens), (Some(9), Some(2)));
+    for none in ["2.5", "-1.0", "1e300"] {
+        assert_eq!(
+            usage(&format!(r#"{{"prompt_tokens":{none}}}"#)).and_then(|usage| usage.input_tokens),
+            None,
+            "{none}"
+        );
+    }
+}
+
+#[test]
 fn quota_is_told_apart_from_rate() {
     let quota = |body: &str| parse_error(body.as_bytes()).unwrap().is_quota();
     assert!(quota(r#"{"error":{"message":"m","code":"insufficient_quota"}}"#));

@@ -369,3 +369,34 @@ mod frames {
         while io.read(&mut [0; 1024]).await.is_ok_and(|read| read > 0) {}
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn row_19_interim_responses_are_dropped_as_they_come_and_end_nothing_but_the_attempts_own_time() {
+    let interim = || Response::builder().status(103).header("link", "</x>").body(()).unwrap();
+    let dial = Memory::scripted(move |_, io| async move {
+        let mut served = shake(io, 9).await;
+        while let Some(Ok((request, mut respond))) = served.accept().await {
+            tokio::spawn(async move {
+                for _ in 0..1_000 {
+                    respond.send_informational(interim()).unwrap();
+                }
+                // The second request gets no answer.
+                if request.headers().contains_key("x-endless") {
+                    while respond.send_informational(interim()).is_ok() {
+                        sleep(Duration::from_millis(1)).await;
+                    }
+                } else {
+                    answer((request, respond), "yes");
+                }
+            });
+        }
+    });
+    let pool = pool(&dial);
+    assert_eq!(read(pool.exchange(question("q"), CONNECT).await.unwrap()).await, "yes");
+    let mut endless = question("q");
+    endless.headers_mut().insert("x-endless", "1".parse().unwrap());
+    let limit = timeout(Duration::from_secs(5), pool.exchange(endless, CONNECT)).await;
+    assert!(limit.is_err(), "whoever waits for it decides how long");
+    assert_eq!(read(pool.exchange(question("q"), CONNECT).await.unwrap()).await, "yes", "and the others do not notice");
+    assert_eq!(dial.dialled(), 1);
+}
