@@ -45,18 +45,18 @@ pub fn go_on(shared: &Shared, folder: &Path) {
     let Shared { velocity, decisions: memory, metrics, .. } = shared;
     // With room for a head and the digest.
     if let Some((file, bytes)) = taken(&folder.join(NAME), MOST_BYTES as u64 + 4096) {
-        match velocity.go_on(&bytes, clock::unix_ms()) {
-            Some(counters) => tracing::info!(counters, "velocity counters go on from the process before"),
-            None => tracing::error!(%file, "velocity counters begin anew, the file of the last ones is broken"),
+        if let Some(counters) = velocity.go_on(&bytes, clock::unix_ms()) {
+            tracing::info!(counters, "velocity counters go on from the process before");
+        } else {
+            tracing::error!(%file, "velocity counters begin anew, the file of the last ones is broken");
         }
     }
     if let Some((file, bytes)) = taken(&folder.join(STANDINGS), DecisionCache::MOST_CARRIED) {
-        match memory.go_on(&bytes) {
-            Some((merchants, off)) => {
-                metrics.reuse.switched_off(off);
-                tracing::info!(merchants, off, "how well reused decisions agree is known from the process before");
-            }
-            None => tracing::error!(%file, "how well reused decisions agreed is forgotten, the file of it is broken"),
+        if let Some((merchants, off)) = memory.go_on(&bytes) {
+            metrics.reuse.switched_off(off);
+            tracing::info!(merchants, off, "how well reused decisions agree is known from the process before");
+        } else {
+            tracing::error!(%file, "how well reused decisions agreed is forgotten, the file of it is broken");
         }
     }
 }
