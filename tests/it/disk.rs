@@ -170,7 +170,7 @@ fn row_25_under_syncs_that_fail_one_time_in_five_no_decision_that_was_given_is_m
     // Each decision is tried twice: of many, some fail both times.
     let limit = Duration::from_secs(40);
     wait_until(limit, "decisions that were refused, so faults were really injected", || load.refused() >= 3);
-    assert!(sandbox.log().contains(failing), "it is the disk that fails");
+    wait_until(PATIENCE, "the log to say that it is the disk that fails", || sandbox.log().contains(failing));
     let given = load.given();
     wait_until(limit, "decisions in between", || load.given() >= given + 20);
 

@@ -278,7 +278,7 @@ fn t7_a_certificate_that_is_not_believed_is_a_failover_and_hears_no_byte_of_a_re
         assert!(upstream.seen().is_empty(), "{what}: {:?}", upstream.seen());
         let tried = upstream.connections();
         assert!((1..=6).contains(&tried), "{what}: the breaker leaves it alone after a few, it was {tried}");
-        assert!(served.log().contains(told), "{what}: {}", served.log());
+        wait_until(PATIENCE, what, || served.log().contains(told));
         served.stop();
     }
 }
@@ -391,7 +391,7 @@ fn http_2_is_one_connection_for_all_and_a_provider_without_it_is_told_apart() {
         assert_eq!(said(&chat(&served)), "beta");
         assert!(without.seen().is_empty());
     }
-    assert!(served.log().contains("does not agree on HTTP/2"), "{}", served.log());
+    wait_until(PATIENCE, "the reason in the log", || served.log().contains("does not agree on HTTP/2"));
     // Without TLS it is known beforehand.
     let before = version(&served);
     provider(&site, "alpha", &format!("http://{}", beta.address), "http = \"2\"");
