@@ -78,6 +78,10 @@ fn describe(table: &RoutingTable) -> String {
     let merchants =
         table.risk_route().and_then(|route| route.budgets.as_deref()).map(merchant_budgets).unwrap_or_default();
     let roll_back = table.roll_back().map(|terms| format!("  put back if {terms}\n")).unwrap_or_default();
+    let disabled = match table.disabled() {
+        [] => String::new(),
+        names => format!("  disabled                     {}\n", names.join(", ")),
+    };
     let callers = table.callers().len();
     let tests = match table.cases().len() {
         0 => String::new(),
@@ -85,7 +89,7 @@ fn describe(table: &RoutingTable) -> String {
         tests => format!(", {tests} tests passed"),
     };
     format!(
-        "{}\n{}{merchants}{}{}{}{roll_back}ok, version {}, {callers} callers{tests}",
+        "{}\n{disabled}{}{merchants}{}{}{}{roll_back}ok, version {}, {callers} callers{tests}",
         routes.join("\n"),
         budgets.concat(),
         signatures.concat(),

@@ -122,6 +122,19 @@ impl Catalog {
         Ok(provider.models.iter().map(|model| pick(&model.id.value)).collect())
     }
 
+    /// Whether a provider's id is that of a file.
+    pub(super) fn exists(&self, id: &Field<String>) -> Result<(), Mistake> {
+        self.find(id, &id.value).map(drop)
+    }
+
+    /// Where a candidate is defined: its model's line, or its provider's.
+    pub(super) fn place_of(&self, pick: &Pick, report: &Report<'_>) -> Option<String> {
+        let provider = self.providers.get(&pick.provider)?;
+        let model = provider.models.iter().find(|model| pick.model.as_ref() == Some(&model.id.value));
+        let at = model.map(|model| model.id.at).or_else(|| provider.id.as_ref().map(|id| id.at))?;
+        Some(report.place_of(at))
+    }
+
     /// The currency a model is billed in, if its price is known.
     pub(super) fn currency_of(&self, pick: &Pick) -> Option<Currency> {
         let model = pick.model.as_ref()?;

@@ -112,8 +112,22 @@ fn assemble(mut plan: Plan, built: BTreeMap<ProviderId, Built>, version: ConfigV
         }
         None => None,
     };
-    let (webhooks, traces, cases, Plan { limits, roll_back, callers, .. }) = (Webhooks::new(), None, Vec::new(), plan);
-    Some(RoutingTable { version, limits, roll_back, callers, providers, llm, risk, facts, webhooks, traces, cases })
+    let Plan { limits, roll_back, callers, disabled, .. } = plan;
+    let (webhooks, traces, cases) = (Webhooks::new(), None, Vec::new());
+    Some(RoutingTable {
+        version,
+        limits,
+        roll_back,
+        callers,
+        providers,
+        llm,
+        risk,
+        facts,
+        webhooks,
+        traces,
+        cases,
+        disabled,
+    })
 }
 
 fn llm_route(id: RouteId, plan: &PlannedRoute, providers: &BTreeMap<ProviderId, Arc<Provider>>) -> Option<LlmRoute> {

@@ -13,6 +13,7 @@ pub mod builtin;
 pub mod cases;
 pub mod compile;
 pub mod diff;
+mod disabled;
 pub mod error;
 pub mod expr;
 pub mod format;

@@ -12,6 +12,7 @@ use super::callers;
 use super::catalog::{Catalog, Pick, picks};
 use super::checks;
 use super::client_certs;
+use super::disabled::Disabled;
 use super::error::Code;
 use super::jurisdictions::Jurisdictions;
 use super::keys::Resolving;
@@ -56,6 +57,8 @@ pub(super) struct Plan {
     pub(super) traces: Option<RawTraces>,
     pub(super) jurisdictions: Jurisdictions,
     pub(super) cases: Vec<RawCase>,
+    /// Providers and candidates that are switched off.
+    pub(super) disabled: Vec<String>,
 }
 
 impl Plan {
@@ -68,8 +71,9 @@ impl Plan {
     ) -> Self {
         let merged = merge(files, report);
         let names: BTreeSet<&str> = merged.models.iter().map(|route| route.name.value.as_str()).collect();
+        let disabled = Disabled::new(&merged.disabled, catalog, report);
         let mut allowing =
-            Allowing { names, has_risk: merged.risk.is_some(), implicit: BTreeMap::new(), catalog, report };
+            Allowing { names, has_risk: merged.risk.is_some(), implicit: BTreeMap::new(), disabled, catalog, report };
         // A caller's secret is always needed: without it nobody could tell its requests from forged ones.
         let resolving = Resolving { secrets, used: Use::ByRoute, report };
         let callers =
@@ -81,7 +85,9 @@ impl Plan {
             }
             llm.insert(RouteId::new(route.name.value.as_str()), plan_route(route, catalog, report));
         }
-        let risk = merged.risk.as_ref().and_then(|risk| plan_risk(risk, catalog, lists, report));
+        let mut risk = merged.risk.as_ref().and_then(|risk| plan_risk(risk, catalog, lists, report));
+        disabled.apply(&merged, &mut llm, risk.as_mut());
+        let disabled = disabled.names();
         let recorded = if merged.risk.is_some() { Recorded::Decisions } else { Recorded::Nothing };
         let jurisdictions = laws::plan(&merged.jurisdictions, recorded, report);
         let limits = plan_limits(merged.limits.as_ref(), report);
@@ -89,7 +95,7 @@ impl Plan {
         let unique = merged.cases.iter().filter_map(|case| case.name.as_ref());
         checks::unique(unique, "the test's name", report);
         let (webhooks, traces, cases) = (merged.webhooks, merged.traces, merged.cases);
-        Self { limits, roll_back, callers, llm, risk, webhooks, traces, jurisdictions, cases }
+        Self { limits, roll_back, callers, llm, risk, webhooks, traces, jurisdictions, cases, disabled }
     }
 
     /// The ids of all providers that some route leads to.
@@ -105,6 +111,7 @@ pub(super) fn merge(files: Vec<RawRoutes>, report: &Report<'_>) -> RawRoutes {
     let mut merged = RawRoutes::default();
     for file in files {
         merged.allowed.extend(file.allowed);
+        merged.disabled.extend(file.disabled);
         merged.callers.extend(file.callers);
         merged.models.extend(file.models);
         merged.webhooks.extend(file.webhooks);
@@ -159,6 +166,7 @@ struct Allowing<'p> {
     names: BTreeSet<&'p str>,
     has_risk: bool,
     implicit: BTreeMap<RouteId, PlannedRoute>,
+    disabled: Disabled<'p>,
     catalog: &'p Catalog,
     report: &'p Report<'p>,
 }
@@ -179,19 +187,22 @@ impl Allowing<'_> {
             name => match name.split_once('/') {
                 Some((provider, "*")) => {
                     let picks = self.catalog.llm_picks(entry, provider)?;
-                    Ok(picks.into_iter().map(|pick| self.direct_route(pick)).collect())
+                    Ok(picks.into_iter().filter_map(|pick| self.direct_route(pick)).collect())
                 }
                 Some(_) => {
                     let pick = self.catalog.llm_pick(entry, self.report)?;
-                    Ok(pick.into_iter().map(|pick| self.direct_route(pick)).collect())
+                    Ok(pick.into_iter().filter_map(|pick| self.direct_route(pick)).collect())
                 }
                 None => Err(self.no_such_route(entry)),
             },
         }
     }
 
-    /// A route with one candidate, for callers who name a provider themselves.
-    fn direct_route(&mut self, pick: Pick) -> RouteId {
+    /// A route with one candidate, for callers who name a provider themselves; none if it is switched off.
+    fn direct_route(&mut self, pick: Pick) -> Option<RouteId> {
+        if !self.disabled.leaves(&pick) {
+            return None;
+        }
         let id = RouteId::new(pick.upstream());
         self.implicit.entry(id.clone()).or_insert_with(|| PlannedRoute {
             picks: vec![pick],
@@ -203,7 +214,7 @@ impl Allowing<'_> {
             shadow: None,
             rules: Vec::new(),
         });
-        id
+        Some(id)
     }
 
     fn no_such_route(&self, entry: &Field<String>) -> Mistake {

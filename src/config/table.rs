@@ -61,6 +61,7 @@ pub struct RoutingTable {
     pub(super) webhooks: Webhooks,
     pub(super) traces: Option<Arc<Traces>>,
     pub(super) cases: Vec<Arc<Case>>,
+    pub(super) disabled: Vec<String>,
 }
 
 impl Auth {
@@ -119,6 +120,11 @@ impl RoutingTable {
     /// Where traces go; `None` for nowhere.
     pub fn traces(&self) -> Option<&Arc<Traces>> {
         self.traces.as_ref()
+    }
+
+    /// Providers, and `provider/model`, that are switched off.
+    pub fn disabled(&self) -> &[String] {
+        &self.disabled
     }
 
     /// What it must come to, by its own word.

@@ -166,6 +166,12 @@ impl Known<'_> {
         Err(Unanswerable(format!("what is given as down is neither a provider nor a candidate; providers: {known}")))
     }
 
+    /// Who is not among the candidates because the configuration says so.
+    fn switched_off(&self) -> Option<String> {
+        let names = self.table.disabled();
+        (!names.is_empty()).then(|| format!("not asked, because disabled in the configuration: {}", names.join(", ")))
+    }
+
     fn caller(&self, question: &Question, operation: Operation, body: &str) -> Result<Arc<Caller>, Unanswerable> {
         let callers = self.table.callers();
         let names = || callers.iter().map(|caller| caller.id.to_string()).collect::<Vec<_>>().join(", ");

@@ -30,6 +30,7 @@ mod cli;
 mod coalesce;
 mod dashboard;
 mod deadline;
+mod disabled;
 mod disk;
 mod doctor;
 mod explain;

@@ -16,8 +16,20 @@ use crate::config::error::Code;
 use crate::config::read::{ANY_LIMIT, Table, Value};
 use crate::config::report::Field;
 
-const KEYS: [&str; 11] =
-    ["version", "lint", "limits", "reload", "caller", "model", "risk", "jurisdiction", "webhook", "traces", "test"];
+const KEYS: [&str; 12] = [
+    "version",
+    "lint",
+    "disabled",
+    "limits",
+    "reload",
+    "caller",
+    "model",
+    "risk",
+    "jurisdiction",
+    "webhook",
+    "traces",
+    "test",
+];
 const PLANNED: [&str; 0] = [];
 const MIB: usize = 1 << 20;
 const GIB: usize = 1 << 30;
@@ -26,6 +38,7 @@ const GIB: usize = 1 << 30;
 #[derive(Default, Debug)]
 pub(in crate::config) struct RawRoutes {
     pub(in crate::config) allowed: Vec<RawAllowed>,
+    pub(in crate::config) disabled: Vec<Field<String>>,
     pub(in crate::config) limits: Option<RawLimits>,
     pub(in crate::config) reload: Option<RawReload>,
     pub(in crate::config) callers: Vec<RawCaller>,
@@ -76,6 +89,7 @@ impl RawRoutes {
         let models = root.get("model").and_then(|value| value.table());
         Self {
             allowed: root.get("lint").map(|value| lint::allowed(&value)).unwrap_or_default(),
+            disabled: root.get("disabled").and_then(|value| value.strings()).unwrap_or_default(),
             limits: root.get("limits").and_then(|value| limits(&value)),
             reload: root.get("reload").and_then(|value| RawReload::read(&value)),
             callers: root

@@ -15,6 +15,11 @@ pub(super) const VARIABLE: Kind = Form("^[A-Za-z_][A-Za-z0-9_]*$");
 pub(super) const ROOT: &[Key] = &[
     must("version", Whole(1, 1), "The version of this format: 1."),
     key("lint", Table(LINT), "What `weighbridge check` is told not to warn about."),
+    key(
+        "disabled",
+        List(&Text),
+        "Providers, and models as provider/model, that are not asked for now; routes go on with their other candidates.",
+    ),
     key("caller", List(&Table(CALLER)), "Who may call, one [[caller]] each."),
     key("model", Map(&Table(MODEL)), "LLM routes: [model.NAME], where NAME is what applications write in `model`."),
     key("risk", Table(RISK), "The risk route: payment decisions."),

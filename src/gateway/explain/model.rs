@@ -160,6 +160,7 @@ fn candidates(
             candidate(known, route, (seat, turn), call)
         })
         .collect();
+    told.notes.extend(known.switched_off());
     let uncounted = |seat: &Seat<'_>| !lineup::is_counted(seat.candidate, caller);
     if able().next().is_none() {
         told.error = Some("not_offered");

@@ -63,6 +63,7 @@ pub(super) fn explain(
     }
     let input = Input { assessment: &assessment, caller, now_ms: clock::unix_ms(), counters: &counters, presumed: &[] };
     told.candidates = candidates(known, &route, &assessment);
+    told.notes.extend(known.switched_off());
     let deadlines = [
         ("deadline", format!("{}: the answer leaves by then, whatever the provider does", shown(route.deadline))),
         ("hard_limit", format!("{}: a late verdict is awaited until then", shown(route.hard_limit))),
