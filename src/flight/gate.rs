@@ -166,13 +166,17 @@ impl Gate {
         // More than this is refused for its size, and until then only so much of it would be read.
         let kib = wish.bytes.map_or(STEP_KIB, |bytes| kib(bytes.min(largest as u64)));
         let Some(taken) = take(&self.in_flight, 1, room.places) else {
-            // Asked all the same: that somebody with less was refused is to be remembered.
-            let _ = class == Class::Risk || self.places.may_have(&wish.asking(&self.places, room.places, room.places));
+            if class != Class::Risk {
+                // Asked all the same: that somebody with less was refused is to be remembered.
+                self.places.may_have(&wish.asking(&self.places, room.places, room.places));
+            }
             return Err(ShedReason::InFlight);
         };
         let Some(weighed) = take(&self.kib, kib, room.kib) else {
             self.in_flight.fetch_sub(1, Relaxed);
-            let _ = class == Class::Risk || self.weights.has_its_part(&wish.asking(&self.weights, room.kib, room.kib));
+            if class != Class::Risk {
+                self.weights.has_its_part(&wish.asking(&self.weights, room.kib, room.kib));
+            }
             return Err(ShedReason::Bytes);
         };
         let admitted = Admitted { gate: Arc::clone(self), kib, standing: wish.standing, growth: None };

@@ -2,6 +2,8 @@
 //! the product: what its threads spent ready to run, waiting for a core that somebody else had, is no slowness of theirs.
 //! On a machine that nobody else uses that is nothing, and the clock alone counts.
 
+use std::collections::HashMap;
+use std::ffi::OsString;
 use std::fs;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -28,7 +30,7 @@ impl Stopwatch {
         let (first, into) = (threads(process), Arc::clone(&watched));
         thread::spawn(move || {
             while !into.1.load(Ordering::Relaxed) {
-                into.0.fetch_max(threads(process).saturating_sub(first), Ordering::Relaxed);
+                into.0.fetch_max(longest(&first, &threads(process)), Ordering::Relaxed);
                 thread::sleep(Duration::from_millis(20));
             }
         });
@@ -56,9 +58,16 @@ fn own() -> u64 {
     waited(PathBuf::from("/proc/thread-self")).unwrap_or(0)
 }
 
-fn threads(process: u32) -> u64 {
+/// What each thread has waited.
+fn threads(process: u32) -> HashMap<OsString, u64> {
     let tasks = fs::read_dir(format!("/proc/{process}/task")).into_iter().flatten().flatten();
-    tasks.filter_map(|task| waited(task.path())).sum()
+    tasks.filter_map(|task| Some((task.file_name(), waited(task.path())?))).collect()
+}
+
+/// The wait of the thread that waited longest: threads wait at the same time, and all their waits together would excuse more
+/// than the clock shows.
+fn longest(before: &HashMap<OsString, u64>, now: &HashMap<OsString, u64>) -> u64 {
+    now.iter().map(|(thread, wait)| wait.saturating_sub(before.get(thread).copied().unwrap_or(0))).max().unwrap_or(0)
 }
 
 /// Nanoseconds in the queue for a core; `None` where there is no `/proc`.

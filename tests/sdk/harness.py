@@ -92,8 +92,8 @@ class Stopwatch:
         return time.monotonic() - self.started - self.withheld()
 
     def withheld(self) -> float:
-        product = sum(wait - self.product.get(thread, 0) for thread, wait in waited(self.process).items())
-        # Of the threads that ask, each has waited for itself alone.
+        # Threads wait at the same time: all their waits together would excuse more than the clock shows.
+        product = max((wait - self.product.get(thread, 0) for thread, wait in waited(self.process).items()), default=0)
         own = max((wait - self.own.get(thread, 0) for thread, wait in waited("self").items()), default=0)
         return (product + own) / 1e9
 
