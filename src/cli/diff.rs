@@ -107,7 +107,8 @@ fn against(args: &DiffArgs) -> Compared {
     }
 }
 
-fn refused(told: &Value) -> String {
+/// A line for each mistake that a running proxy found.
+pub(super) fn refused(told: &Value) -> String {
     let word = |error: &Value, name: &str| error.get(name).and_then(Value::as_str).unwrap_or_default().to_owned();
     let line = |error: &Value| {
         let number = |name: &str| error.get(name).and_then(Value::as_u64).unwrap_or_default();

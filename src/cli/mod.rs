@@ -16,6 +16,7 @@ mod notices;
 mod place;
 mod providers;
 mod reach;
+mod reload;
 mod running;
 mod sandbox;
 mod schema;
@@ -66,6 +67,8 @@ enum Command {
     Explain(explain::ExplainArgs),
     /// Say what a reload would change: between two routes files, or between one and the running proxy
     Diff(diff::DiffArgs),
+    /// Have a running proxy read its files now, and hear how that went: its exit code says whether they are in force
+    Reload(reload::ReloadArgs),
     /// Verify or export the record of decisions, forget a person in it, or see to notices nobody took
     Audit(audit::AuditArgs),
     /// Probe this machine and every provider in use, and say what to do
@@ -159,6 +162,7 @@ pub fn run() -> ExitCode {
         Command::Check(args) => check::run(&args),
         Command::Explain(args) => explain::run(&args),
         Command::Diff(args) => diff::run(&args),
+        Command::Reload(args) => reload::run(&args),
         Command::Audit(args) => audit::run(&args),
         Command::Doctor(args) => doctor::run(&args),
         Command::Digest(args) => digest::run(&args),

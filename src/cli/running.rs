@@ -1,6 +1,7 @@
 //! Asks a running proxy over its admin listener. One question, one answer, one connection, all of it bounded.
 
 use std::io::{Read, Write};
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use clap::Args;
@@ -26,6 +27,13 @@ impl Running {
     /// True if a running proxy is to be asked.
     pub fn is_asked(&self) -> bool {
         self.admin.is_some()
+    }
+
+    /// The same, and at this address where `--admin` says none.
+    pub fn or_at(&self, listen: Option<SocketAddr>) -> Self {
+        let scheme = if self.trust.speaks_tls() { "https" } else { "http" };
+        let there = listen.and_then(|listen| Address::read(&format!("{scheme}://{listen}")).ok());
+        Self { admin: self.admin.clone().or(there), ..self.clone() }
     }
 
     /// Posts a question, to the usual address if nobody said another.

@@ -59,6 +59,9 @@ pub enum CallError {
     /// `Expect` holds something else than `100-continue`.
     #[error("only expect: 100-continue is understood")]
     Expectation,
+    /// `CONNECT`: what follows it would be somebody else's bytes.
+    #[error("tunnels are not opened, use GET or POST")]
+    Tunnel,
     /// No such path.
     #[error("no such path")]
     NotFound,
@@ -227,7 +230,7 @@ impl CallError {
             Self::Framing(_) => "framing",
             Self::Expectation => "expectation",
             Self::NotFound => "not_found",
-            Self::Method { .. } => "method",
+            Self::Method { .. } | Self::Tunnel => "method",
             Self::BadKey => "bad_key",
             Self::BadSignature => "bad_signature",
             Self::StaleTimestamp { .. } => "stale_timestamp",

@@ -269,6 +269,8 @@ fn shadow(route: &LlmRoute, kept: &Kept, fleet: &Fleet, shared: &Shared) -> Opti
         series: shared.metrics.shadow(&upstream.names.provider, &upstream.names.model),
         metrics: Arc::clone(&shared.metrics),
         gate: Arc::clone(&shared.gate),
+        route: route.id.clone(),
+        spans: Arc::clone(&shared.spans),
         upstream: Arc::clone(upstream),
     }))
 }

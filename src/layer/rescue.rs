@@ -159,6 +159,10 @@ pub fn respond(error: &CallError, dialect: Dialect, id: &str) -> Response<ReplyB
         CallError::Framing(_) | CallError::Expectation | CallError::BodyIncomplete | CallError::BodyTooLarge { .. } => {
             headers.insert(CONNECTION, HeaderValue::from_static("close"));
         }
+        CallError::Tunnel => {
+            headers.insert(ALLOW, HeaderValue::from_static("GET, POST"));
+            headers.insert(CONNECTION, HeaderValue::from_static("close"));
+        }
         _ => {}
     }
     response
@@ -184,7 +188,9 @@ fn tell(error: &CallError) -> Told {
         CallError::Framing(what) => invalid(StatusCode::BAD_REQUEST, None, (*what).to_owned()),
         CallError::Expectation => invalid(StatusCode::EXPECTATION_FAILED, None, error.to_string()),
         CallError::NotFound => invalid(StatusCode::NOT_FOUND, Some("unknown_path"), error.to_string()),
-        CallError::Method { .. } => invalid(StatusCode::METHOD_NOT_ALLOWED, None, error.to_string()),
+        CallError::Method { .. } | CallError::Tunnel => {
+            invalid(StatusCode::METHOD_NOT_ALLOWED, None, error.to_string())
+        }
         CallError::BadKey => {
             let message = "the key is missing or not known; send authorization: Bearer <caller key>";
             invalid(StatusCode::UNAUTHORIZED, Some("invalid_api_key"), message.to_owned()).final_word()

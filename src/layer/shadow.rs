@@ -1,8 +1,8 @@
 //! Copies of calls for a candidate on trial. Nobody is shown its answers, and nobody waits for them.
 //!
 //! A copy runs in a task of its own with a deadline of its own; when too many are on their way, the next one is dropped and
-//! counted. What it does is booked apart: its attempts, its time and its cost have series of their own, its trail is not
-//! the call's, and it teaches the breaker nothing, so that a failing trial cannot close a candidate to callers. It takes a
+//! counted. What it does is booked apart: its attempts, its time and its cost have series of their own, its span is marked and
+//! not the call's outcome, its trail is not the call's, and it teaches the breaker nothing, so that a failing trial cannot close a candidate to callers. It takes a
 //! place at its provider like any attempt, but only of the first half, and it heeds and causes pauses of the quota group.
 
 use std::sync::Arc;
@@ -14,19 +14,23 @@ use tokio::time::{Instant, timeout_at};
 use tower::{Layer, Service};
 
 use crate::domain::deadline::Deadline;
+use crate::domain::id::RouteId;
 use crate::domain::operation::Safety;
 use crate::domain::outcome::{End, FailureClass};
+use crate::domain::usage::Usage;
 use crate::flight::call::{Call, CallContext};
 use crate::flight::error::AttemptError;
 use crate::flight::gate::Gate;
 use crate::flight::reply::Reply;
-use crate::flight::trail::Trail;
+use crate::flight::trail::{Flying, Trail};
 use crate::layer::always_ready;
 use crate::layer::seam::Seam;
+use crate::layer::traced::{self, Copied};
 use crate::routing::order;
 use crate::telemetry::handles::ShadowMetrics;
-use crate::telemetry::labels::{ExtraCost, ShadowDrop};
+use crate::telemetry::labels::{AttemptOutcome, ExtraCost, ShadowDrop};
 use crate::telemetry::metrics::Metrics;
+use crate::telemetry::traces::{SHADOW, Served, Spans};
 use crate::upstream::attempt::Attempt;
 use crate::upstream::live::LiveUpstream;
 
@@ -65,6 +69,10 @@ pub struct Params {
     pub metrics: Arc<Metrics>,
     /// Knows when there is nothing to spare for copies.
     pub gate: Arc<Gate>,
+    /// Whose shadow it is.
+    pub route: RouteId,
+    /// Where spans wait for a collector.
+    pub spans: Arc<Spans>,
 }
 
 /// Makes [`Shadow`]; without parameters it does nothing.
@@ -129,16 +137,34 @@ fn cast(params: &Arc<Params>, call: &Call) {
     let attempt = params.attempt(call);
     tokio::spawn(async move {
         let params = Arc::clone(&copy.0);
-        let by = attempt.call.deadline.instant();
-        let outcome = timeout_at(by, run(&params, attempt)).await.unwrap_or(Err(FailureClass::HeadersTimeout));
+        let (by, since) = (attempt.call.deadline.instant(), attempt.begun);
+        let traced = attempt.call.context.trace.is_some().then(|| attempt.call.clone());
+        let mut seen = Seen::default();
+        let ended = timeout_at(by, run(&params, attempt, &mut seen)).await;
+        let outcome = ended.unwrap_or(Err(FailureClass::HeadersTimeout));
         params.series.attempt(outcome.err());
+        if let Some(call) = traced {
+            params.tell(&call, since, (outcome, seen));
+        }
     });
 }
 
-async fn run(params: &Params, attempt: Attempt) -> Result<(), FailureClass> {
+/// What a span tells of a copy beside its outcome.
+#[derive(Default)]
+struct Seen {
+    status: Option<u16>,
+    first_content: Option<Duration>,
+    usage: Usage,
+}
+
+async fn run(params: &Params, attempt: Attempt, seen: &mut Seen) -> Result<(), FailureClass> {
     let started = Instant::now();
-    let mut reply = params.service.ask(attempt).await.map_err(|error| error.class)?;
+    let streams = attempt.call.llm().stream;
+    let asked = params.service.ask(attempt).await;
+    seen.status = asked.as_ref().map_or_else(|error| error.status, |reply| Some(reply.status.as_u16()));
+    let mut reply = asked.map_err(|error| error.class)?;
     params.series.first_content.observe(started.elapsed());
+    seen.first_content = streams.then(|| started.elapsed());
     let (told, how) = tokio::sync::oneshot::channel();
     // Nobody listens any more only if the deadline has ended this.
     reply.body.on_end(move |ended| {
@@ -146,6 +172,7 @@ async fn run(params: &Params, attempt: Attempt) -> Result<(), FailureClass> {
     });
     while reply.body.frame().await.is_some() {}
     params.book(&reply);
+    seen.usage = reply.usage.get();
     drop(reply);
     match how.await {
         Ok(End::UpstreamFailed(class)) => Err(class),
@@ -168,7 +195,13 @@ impl Params {
 
     fn attempt(&self, call: &Call) -> Attempt {
         let now = Instant::now();
-        let context = CallContext { trail: Trail::default(), ..(*call.context).clone() };
+        let trail = Trail::default();
+        if call.context.trace.is_some() {
+            // By this number the provider is told its span, and its answer's model is remembered.
+            let flying = Flying { number: SHADOW, ..Flying::new(Arc::clone(&self.upstream.names), now) };
+            trail.lock().flying = Some(flying);
+        }
+        let context = CallContext { trail, ..(*call.context).clone() };
         let patience = if call.llm().stream { self.first_content } else { self.total };
         Attempt {
             call: Call { context: Arc::new(context), deadline: Deadline::after(now, self.total), ..call.clone() },
@@ -179,6 +212,18 @@ impl Params {
             patience: Duration::ZERO,
             connect: self.connect,
             idle: self.idle,
+        }
+    }
+
+    /// Hands a span of it over, if its call's trace is recorded.
+    #[cold]
+    fn tell(&self, call: &Call, since: Instant, (ended, seen): (Result<(), FailureClass>, Seen)) {
+        let Seen { status, first_content, usage } = seen;
+        let outcome = ended.map_or_else(AttemptOutcome::Failed, |()| AttemptOutcome::Ok);
+        let served = ended.is_ok().then_some(Served { usage, first_content });
+        let copied = Copied { upstream: &self.upstream.names, since, outcome, status, served, route: &self.route };
+        if let Some(told) = traced::copied(call, copied) {
+            self.spans.offer(told);
         }
     }
 

@@ -83,6 +83,9 @@ impl<'h> Framing<'h> {
 }
 
 fn check(head: &Parts) -> Result<(), CallError> {
+    if head.method == Method::CONNECT {
+        return Err(CallError::Tunnel);
+    }
     let framing = Framing::of(&head.headers);
     check_host(head, &framing)?;
     check_framing(head, &framing)?;
@@ -182,5 +185,7 @@ mod tests {
         assert!(post(&[("expect", "100-continue")]).is_ok());
         assert!(checked("GET", "/v1/models", Version::HTTP_11, &[("host", "a"), ("content-length", "3")]).is_err());
         assert!(checked("POST", "/", Version::HTTP_10, &[("host", "a")]).is_err());
+        let tunnel = checked("CONNECT", "evil.test:80", Version::HTTP_11, &[("host", "evil.test:80")]);
+        assert!(matches!(tunnel, Err(CallError::Tunnel)));
     }
 }

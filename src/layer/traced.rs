@@ -10,12 +10,13 @@ use http::request::Parts;
 use tokio::time::Instant;
 
 use crate::domain::clock;
-use crate::domain::id::RequestId;
+use crate::domain::id::{RequestId, RouteId};
 use crate::domain::outcome::{End, FailureClass};
 use crate::flight::arrival::Secured;
+use crate::flight::call::Call;
 use crate::flight::trail::{AttemptNote, CostNote, Flying, Story, UpstreamNames};
 use crate::telemetry::labels::{AttemptOutcome, RequestOutcome};
-use crate::telemetry::traces::{Answered, Begun, Plan, Served, Told, ToldAttempt, TraceContext};
+use crate::telemetry::traces::{Answered, Begun, Part, Plan, SHADOW, Served, Told, ToldAttempt, TraceContext};
 
 /// What the record knows of a request that is over, beside its story.
 pub struct Over<'r> {
@@ -56,6 +57,7 @@ pub fn begin(plan: &Arc<Plan>, head: &Parts) -> Arc<Begun> {
 pub fn told(story: &Story, over: &Over<'_>) -> Option<Box<Told>> {
     let begun = story.trace.as_ref().filter(|begun| begun.context.is_taken(story.caller.is_some()))?;
     Some(Box::new(Told {
+        part: Part::Whole,
         begun: Arc::clone(begun),
         ended_ms: clock::unix_ms(),
         duration: over.duration,
@@ -74,6 +76,64 @@ pub fn told(story: &Story, over: &Over<'_>) -> Option<Box<Told>> {
         cost: if let CostNote::Known(cost) = story.cost { Some(cost) } else { None },
         config: over.config.to_owned(),
         attempts: attempts(story, over),
+    }))
+}
+
+/// What is known of a shadow's copy that is over.
+pub struct Copied<'c> {
+    /// Who was on trial.
+    pub upstream: &'c UpstreamNames,
+    /// When it began.
+    pub since: Instant,
+    /// How it ended.
+    pub outcome: AttemptOutcome,
+    /// The provider's status, if it answered.
+    pub status: Option<u16>,
+    /// What it served, if it did.
+    pub served: Option<Served>,
+    /// The route whose shadow it is.
+    pub route: &'c RouteId,
+}
+
+/// What is told of a call's copy; `None` if the call's trace is not recorded. Of the call itself it says nothing: the copy
+/// ends at its own time, and nothing of it is in the caller's outcome.
+#[cold]
+pub fn copied(call: &Call, copied: Copied<'_>) -> Option<Box<Told>> {
+    let context = &call.context;
+    let begun = context.trace.as_ref().filter(|begun| begun.context.is_taken(true))?;
+    let duration = copied.since.elapsed();
+    let after = copied.since.saturating_duration_since(context.arrived);
+    let attempt = ToldAttempt {
+        number: SHADOW,
+        upstream: copied.upstream.upstream.as_str().to_owned(),
+        provider: copied.upstream.provider.clone(),
+        model: copied.upstream.model.clone(),
+        after,
+        duration,
+        outcome: copied.outcome,
+        status: copied.status,
+        served: copied.served,
+    };
+    Some(Box::new(Told {
+        part: Part::Shadow,
+        begun: Arc::clone(begun),
+        ended_ms: clock::unix_ms(),
+        duration: after + duration,
+        overhead: Duration::ZERO,
+        id: context.id.clone(),
+        operation: Some(call.operation),
+        route: Some(copied.route.clone()),
+        caller: Some(context.caller.id.clone()),
+        tenant: Some(context.caller.tenant.clone()),
+        status: None,
+        outcome: RequestOutcome::Ok,
+        error: None,
+        stream_end: None,
+        cache: "bypass",
+        decision: None,
+        cost: None,
+        config: String::new(),
+        attempts: vec![attempt],
     }))
 }
 

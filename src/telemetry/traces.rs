@@ -2,7 +2,8 @@
 //! OpenTelemetry protocol.
 //!
 //! Spans are not opened and closed while a request runs: the record at the end of its body knows the whole story, and
-//! [`encode`] makes one span of the request and one of each attempt from it, on the thread that sends them. A core that
+//! [`encode`] makes one span of the request and one of each attempt from it (a shadow's copy ends at its own time and is told
+//! apart), on the thread that sends them. A core that
 //! serves requests hands over names and numbers, and never waits: what finds the queue full is dropped and counted. Of the
 //! protocol's crates only the generated messages are used. The exporter and the SDK around them would bring a second
 //! HTTP client, a second queue and settings from the environment.
@@ -83,9 +84,23 @@ impl Answered {
     }
 }
 
+/// What of a request is told.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Part {
+    /// All of it, but for its copy.
+    Whole,
+    /// The copy of it that a candidate on trial got: one attempt, of which the caller learned nothing.
+    Shadow,
+}
+
+/// The attempt that a copy is. The others are counted from 1.
+pub const SHADOW: u32 = 0;
+
 /// A request that is over, as it will be told.
 #[derive(Clone, Debug)]
 pub struct Told {
+    /// What of it.
+    pub part: Part,
     /// Its trace.
     pub begun: Arc<Begun>,
     /// When its answer ended, milliseconds since 1970.

@@ -176,6 +176,7 @@ fn the_help_is_the_documented_one() {
         &["schema"],
         &["explain"],
         &["diff"],
+        &["reload"],
         &["audit"],
         &["audit", "verify"],
         &["audit", "export"],

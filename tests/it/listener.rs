@@ -6,3 +6,4 @@
 mod framing;
 mod h2;
 mod tls;
+mod vectors;

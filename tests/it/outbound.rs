@@ -19,6 +19,7 @@ use crate::harness::certificates::{Authority, Issued, until};
 use crate::process::{Answer, Client, PATIENCE, Site, run, wait_until, weighbridge};
 use crate::takeover::Served;
 
+mod hostile;
 mod peers;
 mod revoked;
 

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::process::{PATIENCE, Sandbox, Site, Traffic, routes_with, wait_of_its_own, wait_until};
+use crate::process::{PATIENCE, Sandbox, Site, Traffic, routes_with, run, wait_of_its_own, wait_until, weighbridge};
 
 /// Rows 38 and 39: from the last byte written to the new configuration in force.
 const LIVE: Duration = Duration::from_secs(3);
@@ -334,4 +334,28 @@ fn a_process_with_nothing_to_do_does_nothing() {
     thread::sleep(Duration::from_millis(2500));
     let used = sandbox.ticks().unwrap() - before;
     assert!(used <= 10, "{used} ticks of 10 ms in 2.5 s");
+}
+
+#[test]
+fn the_command_asks_for_a_reload_and_its_exit_code_says_how_it_went() {
+    let site = Site::new();
+    site.write("routes.toml", &routes_with("first"));
+    let sandbox = Sandbox::start(&site, &[]);
+    let listen = sandbox.admin.to_string();
+    let reload = |arguments: &[&str], listen: &str| {
+        let ended = run(weighbridge().arg("reload").args(arguments).env("WEIGHBRIDGE_ADMIN_LISTEN", listen));
+        (ended.code, ended.out + &ended.err)
+    };
+    site.replace("routes.toml", &routes_with("second"));
+    let (code, said) = reload(&[], &listen);
+    assert!(code == Some(0) && said.starts_with("in force: version ") && said.contains(&sandbox.version()), "{said}");
+
+    site.replace("routes.toml", &routes_with("third").replace("version = 1", "version = 9"));
+    let (code, said) = reload(&["--admin", &format!("http://{listen}")], "127.0.0.1:1");
+    assert!(code == Some(1) && said.contains("routes.toml:") && said.contains("what was in force still is"), "{said}");
+
+    let (code, said) = reload(&[], "127.0.0.1:1");
+    assert!(code == Some(2) && said.contains("no proxy answers at 127.0.0.1:1"), "{said}");
+    site.replace("routes.toml", &routes_with("second"));
+    assert_eq!(reload(&[], &listen).0, Some(0));
 }

@@ -1,6 +1,7 @@
 //! A configuration that does worse than the one before is rolled back, if somebody said so.
 
 use std::fs;
+use std::os::unix::net::UnixDatagram;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -253,7 +254,19 @@ fn roll_back_a_dead_address_is_taken_back_under_load_and_not_tried_again_by_itse
     let good = fs::read_to_string(site.path("routes.toml")).unwrap();
     let good = format!("{good}\n[reload]\nroll_back = {{ worse_than = 0.1, least = 20 }}\n");
     site.write("routes.toml", &good);
-    let served = Served::start(&site, &upstream, &[]);
+    let supervisor = UnixDatagram::bind(site.path("notify")).unwrap();
+    supervisor.set_read_timeout(Some(PATIENCE)).unwrap();
+    let hears = |words: &str| {
+        let mut state = [0; 256];
+        loop {
+            let length = supervisor.recv(&mut state).unwrap();
+            if String::from_utf8_lossy(&state[..length]).contains(words) {
+                return;
+            }
+        }
+    };
+    let served = Served::spawn(Served::command(&site, &upstream).env("NOTIFY_SOCKET", site.path("notify")));
+    hears("READY=1\nSTATUS=serving the configuration on disk");
     let stop = Arc::new(AtomicBool::new(false));
     let clients: Vec<_> = (0..4).map(|_| asking(&served, &stop)).collect();
     let ended =
@@ -267,6 +280,7 @@ fn roll_back_a_dead_address_is_taken_back_under_load_and_not_tried_again_by_itse
     // Nobody listens on it.
     site.write("providers/tokenmix.toml", &tokenmix.replace(aggregator, "http://127.0.0.1:9"));
     wait_until(PATIENCE, "the roll-back", || reloads("rolled_back") == 1.0);
+    hears("STATUS=serving the configuration from before, the one on disk was rolled back");
     let status = served.status();
     assert_eq!((&status["config"], &status["config_hash"]), (&json!("last-good"), &version));
     let told = &status["last_reload"];
@@ -293,6 +307,7 @@ fn roll_back_a_dead_address_is_taken_back_under_load_and_not_tried_again_by_itse
 
     site.write("providers/tokenmix.toml", &format!("{tokenmix}\n# mended\n"));
     wait_until(PATIENCE, "the repair", || served.metric("weighbridge_config_on_disk_not_in_force") == 0.0);
+    hears("STATUS=serving the configuration on disk");
     assert_ne!(served.status()["config_hash"], version);
     stop.store(true, Ordering::SeqCst);
     clients.into_iter().for_each(|client| client.join().unwrap());

@@ -330,3 +330,66 @@ async fn a_reload_turns_traces_on_sends_them_elsewhere_and_off() {
     assert_eq!(read.heads().len(), 1);
     assert!((dropped(&world, "turned_off") - 1.0).abs() < f64::EPSILON);
 }
+
+/// The usual traces, and `gamma` on trial for every call to `duo`.
+fn on_trial(more: &str) -> Plan {
+    let mut plan = plan(more);
+    let shadow = "[model.duo]\nshadow = { use = \"gamma/fast\", percent = 100 }\n";
+    plan.routes = plan.routes.replacen("[model.duo]\n", shadow, 1);
+    plan
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_shadows_copy_is_a_span_of_its_own_that_is_marked_and_not_in_its_callers_outcome() {
+    for body in [chat("duo"), streamed("duo")] {
+        let world = World::with(&on_trial("sample = 1\nforward_to = [\"gamma\"]"));
+        let read = collector(&world, &["200 OK"]);
+        let (_stop, _sending) = sending(&world);
+        world.chat(&body).await.assert_served("alpha", 1);
+        sleep(Duration::from_secs(5)).await;
+        let spans = read.spans();
+        let shadows = |span: &&Span| words(span).get("weighbridge.shadow").is_some_and(|shadow| shadow == "true");
+        let [copy] = spans.iter().filter(shadows).collect::<Vec<_>>()[..] else { panic!("{spans:?}") };
+        let [request, attempt] = spans.iter().filter(|span| !shadows(span)).collect::<Vec<_>>()[..] else {
+            panic!("{spans:?}")
+        };
+        assert_eq!((&copy.trace_id, &copy.parent_span_id, copy.kind), (&request.trace_id, &request.span_id, 3));
+        assert!(copy.span_id != attempt.span_id && copy.start_time_unix_nano >= request.start_time_unix_nano);
+        assert!(copy.end_time_unix_nano > copy.start_time_unix_nano || body["stream"] != true);
+        let told = words(copy);
+        assert_eq!((&*told["weighbridge.upstream"], &*told["weighbridge.route"]), ("gamma/fast", "duo"));
+        assert_eq!((&*told["weighbridge.attempt.outcome"], &*told["http.response.status_code"]), ("ok", "200"));
+        assert_eq!(told["weighbridge.request_id"], words(request)["weighbridge.request_id"]);
+        assert!(told.contains_key("gen_ai.usage.input_tokens") && !told.contains_key("weighbridge.attempt"));
+        assert!(told.contains_key("gen_ai.response.model"), "{told:?}");
+        assert_eq!(words(request)["weighbridge.attempts"], "1");
+        assert!(!words(attempt).contains_key("weighbridge.shadow"));
+        let parent = world.seen("gamma").remove(0).header("traceparent").unwrap().to_owned();
+        assert_eq!(parent[36..52], hex(&copy.span_id), "whoever is on trial is told the copy's span");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_shadows_failure_is_its_spans_alone_and_without_sampling_there_is_none() {
+    let mut world = World::with(&on_trial("sample = 1"));
+    let read = collector(&world, &["200 OK"]);
+    let (_stop, _sending) = sending(&world);
+    world.fault("gamma", "status:503");
+    chat_with(&world, &[]).await.assert_served("alpha", 1);
+    sleep(Duration::from_secs(5)).await;
+    let spans = read.spans();
+    assert_eq!(spans.len(), 3);
+    let failed = spans.iter().find(|span| words(span).contains_key("weighbridge.shadow")).unwrap();
+    assert_eq!(words(failed)["weighbridge.attempt.outcome"], "failed");
+    assert_eq!((&*words(failed)["error.type"], &*words(failed)["http.response.status_code"]), ("overloaded", "503"));
+    let request = spans.iter().find(|span| span.kind == 2).unwrap();
+    assert_eq!(words(request)["weighbridge.outcome"], "ok");
+    assert_eq!(world.log().pop().unwrap()["outcome"], "ok");
+
+    let world = World::with(&on_trial("sample = 0"));
+    let read = collector(&world, &["200 OK"]);
+    let (_stop, _sending) = sending(&world);
+    chat_with(&world, &[]).await.assert_served("alpha", 1);
+    sleep(Duration::from_secs(5)).await;
+    assert_eq!((read.spans().len(), world.seen("gamma").len()), (0, 1));
+}

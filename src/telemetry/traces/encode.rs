@@ -1,6 +1,7 @@
 //! A finished request as spans of the OpenTelemetry protocol, in its binary form.
 //!
-//! One span of kind SERVER for the request, one of kind CLIENT below it for each attempt. Names follow the conventions for
+//! One span of kind SERVER for the request, one of kind CLIENT below it for each attempt; a shadow's copy is one of the
+//! latter, marked with `weighbridge.shadow`. Names follow the conventions for
 //! HTTP (<https://opentelemetry.io/docs/specs/semconv/http/http-spans/>, stable, read Nov 2026) and for calls to models
 //! ([`crate::telemetry::genai`]); ours begin with `weighbridge.`.
 
@@ -17,7 +18,7 @@ use opentelemetry_proto::tonic::trace::v1::{ResourceSpans, ScopeSpans, Span, Sta
 use prost::Message;
 
 use super::context::fresh;
-use super::{Begun, Served, Told, ToldAttempt};
+use super::{Begun, Part, Served, Told, ToldAttempt};
 use crate::domain::decision::DecisionSource;
 use crate::domain::id::{CallerId, RouteId, TenantId};
 use crate::domain::operation::Operation;
@@ -70,7 +71,8 @@ fn spans(told: &Told) -> impl Iterator<Item = Span> {
     let ended_ns = told.ended_ms.saturating_mul(1_000_000);
     let began_ns = ended_ns.saturating_sub(nanos(told.duration));
     let attempts = told.attempts.iter().map(move |attempt| attempt_span(told, attempt, began_ns));
-    std::iter::once(request_span(told, [began_ns, ended_ns])).chain(attempts)
+    let whole = (told.part == Part::Whole).then(|| request_span(told, [began_ns, ended_ns]));
+    whole.into_iter().chain(attempts)
 }
 
 fn request_span(told: &Told, [began_ns, ended_ns]: [u64; 2]) -> Span {
@@ -157,7 +159,15 @@ fn attempt_attributes(told: &Told, attempt: &ToldAttempt, asked: Option<&'static
         all.number("server.port", Some(u64::from(*port)));
     }
     all.number("http.response.status_code", attempt.status.map(u64::from));
-    all.number("weighbridge.attempt", Some(u64::from(attempt.number)));
+    match told.part {
+        Part::Whole => all.number("weighbridge.attempt", Some(u64::from(attempt.number))),
+        // Its request may be told at another time, or never if the process ends in between.
+        Part::Shadow => {
+            all.put("weighbridge.shadow", Value::BoolValue(true));
+            all.text("weighbridge.request_id", told.id.as_str());
+            all.maybe("weighbridge.route", told.route.as_ref().map(RouteId::as_str));
+        }
+    }
     all.text("weighbridge.upstream", &attempt.upstream);
     all.text(
         "weighbridge.attempt.outcome",

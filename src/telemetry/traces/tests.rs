@@ -23,6 +23,7 @@ fn told(queue: usize) -> Told {
     let context = TraceContext::begin(&headers, 0);
     let begun = Begun { context, plan: Arc::new(plan), method: "POST", scheme: "http", answered: Answered::default() };
     Told {
+        part: Part::Whole,
         begun: Arc::new(begun),
         ended_ms: 1_000_000,
         duration: Duration::from_millis(100),

@@ -185,7 +185,9 @@ def test_a_good_edit_is_in_force_after_a_reload_and_a_broken_one_changes_nothing
     before = status()["config_hash"]
     edit(machine, 's/total = "30s"/total = "31s"/')
     after = machine.until(lambda: status()["config_hash"] != before and status()["config_hash"])
-    edit(machine, 's/total = "31s"/total = "31 parsecs"/')
+    refused = machine.says(f"sed -i 's/total = \"31s\"/total = \"31 parsecs\"/' {ROUTES}; systemctl reload weighbridge; echo ended $?")
+    assert "ended 1" in refused.splitlines(), refused
+    assert "model.summary.timeouts.total" in machine.says("systemctl status --no-pager weighbridge || true") + "".join(machine.lines())
     machine.until(lambda: "refused" in machine.show(SERVICE, "StatusText")["StatusText"])
     machine.until(lambda: machine.show(SERVICE, "ActiveState", "SubState") == {"ActiveState": "active", "SubState": "running"})
     assert status()["config_hash"] == after
