@@ -26,12 +26,13 @@ mod to_chat;
 mod tools;
 mod turns;
 
+pub use blocks::StreamError;
 pub use estimate::estimated_tokens;
 pub use facts::{EventFacts, MessageFacts, Stop, Tokens, is_last_event, peek_event, peek_reply};
 pub use failure::{Failure, error_body, error_event, kind_of};
 pub use from_chat::from_chat;
 pub use request::{Facts, peek_request};
-pub use stream::{StreamError, StreamFromChat};
+pub use stream::StreamFromChat;
 pub use to_chat::{Refusal, Translated, to_chat};
 
 #[cfg(test)]

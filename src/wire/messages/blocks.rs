@@ -11,7 +11,6 @@ use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 
 use super::chat::Call;
 use super::form::{Block, Delta, Input, StreamEvent, call_id};
-use super::stream::StreamError;
 use crate::wire::sse::Event;
 
 /// Blocks one message may have. A peer that makes more is not answering anybody.
@@ -22,6 +21,24 @@ pub(super) const MOST_HELD: usize = 1 << 20;
 
 /// What a block that is held back counts for beside its texts, in bytes.
 const HELD_BLOCK: usize = 128;
+
+/// Why a stream of chunks cannot be told as events any further.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum StreamError {
+    /// A piece of a tool call came after its block had ended: more than a mebibyte of others was held back for it, or its
+    /// arguments were whole already.
+    #[error("the provider mixes the pieces of several tool calls")]
+    Mixed,
+    /// A tool call began without the tool's name.
+    #[error("the provider calls a tool without naming it")]
+    Unnamed,
+    /// More than 4,096 blocks.
+    #[error("the provider's answer has too many blocks")]
+    TooManyBlocks,
+    /// An event's data is no JSON object.
+    #[error("the provider's stream holds something else than chat chunks")]
+    NotChat,
+}
 
 /// What a block is.
 enum Kind {

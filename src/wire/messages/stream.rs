@@ -5,29 +5,11 @@
 
 use std::collections::VecDeque;
 
-use super::blocks::{Blocks, Speech};
+use super::blocks::{Blocks, Speech, StreamError};
 use super::chat::{Completion, Counts, Said, stop_reason};
 use super::failure::{Failure, error_event};
 use super::form::{Ending, Message, StreamEvent};
 use crate::wire::sse::Event;
-
-/// Why a stream of chunks cannot be told as events any further.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum StreamError {
-    /// A piece of a tool call came after its block had ended: more than a mebibyte of others was held back for it, or its
-    /// arguments were whole already.
-    #[error("the provider mixes the pieces of several tool calls")]
-    Mixed,
-    /// A tool call began without the tool's name.
-    #[error("the provider calls a tool without naming it")]
-    Unnamed,
-    /// More than 4,096 blocks.
-    #[error("the provider's answer has too many blocks")]
-    TooManyBlocks,
-    /// An event's data is no JSON object.
-    #[error("the provider's stream holds something else than chat chunks")]
-    NotChat,
-}
 
 /// One message being told.
 pub struct StreamFromChat {
