@@ -26,6 +26,7 @@ use crate::flight::shares::Standing;
 use crate::flight::upload::{Fault, Received, Upload};
 use crate::flight::velocity::{Counted, Readings};
 use crate::gateway::casebook;
+use crate::gateway::counting;
 use crate::gateway::decode::{Decoded, carry, conversation, decode, decode_form, forwarded};
 use crate::gateway::snapshot::{ReadyRoute, RouteService, Snapshot};
 use crate::layer::answering::{Gated, Touch, Touching};
@@ -129,6 +130,7 @@ impl Service<Arrival<Arc<Snapshot>, Received>> for Dispatch {
             Operation::RiskOutcome => return Either::Right(Either::Right(Box::pin(casebook::note(arrival)))),
             Operation::ModelsList => return Either::Left(ready(Ok(list_models(&arrival, caller)))),
             Operation::ModelsGet => return Either::Left(ready(get_model(&arrival, caller))),
+            Operation::CountTokens => return Either::Right(Either::Right(Box::pin(count(arrival)))),
             _ if arrival.body.bytes.len() > LARGE && arrival.body.upload.is_none() => {
                 return Either::Right(Either::Right(Box::pin(ask_apart(arrival, operation))));
             }
@@ -175,6 +177,38 @@ async fn ask_apart(arrival: Whole, operation: Operation) -> Result<Reply, CallEr
     let flying = take_off?(&arrival, &caller)?;
     drop(arrival);
     flying.await
+}
+
+/// `POST /v1/messages/count_tokens`: by a provider that counts, or estimated where the route has none.
+async fn count(arrival: Whole) -> Result<Reply, CallError> {
+    let caller = arrival.caller.clone().ok_or(CallError::Internal)?;
+    if arrival.body.bytes.len() <= LARGE {
+        return match estimated(&arrival, &caller) {
+            Some(reply) => Ok(reply),
+            None => ask(&arrival, &caller, Operation::CountTokens)?.await,
+        };
+    }
+    let looked = apart(move || {
+        let reply = estimated(&arrival, &caller);
+        (arrival, reply)
+    });
+    match looked.await.ok_or(CallError::Internal)? {
+        (_, Some(reply)) => Ok(reply),
+        (arrival, None) => ask_apart(arrival, Operation::CountTokens).await,
+    }
+}
+
+/// What is wrong with the call is told by whoever reads it next.
+fn estimated(arrival: &Whole, caller: &LiveCaller) -> Option<Reply> {
+    let (table, body, operation) = (arrival.pinned.table(), &arrival.body.bytes, Operation::CountTokens);
+    let Decoded { model, facts } = decode(operation, body, table.limits().json_depth).ok()?;
+    let route = select::llm(table, &caller.caller, &model).ok()?;
+    let (route, _) =
+        if route.rules.is_empty() { (route, None) } else { ruled(arrival, caller, route, (operation, &facts)) };
+    let reply = counting::estimate(route, body)?;
+    let names = arrival.pinned.llm(&route.id).map(|ready| Arc::clone(&ready.names));
+    arrival.trail.lock().route = names;
+    Some(reply)
 }
 
 fn understand<'a>(arrival: &'a Whole, caller: &LiveCaller, operation: Operation) -> Result<Understood<'a>, CallError> {

@@ -4,6 +4,7 @@ pub mod build;
 mod casebook;
 pub mod certificates;
 pub mod collector;
+mod counting;
 pub mod counts;
 pub mod courier;
 mod decode;

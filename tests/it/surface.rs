@@ -70,6 +70,51 @@ async fn who_does_not_have_an_operation_is_not_asked_for_it() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn where_nobody_counts_tokens_the_answer_is_an_estimate_that_says_so_and_nobody_is_asked() {
+    let mut world = World::new();
+    let body = |words: usize| {
+        let mut body = message(false);
+        body["messages"][0]["content"] = json!("word ".repeat(words));
+        body.as_object_mut().unwrap().remove("max_tokens");
+        body
+    };
+    let count = async |world: &World, body: &Value| world.call(ask("/v1/messages/count_tokens", body)).await;
+    for words in [100, 200_000] {
+        let answer = count(&world, &body(words)).await;
+        assert_eq!((answer.status, answer.header("wb-estimate")), (200, "true"), "{}", answer.text());
+        let tokens = answer.json()["input_tokens"].as_u64().unwrap() as usize;
+        assert!((words..words * 2).contains(&tokens), "{tokens} for {words} words");
+        assert_eq!((answer.header("wb-route"), answer.header("request-id")), ("duo", answer.header("x-request-id")));
+    }
+    assert_eq!(world.counts(), [0, 0, 0]);
+    let odd = count(&world, &json!({"model": "duo", "max_tokens": "1"})).await;
+    assert_eq!((odd.status, &odd.json()["error"]["type"]), (400, &json!("invalid_request_error")));
+    let unknown = count(&world, &json!({"model": "no-such", "messages": []})).await;
+    assert_eq!((unknown.status, &unknown.json()["type"]), (404, &json!("error")));
+    world.assert_idle();
+    let log = world.log();
+    let lines: Vec<_> = log.iter().map(|line| (&line["operation"], &line["outcome"])).collect();
+    assert_eq!(lines[0], (&json!("messages.count_tokens"), &json!("ok")), "{log:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_count_that_a_provider_makes_is_exact_and_one_it_fails_to_make_is_not_replaced_by_an_estimate() {
+    let world = world(EVERYTHING);
+    let counted = world.call(ask("/v1/messages/count_tokens", &message(false))).await;
+    assert_eq!((counted.status, counted.header("wb-estimate")), (200, ""));
+    let busy = self::world(EVERYTHING);
+    busy.net.always("alpha", says(http_reply("503 Busy", "", "{}")));
+    let failed = busy.call(ask("/v1/messages/count_tokens", &message(false))).await;
+    assert_eq!((failed.status, failed.header("wb-estimate")), (503, ""), "{}", failed.text());
+    assert!(failed.json()["error"]["message"].is_string(), "{}", failed.text());
+    let embeds =
+        World::with(&Plan { alpha_offers: r#""embeddings""#, beta_offers: r#""embeddings""#, ..Plan::default() });
+    let nobody = embeds.call(ask("/v1/messages/count_tokens", &message(false))).await;
+    assert_eq!((nobody.status, &nobody.json()["error"]["type"]), (400, &json!("invalid_request_error")));
+    assert!(nobody.text().contains("unsupported_operation"), "{}", nobody.text());
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_response_is_carried_over_chat_whole_and_streamed() {
     let world = World::new();
     let answer = world.call(ask("/v1/responses", &response(false))).await;

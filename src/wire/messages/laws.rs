@@ -113,4 +113,62 @@ proptest! {
             events.clear();
         }
     }
+
+    #[test]
+    fn however_the_pieces_of_several_calls_are_mixed_the_message_is_the_same(
+        cities in proptest::collection::vec(proptest::option::of(r#"[a-z\\{}"\[\] é]{0,12}"#), 1..5),
+        sizes in proptest::collection::vec(1_usize..9, 1..6),
+        turns in proptest::collection::vec(any::<proptest::sample::Index>(), 1..40),
+        told_apart_by in prop_oneof![Just(("index", 1)), Just(("id", 1)), Just(("id", 0))],
+    ) {
+        let calls: Vec<Vec<Event>> = cities.iter().enumerate().map(|(number, city)| call(number, city.as_deref(), &sizes, told_apart_by)).collect();
+        let (apart, ending) = told(calls.concat());
+        prop_assert_eq!(apart.len(), cities.len());
+        let (mixed, mixed_ending) = told(mix(calls, &turns));
+        prop_assert_eq!(mixed, apart);
+        prop_assert_eq!(mixed_ending, ending);
+    }
+}
+
+/// The chunks of one call. Providers tell calls apart by their index, or by an id that each piece repeats, with an index
+/// that is always the same or none.
+fn call(number: usize, city: Option<&str>, sizes: &[usize], told_apart_by: (&str, usize)) -> Vec<Event> {
+    let id = format!("call_{number}");
+    let piece = |arguments: &str| match told_apart_by {
+        ("index", _) => json!({"index": number, "function": {"arguments": arguments}}),
+        (_, 1) => json!({"index": 0, "id": id, "function": {"arguments": arguments}}),
+        _ => json!({"id": id, "function": {"arguments": arguments}}),
+    };
+    let mut first = piece("");
+    first["id"] = json!(id);
+    first["function"]["name"] = json!(format!("tool_{number}"));
+    let arguments = city.map(|city| json!({"city": city, "more": {"n": [1]}}).to_string()).unwrap_or_default();
+    let rest = pieces(&arguments, sizes);
+    let rest: Vec<_> = rest.iter().map(|arguments| piece(arguments)).collect();
+    std::iter::once(first).chain(rest).map(|piece| chunk(&json!({"tool_calls": [piece]}))).collect()
+}
+
+/// Takes a chunk now of this call, now of that. They begin in their order.
+fn mix(calls: Vec<Vec<Event>>, turns: &[proptest::sample::Index]) -> Vec<Event> {
+    let mut rest: Vec<_> = calls.into_iter().map(VecDeque::from).collect();
+    let (mut begun, mut mixed) = (0, Vec::new());
+    for turn in turns.iter().cycle() {
+        let open: Vec<_> = (0..rest.len().min(begun + 1)).filter(|call| !rest[*call].is_empty()).collect();
+        if open.is_empty() {
+            break;
+        }
+        let call = *turn.get(&open);
+        begun = begun.max(call + 1);
+        mixed.extend(rest[call].pop_front());
+    }
+    mixed
+}
+
+fn told(chunks: Vec<Event>) -> (Vec<Value>, Value) {
+    let (mut stream, mut events) = (StreamFromChat::new("m", "msg_1"), VecDeque::new());
+    let ends = Event::from_data(br#"{"choices":[{"index":0,"delta":{},"finish_reason":"tool_calls"}]}"#);
+    for chunk in chunks.iter().chain([&ends, &Event::done()]) {
+        stream.push(chunk, &mut events).unwrap();
+    }
+    gathered(&events)
 }

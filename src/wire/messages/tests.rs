@@ -333,7 +333,82 @@ fn what_is_no_chat_stream_is_an_error_and_comments_are_nothing() {
     assert_eq!(push(&Event::from_data(b"<html>")), Err(StreamError::NotChat));
     let unnamed = br#"{"choices":[{"delta":{"tool_calls":[{"index":0,"id":"a","function":{"arguments":"{}"}}]}}]}"#;
     assert_eq!(push(&Event::from_data(unnamed)), Err(StreamError::Unnamed));
-    let call = r#"{"index":0,"function":{"name":"f"}},{"index":1,"function":{"name":"g"}},"#.repeat(2_049);
-    let many = format!(r#"{{"choices":[{{"delta":{{"tool_calls":[{}]}}}}]}}"#, call.trim_end_matches(','));
+    let whole = |index| json!({"index": index, "function": {"name": "f", "arguments": "{}"}});
+    let many = json!({"choices": [{"delta": {"tool_calls": (0..4_097).map(whole).collect::<Vec<_>>()}}]}).to_string();
     assert_eq!(push(&Event::from_data(many.as_bytes())), Err(StreamError::TooManyBlocks));
+}
+
+fn calls(pieces: &Value) -> Event {
+    Event::from_data(json!({"choices": [{"index": 0, "delta": {"tool_calls": pieces}}]}).to_string().as_bytes())
+}
+
+#[test]
+fn calls_that_follow_one_another_leave_as_they_come() {
+    let (mut stream, mut events) = (StreamFromChat::new("m", "msg_1"), VecDeque::new());
+    for index in 0..3 {
+        let first = json!([{"index": index, "id": format!("c{index}"), "function": {"name": "f", "arguments": ""}}]);
+        stream.push(&calls(&first), &mut events).unwrap();
+        for piece in ["{\"a\"", ":\"}\"", "}"] {
+            events.clear();
+            let more = json!([{"index": index, "function": {"arguments": piece}}]);
+            stream.push(&calls(&more), &mut events).unwrap();
+            let last: Value = serde_json::from_slice(&events.back().unwrap().data().unwrap()).unwrap();
+            assert_eq!((&last["index"], &last["delta"]["partial_json"]), (&json!(index), &json!(piece)));
+        }
+    }
+}
+
+#[test]
+fn what_is_held_back_for_a_call_that_is_not_whole_is_bounded_in_bytes() {
+    let (mut stream, mut events) = (StreamFromChat::new("m", "msg_1"), VecDeque::new());
+    let open = json!([{"index": 0, "id": "a", "function": {"name": "f", "arguments": "{"}}]);
+    stream.push(&calls(&open), &mut events).unwrap();
+    let second = json!([{"index": 1, "id": "b", "function": {"name": "g", "arguments": "{\"text\":\""}}]);
+    stream.push(&calls(&second), &mut events).unwrap();
+    events.clear();
+    let kilobyte = calls(&json!([{"index": 1, "function": {"arguments": "x".repeat(1_024)}}]));
+    let mut held = 0;
+    while events.is_empty() {
+        stream.push(&kilobyte, &mut events).unwrap();
+        held += 1;
+    }
+    assert!((1_000..=1_024).contains(&held), "{held}");
+    let told: Vec<_> = events.drain(..).filter_map(|event| event.event_type().map(str::to_owned)).collect();
+    assert_eq!(told, ["content_block_stop", "content_block_start", "content_block_delta"]);
+    stream.push(&calls(&json!([{"index": 0, "id": "a", "function": {"arguments": " "}}])), &mut events).unwrap();
+    assert!(events.is_empty());
+    let late = calls(&json!([{"index": 0, "function": {"arguments": "}"}}]));
+    assert_eq!(stream.push(&late, &mut events), Err(StreamError::Mixed));
+}
+
+#[test]
+fn blocks_that_are_held_back_count_as_blocks() {
+    let (mut stream, mut events) = (StreamFromChat::new("m", "msg_1"), VecDeque::new());
+    let mut pieces = vec![json!({"index": 0, "id": "a", "function": {"name": "f", "arguments": "{"}})];
+    pieces.extend((1..4_096).map(|index| json!({"index": index, "function": {"name": "g"}})));
+    stream.push(&calls(&json!(pieces)), &mut events).unwrap();
+    let more = calls(&json!([{"index": 4_096, "function": {"name": "g"}}]));
+    assert_eq!(stream.push(&more, &mut events), Err(StreamError::TooManyBlocks));
+}
+
+#[test]
+fn what_is_said_amid_a_call_follows_it() {
+    let (mut stream, mut events) = (StreamFromChat::new("m", "msg_1"), VecDeque::new());
+    let text = |text: &str| Event::from_data(json!({"choices": [{"delta": {"content": text}}]}).to_string().as_bytes());
+    let piece = |arguments: &str| calls(&json!([{"index": 0, "function": {"arguments": arguments}}]));
+    let begin = calls(&json!([{"index": 0, "id": "a", "function": {"name": "f", "arguments": "{"}}]));
+    for event in
+        [text("so"), begin, text("let me "), piece("\"a\":1"), text("see"), piece("}"), text("!"), Event::done()]
+    {
+        stream.push(&event, &mut events).unwrap();
+    }
+    let told: Vec<_> = events
+        .iter()
+        .map(|event| serde_json::from_slice::<Value>(&event.data().unwrap()).unwrap())
+        .filter(|event| event["type"] == "content_block_delta")
+        .map(|event| (event["index"].as_u64().unwrap(), event["delta"].clone()))
+        .map(|(index, delta)| (index, delta["text"].as_str().or(delta["partial_json"].as_str()).unwrap().to_owned()))
+        .collect();
+    let expected = [(0, "so"), (1, "{"), (1, "\"a\":1"), (1, "}"), (2, "let me see"), (2, "!")];
+    assert_eq!(told, expected.map(|(index, said)| (index, said.to_owned())));
 }

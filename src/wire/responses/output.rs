@@ -179,14 +179,20 @@ impl Output {
         }
     }
 
-    /// The open call a piece belongs to. Some providers give parallel calls one index but each its id and name.
+    /// The open call a piece belongs to: the one with its id, else the last of its index. Some providers give parallel
+    /// calls one index but each its id and name, some send each in one piece that has neither index nor id.
     fn called(&self, piece: &CallPiece<'_>) -> Option<usize> {
-        let other_id =
-            |item: &Item| piece.name.is_some() && piece.id.is_some() && item.given_id.as_deref() != piece.id.as_deref();
-        self.items.iter().rposition(|item| {
+        let open = |item: &Item| {
             let same = piece.index.is_none_or(|index| item.index == Some(index));
-            item.kind == ItemKind::Call && item.state == State::Open && same && !other_id(item)
-        })
+            item.kind == ItemKind::Call && item.state == State::Open && same
+        };
+        let same_id = |item: &Item| piece.id.is_some() && item.given_id.as_deref() == piece.id.as_deref();
+        let other = |item: &Item| match &piece.id {
+            Some(_) => piece.name.is_some() && !same_id(item),
+            None => piece.name.is_some() && piece.index.is_none(),
+        };
+        let named = self.items.iter().rposition(|item| open(item) && same_id(item));
+        named.or_else(|| self.items.iter().rposition(|item| open(item) && !other(item)))
     }
 
     fn begin_call(&mut self, piece: &CallPiece<'_>) -> Result<usize, StreamError> {

@@ -425,6 +425,14 @@ fn calls_without_an_id_of_their_own_get_one() {
 }
 
 #[test]
+fn calls_in_one_piece_each_without_index_and_id_are_calls_of_their_own() {
+    let whole = |arguments: &str| json!({"function": {"name": "f", "arguments": arguments}});
+    let events = told(&[chunk(&json!({"tool_calls": [whole("{}"), whole("{\"a\":1}")]}), Some("tool_calls"))]);
+    let output = &events.last().unwrap()["response"]["output"];
+    assert_eq!((&output[0]["arguments"], &output[1]["arguments"]), (&json!("{}"), &json!("{\"a\":1}")));
+}
+
+#[test]
 fn an_event_is_one_line_however_the_request_was_spaced() {
     let body = b"{\"model\":\"summary\",\"input\":\"x\",\"instructions\":\"a \\\" \\\\\",\"metadata\":{\r\n\t\"k\" : \" \\\\\\\" \"\n}}";
     let echo = to_chat(body, HostedTools::Refuse).unwrap().echo;
@@ -484,6 +492,35 @@ proptest! {
         let whole = json!({"model": "m-1", "choices": [{"message": message, "finish_reason": "tool_calls"}]}).to_string();
         let whole: Value = serde_json::from_slice(&from_chat(whole.as_bytes(), &echo(), "resp_1", 7).unwrap()).unwrap();
         prop_assert_eq!(&events.last().unwrap()["response"], &whole);
+    }
+
+    #[test]
+    fn however_the_pieces_of_several_calls_are_mixed_the_response_is_the_same(
+        arguments in prop::collection::vec("[{}\":a1ü]{0,12}", 1..5), lengths in prop::collection::vec(0_usize..9, 0..5),
+        turns in prop::collection::vec(any::<prop::sample::Index>(), 1..40), indexed: bool,
+    ) {
+        let call = |number: usize, arguments: &str| {
+            let id = format!("call_{number}");
+            let piece = |arguments: &str| match indexed {
+                true => json!({"index": number, "function": {"arguments": arguments}}),
+                false => json!({"id": id, "function": {"arguments": arguments}}),
+            };
+            let mut first = piece("");
+            first["id"] = json!(id);
+            first["function"]["name"] = json!("f");
+            let rest = cut(arguments, &lengths).into_iter().map(|arguments| piece(&arguments));
+            std::iter::once(first).chain(rest).map(|piece| chunk(&json!({"tool_calls": [piece]}), None)).collect::<Vec<_>>()
+        };
+        let calls: Vec<Vec<Event>> = (0..).zip(&arguments).map(|(number, arguments)| call(number, arguments)).collect();
+        let (mut rest, mut mixed, mut begun) = (calls.clone(), Vec::new(), 0);
+        for turn in turns.iter().cycle() {
+            let open: Vec<_> = (0..rest.len().min(begun + 1)).filter(|call| !rest[*call].is_empty()).collect();
+            let Some(call) = (!open.is_empty()).then(|| *turn.get(&open)) else { break };
+            begun = begun.max(call + 1);
+            mixed.push(rest[call].remove(0));
+        }
+        let last = |chunks: &[Event]| told(chunks).last().unwrap()["response"].clone();
+        prop_assert_eq!(last(&mixed), last(&calls.concat()));
     }
 
     #[test]
