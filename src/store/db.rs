@@ -7,7 +7,7 @@
 
 use std::fmt::Write;
 use std::fs::{self, File, OpenOptions};
-use std::io;
+use std::io::{self, ErrorKind};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -16,6 +16,7 @@ use std::time::Duration;
 use rusqlite::{Connection, OpenFlags};
 
 use super::chain::BadCheckpoint;
+use super::held::{self, Held};
 use super::keys::{KEY_FILE, KeyError};
 
 /// The name of the file.
@@ -129,23 +130,36 @@ fn uri(path: &Path) -> String {
 ///
 /// # Errors
 /// [`StoreError`].
-pub fn open(folder: &Path) -> Result<Connection, StoreError> {
+pub(super) fn open(folder: &Path) -> Result<Held, StoreError> {
     let path = folder.join(FILE);
+    make(&path).map_err(StoreError::io(&path))?;
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_URI;
+    let db = Held::open(folder, uri(&path), flags)?;
+    prepared(&db, &path).inspect_err(|error| held::distrust(&db.folder(), error))?;
+    Ok(db)
+}
+
+/// Makes the file if there is none. One that is there is not touched: whoever closes a file gives up the locks that other
+/// connections of the same process have on it (<https://www.sqlite.org/howtocorrupt.html>, read Nov 2026), and then the next
+/// process that only reads takes itself for the last one and removes the log.
+fn make(path: &Path) -> io::Result<()> {
     // SQLite gives its other files the permissions of this one.
-    let made = OpenOptions::new().read(true).append(true).create(true).mode(0o600).open(&path);
-    drop(made.map_err(StoreError::io(&path))?);
-    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_URI;
-    let db = Connection::open_with_flags(uri(&path), flags)?;
+    match OpenOptions::new().write(true).create_new(true).mode(0o600).open(path) {
+        Err(error) if error.kind() != ErrorKind::AlreadyExists => Err(error),
+        _ => Ok(()),
+    }
+}
+
+fn prepared(db: &Connection, path: &Path) -> Result<(), StoreError> {
     db.busy_timeout(BUSY)?;
     db.pragma_update(None, "secure_delete", "ON")?;
-    keep_log(&db)?;
+    keep_log(db)?;
     db.pragma_update(None, "synchronous", "FULL")?;
     // Not in the middle of a commit: see `sweep.rs`.
     db.pragma_update(None, "wal_autocheckpoint", 0)?;
-    migrate(&db)?;
+    migrate(db)?;
     // The log's name, too: SQLite does not look at whether the folder could be synced.
-    sync_name(&path)?;
-    Ok(db)
+    sync_name(path)
 }
 
 /// Has SQLite keep a write-ahead log: in its old mode a commit that returned is undone by a loss of power.
@@ -162,34 +176,53 @@ fn keep_log(db: &Connection) -> Result<(), StoreError> {
 ///
 /// # Errors
 /// [`StoreError`] if it cannot be opened.
-pub fn open_beside(folder: &Path) -> Result<Connection, StoreError> {
-    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    let db = Connection::open_with_flags(folder.join(FILE), flags)?;
+pub(super) fn open_beside(folder: &Path) -> Result<Held, StoreError> {
+    let db = Held::open(folder, folder.join(FILE), OpenFlags::SQLITE_OPEN_READ_WRITE)?;
     db.busy_timeout(BUSY)?;
     db.pragma_update(None, "secure_delete", "ON")?;
     db.pragma_update(None, "synchronous", "FULL")?;
     Ok(db)
 }
 
-/// Moves as much of the log into the file as nobody still reads; how many pages the log has. It stops nobody.
+/// Moves as much of the log into the file as nobody still reads; how many pages the log has. It stops nobody, and leaves the
+/// log of a distrusted record alone.
 ///
 /// # Errors
 /// [`StoreError`] if the disk does not take it.
-pub fn move_log(db: &Connection) -> Result<i64, StoreError> {
-    Ok(db.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |row| row.get(1))?)
+pub(super) fn move_log(db: &Held) -> Result<i64, StoreError> {
+    if held::is_distrusted(&db.folder()) {
+        return Ok(0);
+    }
+    let moved = db.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |row| row.get(1)).map_err(StoreError::from);
+    moved.inspect_err(|error| held::distrust(&db.folder(), error))
 }
 
-/// Opens the file for reading, beside whoever writes.
+/// Moves the log into the file and cuts it to nothing. False if somebody reads it, or it must be left alone; then it is
+/// still there.
+///
+/// # Errors
+/// [`StoreError`] if the disk does not take it.
+pub(super) fn empty_log(db: &Held) -> Result<bool, StoreError> {
+    if held::is_distrusted(&db.folder()) {
+        return Ok(false);
+    }
+    let busy = db.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get::<_, i64>(0));
+    let busy = busy.map_err(StoreError::from).inspect_err(|error| held::distrust(&db.folder(), error))?;
+    Ok(busy == 0)
+}
+
+/// Opens the file for reading, beside whoever writes. The log stays as it is when this is closed.
 ///
 /// # Errors
 /// [`StoreError::None`] if there is no file.
-pub fn open_to_read(folder: &Path) -> Result<Connection, StoreError> {
+pub(super) fn open_to_read(folder: &Path) -> Result<Held, StoreError> {
     let path = folder.join(FILE);
     if !path.exists() {
         return Err(StoreError::None(folder.to_owned()));
     }
-    let db = Connection::open_with_flags(&path, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
+    let db = Held::open(folder, &path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
     db.busy_timeout(BUSY)?;
+    db.keep_log()?;
     db.pragma_update(None, "query_only", "ON")?;
     Ok(db)
 }

@@ -12,6 +12,7 @@ use super::book::chain_of;
 use super::chain::{self, Content, Finding, Proof, Row, Walk, Wrong};
 use super::db::{self, StoreError};
 use super::disk::{self, Disk};
+use super::held::Held;
 use super::keys::{Keys, SubjectId, SubjectKey};
 use super::outbox::{self, Kept, State};
 use super::record::{Body, OutcomeBody, Personal};
@@ -28,7 +29,7 @@ pub struct Reader {
     folder: PathBuf,
     keys: Arc<Keys>,
     /// Held while one question is answered; the next one waits, on a thread that may.
-    kept: Mutex<Option<Connection>>,
+    kept: Mutex<Option<Held>>,
 }
 
 /// A decision of the past.
@@ -98,6 +99,11 @@ impl Reader {
     /// How full the disk is that the record lies on.
     pub fn disk(&self) -> Option<Disk> {
         disk::disk(&self.folder)
+    }
+
+    /// Lets go of its connection until the next question.
+    pub(super) fn rest(&self) {
+        *self.kept.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
     fn ask<T>(&self, question: impl FnOnce(&Connection) -> Result<T, StoreError>) -> Result<T, StoreError> {
