@@ -19,10 +19,10 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rusqlite::config::DbConfig;
-use rusqlite::{Connection, ErrorCode, OpenFlags};
+use rusqlite::{Connection, OpenFlags, ffi};
 use rustix::fs::{FlockOperation, fcntl_lock};
 
-use super::db::{FILE, StoreError, sync_name};
+use super::file::{FILE, StoreError, sync_name};
 
 /// The write-ahead log's name.
 const LOG: &str = "decisions.db-wal";
@@ -39,6 +39,8 @@ static PLACES: Mutex<BTreeMap<Arc<Path>, Use>> = Mutex::new(BTreeMap::new());
 #[derive(Default)]
 struct Use {
     connections: usize,
+    /// This process has opened it before, so what it reads in the log it knows of.
+    opened: bool,
     /// Also where the mark could not be made.
     distrusted: bool,
 }
@@ -55,7 +57,8 @@ pub struct Held {
 }
 
 impl Held {
-    /// Opens the file under this name. If it is the only connection that anybody has, the log is written once more first.
+    /// Opens the file under this name. If it is the only connection that anybody has, and the first one of this process or
+    /// the first one after a failed sync, the log is written once more before.
     ///
     /// # Errors
     /// [`StoreError`] if the log cannot be written, or the file cannot be opened.
@@ -125,9 +128,11 @@ impl Place {
         let mut places = places();
         let found = places.entry(Arc::clone(&folder)).or_default();
         // A file of ours that is closed gives up the locks of all connections of this process.
-        if found.connections == 0 && renewed(&folder)? {
+        let unsure = !found.opened || found.distrusted || folder.join(MARK).exists();
+        if found.connections == 0 && unsure && renewed(&folder)? {
             found.distrusted = false;
         }
+        found.opened = true;
         found.connections += 1;
         Ok(Self(folder))
     }
@@ -138,9 +143,6 @@ impl Drop for Place {
         let mut places = places();
         let Some(found) = places.get_mut(&self.0) else { return };
         found.connections = found.connections.saturating_sub(1);
-        if found.connections == 0 && !found.distrusted {
-            places.remove(&self.0);
-        }
     }
 }
 
@@ -152,7 +154,8 @@ pub(super) fn is_distrusted(folder: &Path) -> bool {
 /// Distrusts the record if this is what a failed sync looks like.
 pub(super) fn distrust(folder: &Path, error: &StoreError) {
     let StoreError::Sqlite(rusqlite::Error::SqliteFailure(failure, _)) = error else { return };
-    if failure.code != ErrorCode::SystemIoFailure || is_distrusted(folder) {
+    let of_a_sync = [ffi::SQLITE_IOERR_FSYNC, ffi::SQLITE_IOERR_DIR_FSYNC].contains(&failure.extended_code);
+    if !of_a_sync || is_distrusted(folder) {
         return;
     }
     let mut places = places();
