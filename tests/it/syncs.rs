@@ -377,12 +377,12 @@ fn log_of(folder: &Path) -> u64 {
 fn row_25_whoever_reads_after_a_failure_does_not_take_the_log_away_from_whoever_writes() {
     let watched = Watched::new();
     // One that belongs to a commit, after somebody has asked for a decision: the program reads with a connection of its own.
-    let sandbox = watched.start(Some(&Fails(9, Some("decisions.db-wal")))).unwrap();
+    let sandbox = watched.start(Some(&Fails(30, Some("decisions.db-wal")))).unwrap();
     watched.heals(&sandbox);
     let id = watched.told.lock().unwrap()[0].0.clone();
     let asked = sandbox.client().call("GET", &format!("/v1/risk/assessments/{id}"), &key(&sandbox), "").unwrap();
     assert_eq!(asked.status, 200, "{asked:?}");
-    watched.pay(&sandbox, "A", 12);
+    watched.pay(&sandbox, "A", 34);
     assert!(
         fs::read(&watched.log)
             .is_ok_and(|log| steps(&log).iter().any(|(_, step)| matches!(step, Step::SyncFailed { .. })))
