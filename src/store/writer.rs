@@ -368,7 +368,7 @@ impl Writer {
             return Ok(book);
         }
         // If it is alone the log is read anew.
-        self.reader.rest();
+        self.reader.give_way();
         let book = (self.reopen)()?;
         if self.failed {
             book.mend()?;
