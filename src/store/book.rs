@@ -12,6 +12,7 @@ use serde::Serialize;
 
 use super::chain::{ChainId, Checkpoint, Content, Hash, hash, root};
 use super::db::{self, StoreError};
+use super::held::{self, Held};
 use super::keys::{KEY_FILE, Keys, SubjectId, SubjectKey};
 use super::outbox::{self, Posted};
 use super::record::{Entry, NewDecision, NewOutcome, spelled};
@@ -57,7 +58,7 @@ type Cached = HashMap<([u8; 32], u32), (SubjectId, Arc<SubjectKey>)>;
 
 /// The file, open for writing.
 pub struct Book {
-    db: Connection,
+    db: Held,
     keys: Arc<Keys>,
     chain: ChainId,
     cached: Cached,
@@ -95,7 +96,7 @@ impl Book {
     /// [`StoreError::OtherKey`] if the keys are not those it was begun with.
     pub fn open(folder: &Path, keys: Arc<Keys>) -> Result<Self, StoreError> {
         let mut db = db::open(folder)?;
-        let chain = begin(&mut db, &keys)?;
+        let chain = begin(&mut db, &keys).inspect_err(|error| held::distrust(&db.folder(), error))?;
         let seen = data_version(&db)?;
         Ok(Self { db, keys, chain, cached: HashMap::new(), seen })
     }
@@ -139,7 +140,7 @@ impl Book {
     }
 
     /// The file, for what reads or forgets in it.
-    pub(super) fn db(&self) -> &Connection {
+    pub(super) fn db(&self) -> &Held {
         &self.db
     }
 
@@ -161,6 +162,19 @@ impl Book {
     pub fn checkpoint(&self) -> Result<Checkpoint, StoreError> {
         let head = head(&self.db, &self.chain)?;
         Ok(Checkpoint::sign(&self.chain, (head.seq, &head.hash), now(), self.keys.signer()))
+    }
+
+    /// Whether a sync failed and nobody was alone with the record since.
+    pub(super) fn is_distrusted(&self) -> bool {
+        held::is_distrusted(&self.db.folder())
+    }
+
+    /// Has the disk keep all of the log, also what it forgot; to be done before something is added after a failure.
+    ///
+    /// # Errors
+    /// [`StoreError`]; then nothing must be added.
+    pub(super) fn mend(&self) -> Result<(), StoreError> {
+        self.db.mend()
     }
 
     /// Moves what is left of the log into the file, so that the next commit begins a new one.
@@ -213,6 +227,7 @@ fn head(db: &Connection, chain: &ChainId) -> Result<Head, StoreError> {
 
 /// A transaction and the end of the chain in it.
 pub(super) struct Page<'b> {
+    folder: Arc<Path>,
     tx: Transaction<'b>,
     keys: &'b Keys,
     cached: &'b mut Cached,
@@ -220,21 +235,18 @@ pub(super) struct Page<'b> {
 }
 
 impl<'b> Page<'b> {
-    fn turn(
-        db: &'b mut Connection,
-        keys: &'b Keys,
-        cached: &'b mut Cached,
-        chain: &ChainId,
-    ) -> Result<Self, StoreError> {
+    fn turn(db: &'b mut Held, keys: &'b Keys, cached: &'b mut Cached, chain: &ChainId) -> Result<Self, StoreError> {
+        let folder = db.folder();
         let tx = db.transaction_with_behavior(TransactionBehavior::Immediate)?;
         let head = head(&tx, chain)?;
-        Ok(Self { tx, keys, cached, head })
+        Ok(Self { folder, tx, keys, cached, head })
     }
 
     /// Commits what went well.
     pub(super) fn close<T>(self, done: Result<T, StoreError>) -> Result<T, StoreError> {
         let done = done?;
-        self.tx.commit()?;
+        let committed = self.tx.commit().map_err(StoreError::from);
+        committed.inspect_err(|error| held::distrust(&self.folder, error))?;
         Ok(done)
     }
 

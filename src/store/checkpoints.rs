@@ -35,8 +35,11 @@ pub(super) fn append(path: &Path, line: &str) -> Result<(), StoreError> {
                 file = open(path)?;
             }
         }
-        file.write_all(line.as_bytes())?;
-        file.sync_data()
+        let from = file.metadata()?.len();
+        file.write_all(line.as_bytes()).and_then(|()| file.sync_data()).inspect_err(|_| {
+            // What is read may not be on the disk, and never will be unless it is written again. A pipe cannot be cut.
+            let _ = file.set_len(from);
+        })
     };
     write().map_err(StoreError::io(path))?;
     if begun { db::sync_name(path) } else { Ok(()) }

@@ -6,20 +6,19 @@
 //! deleted, because the only rows ever deleted are keys.
 
 use std::fmt::Write;
-use std::fs::{self, File, OpenOptions};
-use std::io;
+use std::fs::{self, OpenOptions};
+use std::io::{self, ErrorKind};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use rusqlite::{Connection, OpenFlags};
 
-use super::chain::BadCheckpoint;
-use super::keys::{KEY_FILE, KeyError};
+pub(super) use super::file::sync_name;
+pub use super::file::{FILE, StoreError};
+use super::held::{self, Held};
 
-/// The name of the file.
-pub const FILE: &str = "decisions.db";
 /// How long another process that writes is waited for.
 pub(super) const BUSY: Duration = Duration::from_secs(2);
 
@@ -32,65 +31,6 @@ const SCHEMA: &[&str] = &[
     include_str!("schema/3.sql"),
 ];
 
-/// Why there is no record to be had.
-#[derive(Debug, thiserror::Error)]
-pub enum StoreError {
-    /// The folder or a file in it.
-    #[error("cannot use {}", path.display())]
-    Io {
-        /// Which.
-        path: PathBuf,
-        /// Why not.
-        #[source]
-        source: io::Error,
-    },
-    /// SQLite says no.
-    #[error("the record {FILE} cannot be used")]
-    Sqlite(#[from] rusqlite::Error),
-    /// No keys.
-    #[error(transparent)]
-    Key(#[from] KeyError),
-    /// There is a record and its key file is gone.
-    #[error(
-        "{FILE} holds records and {KEY_FILE} is missing; put it back, without it no record can be read or continued"
-    )]
-    KeyGone,
-    /// The key file is another record's.
-    #[error("{KEY_FILE} is not the key of this {FILE}; one of the two was replaced")]
-    OtherKey,
-    /// A later release wrote the file.
-    #[error("{FILE} has schema {found} and this release knows {known}; use a newer release")]
-    TooNew {
-        /// The file's.
-        found: i64,
-        /// Ours.
-        known: usize,
-    },
-    /// SQLite keeps no write-ahead log for it.
-    #[error("{FILE} cannot have a write-ahead log; the data folder must be on a local disk that is well")]
-    NoLog,
-    /// There is no record.
-    #[error("there is no {FILE} in {}", .0.display())]
-    None(PathBuf),
-    /// A row that this program cannot have written.
-    #[error("record {0} is not one of ours; run weighbridge audit verify")]
-    Row(i64),
-    /// Checkpoints that cannot be believed.
-    #[error("the checkpoints cannot be believed")]
-    Checkpoint(#[from] BadCheckpoint),
-    /// Made to happen by a test.
-    #[error("a fault a test asked for")]
-    Asked,
-}
-
-impl StoreError {
-    /// A file that could not be used.
-    pub fn io(path: &Path) -> impl FnOnce(io::Error) -> Self {
-        let path = path.to_owned();
-        move |source| Self::Io { path, source }
-    }
-}
-
 /// Makes the folder if there is none, and its name durable.
 ///
 /// # Errors
@@ -100,15 +40,6 @@ pub fn folder(path: &Path) -> Result<(), StoreError> {
         path.ancestors().take_while(|folder| !folder.as_os_str().is_empty() && !folder.exists()).collect();
     fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(StoreError::io(path))?;
     made.into_iter().try_for_each(sync_name)
-}
-
-/// Has the disk keep the name of a file or folder that was just made.
-///
-/// # Errors
-/// [`StoreError::Io`].
-pub(super) fn sync_name(path: &Path) -> Result<(), StoreError> {
-    let above = path.parent().filter(|above| !above.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    File::open(above).and_then(|above| above.sync_all()).map_err(StoreError::io(above))
 }
 
 /// The file as SQLite takes it with what is said of the disk.
@@ -129,23 +60,36 @@ fn uri(path: &Path) -> String {
 ///
 /// # Errors
 /// [`StoreError`].
-pub fn open(folder: &Path) -> Result<Connection, StoreError> {
+pub(super) fn open(folder: &Path) -> Result<Held, StoreError> {
     let path = folder.join(FILE);
+    make(&path).map_err(StoreError::io(&path))?;
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_URI;
+    let db = Held::open(folder, uri(&path), flags)?;
+    prepared(&db, &path).inspect_err(|error| held::distrust(&db.folder(), error))?;
+    Ok(db)
+}
+
+/// Makes the file if there is none. One that is there is not touched: whoever closes a file gives up the locks that other
+/// connections of the same process have on it (<https://www.sqlite.org/howtocorrupt.html>, read Nov 2026), and then the next
+/// process that only reads takes itself for the last one and removes the log.
+fn make(path: &Path) -> io::Result<()> {
     // SQLite gives its other files the permissions of this one.
-    let made = OpenOptions::new().read(true).append(true).create(true).mode(0o600).open(&path);
-    drop(made.map_err(StoreError::io(&path))?);
-    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_URI;
-    let db = Connection::open_with_flags(uri(&path), flags)?;
+    match OpenOptions::new().write(true).create_new(true).mode(0o600).open(path) {
+        Err(error) if error.kind() != ErrorKind::AlreadyExists => Err(error),
+        _ => Ok(()),
+    }
+}
+
+fn prepared(db: &Connection, path: &Path) -> Result<(), StoreError> {
     db.busy_timeout(BUSY)?;
     db.pragma_update(None, "secure_delete", "ON")?;
-    keep_log(&db)?;
+    keep_log(db)?;
     db.pragma_update(None, "synchronous", "FULL")?;
     // Not in the middle of a commit: see `sweep.rs`.
     db.pragma_update(None, "wal_autocheckpoint", 0)?;
-    migrate(&db)?;
+    migrate(db)?;
     // The log's name, too: SQLite does not look at whether the folder could be synced.
-    sync_name(&path)?;
-    Ok(db)
+    sync_name(path)
 }
 
 /// Has SQLite keep a write-ahead log: in its old mode a commit that returned is undone by a loss of power.
@@ -162,34 +106,53 @@ fn keep_log(db: &Connection) -> Result<(), StoreError> {
 ///
 /// # Errors
 /// [`StoreError`] if it cannot be opened.
-pub fn open_beside(folder: &Path) -> Result<Connection, StoreError> {
-    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    let db = Connection::open_with_flags(folder.join(FILE), flags)?;
+pub(super) fn open_beside(folder: &Path) -> Result<Held, StoreError> {
+    let db = Held::open(folder, folder.join(FILE), OpenFlags::SQLITE_OPEN_READ_WRITE)?;
     db.busy_timeout(BUSY)?;
     db.pragma_update(None, "secure_delete", "ON")?;
     db.pragma_update(None, "synchronous", "FULL")?;
     Ok(db)
 }
 
-/// Moves as much of the log into the file as nobody still reads; how many pages the log has. It stops nobody.
+/// Moves as much of the log into the file as nobody still reads; how many pages the log has. It stops nobody, and leaves the
+/// log of a distrusted record alone.
 ///
 /// # Errors
 /// [`StoreError`] if the disk does not take it.
-pub fn move_log(db: &Connection) -> Result<i64, StoreError> {
-    Ok(db.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |row| row.get(1))?)
+pub(super) fn move_log(db: &Held) -> Result<i64, StoreError> {
+    if held::is_distrusted(&db.folder()) {
+        return Ok(0);
+    }
+    let moved = db.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |row| row.get(1)).map_err(StoreError::from);
+    moved.inspect_err(|error| held::distrust(&db.folder(), error))
 }
 
-/// Opens the file for reading, beside whoever writes.
+/// Moves the log into the file and cuts it to nothing. False if somebody reads it, or it must be left alone; then it is
+/// still there.
+///
+/// # Errors
+/// [`StoreError`] if the disk does not take it.
+pub(super) fn empty_log(db: &Held) -> Result<bool, StoreError> {
+    if held::is_distrusted(&db.folder()) {
+        return Ok(false);
+    }
+    let busy = db.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get::<_, i64>(0));
+    let busy = busy.map_err(StoreError::from).inspect_err(|error| held::distrust(&db.folder(), error))?;
+    Ok(busy == 0)
+}
+
+/// Opens the file for reading, beside whoever writes. The log stays as it is when this is closed.
 ///
 /// # Errors
 /// [`StoreError::None`] if there is no file.
-pub fn open_to_read(folder: &Path) -> Result<Connection, StoreError> {
+pub(super) fn open_to_read(folder: &Path) -> Result<Held, StoreError> {
     let path = folder.join(FILE);
     if !path.exists() {
         return Err(StoreError::None(folder.to_owned()));
     }
-    let db = Connection::open_with_flags(&path, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
+    let db = Held::open(folder, &path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
     db.busy_timeout(BUSY)?;
+    db.keep_log()?;
     db.pragma_update(None, "query_only", "ON")?;
     Ok(db)
 }

@@ -10,6 +10,8 @@ pub mod chain;
 mod checkpoints;
 pub mod db;
 pub mod disk;
+mod file;
+mod held;
 pub mod keys;
 mod missing;
 pub mod outbox;

@@ -13,6 +13,7 @@ use rusqlite::{Connection, OptionalExtension, params};
 use sha2::{Digest, Sha256};
 
 use super::db::{self, StoreError};
+use super::held::Held;
 
 /// Notices that may wait to be delivered; one more is not kept.
 pub const MOST_PENDING: usize = 10_000;
@@ -273,7 +274,7 @@ pub fn discard(folder: &Path, which: &Which) -> Result<usize, StoreError> {
     Ok(to_write(folder)?.execute(gone, params![which.id()])?)
 }
 
-fn to_write(folder: &Path) -> Result<Connection, StoreError> {
+fn to_write(folder: &Path) -> Result<Held, StoreError> {
     if !folder.join(db::FILE).exists() {
         return Err(StoreError::None(folder.to_owned()));
     }

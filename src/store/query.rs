@@ -12,6 +12,7 @@ use super::book::chain_of;
 use super::chain::{self, Content, Finding, Proof, Row, Walk, Wrong};
 use super::db::{self, StoreError};
 use super::disk::{self, Disk};
+use super::held::{self, Held};
 use super::keys::{Keys, SubjectId, SubjectKey};
 use super::outbox::{self, Kept, State};
 use super::record::{Body, OutcomeBody, Personal};
@@ -28,7 +29,7 @@ pub struct Reader {
     folder: PathBuf,
     keys: Arc<Keys>,
     /// Held while one question is answered; the next one waits, on a thread that may.
-    kept: Mutex<Option<Connection>>,
+    kept: Mutex<Option<Held>>,
 }
 
 /// A decision of the past.
@@ -98,6 +99,19 @@ impl Reader {
     /// How full the disk is that the record lies on.
     pub fn disk(&self) -> Option<Disk> {
         disk::disk(&self.folder)
+    }
+
+    /// Lets go of its connection until the next question.
+    pub(super) fn rest(&self) {
+        *self.kept.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
+    /// Lets go of it if whoever writes must be alone with the record. On a full disk, shared memory that nobody holds cannot be
+    /// had again.
+    pub(super) fn give_way(&self) {
+        if held::is_distrusted(&self.folder) {
+            self.rest();
+        }
     }
 
     fn ask<T>(&self, question: impl FnOnce(&Connection) -> Result<T, StoreError>) -> Result<T, StoreError> {

@@ -79,11 +79,10 @@ impl Book {
         Ok(keys)
     }
 
-    /// Moves the write-ahead log into the file and cuts it to nothing. False if somebody reads it; then it is still there.
+    /// Moves the write-ahead log into the file and cuts it to nothing. False if it is still there.
     fn empty_log(&self) -> Result<bool, StoreError> {
         // The key is in older pages of the log until they are written over.
-        let busy = self.db().query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get::<_, i64>(0))?;
-        Ok(busy == 0)
+        db::empty_log(self.db())
     }
 
     /// As [`Self::empty_log`], and nobody is waited for.

@@ -10,8 +10,6 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::mpsc::{self, Receiver, SyncSender};
 use std::thread::{self, JoinHandle};
 
-use rusqlite::Connection;
-
 use super::db::{self, StoreError};
 
 /// Records after which the log is looked at.
@@ -74,18 +72,10 @@ impl Drop for Sweeper {
 }
 
 fn sweep(folder: &Path, asked: &Receiver<()>, pages: &AtomicI64) {
-    let mut open: Option<Connection> = None;
     while asked.recv().is_ok() {
-        let db = match open.take() {
-            Some(db) => Ok(db),
-            None => db::open_beside(folder),
-        };
-        let moved = db.and_then(|db| Ok((db::move_log(&db)?, db)));
-        match moved {
-            Ok((length, db)) => {
-                pages.store(length, Ordering::Relaxed);
-                open = Some(db);
-            }
+        // No connection is kept: after a failure the writer must be alone with the record.
+        match db::open_beside(folder).and_then(|db| db::move_log(&db)) {
+            Ok(length) => pages.store(length, Ordering::Relaxed),
             // The next time may go better; until then the log is longer than it need be.
             Err(error) => tracing::warn!(%error, "the record's log cannot be moved into its file"),
         }

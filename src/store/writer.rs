@@ -1,7 +1,7 @@
 //! The one thread that writes: whatever waits is committed together, and each entry is answered once it is durable.
 //!
 //! A failed commit is told to everybody who was in it, the connection is given up, never retried on, and the next batch
-//! opens a new one: that is how it heals. The first batch that succeeds after a failure begins with a word on the gap. It
+//! opens a new one, and has the disk keep all of the log anew: that is how it heals ([`held`](super::held) says why). The first batch that succeeds after a failure begins with a word on the gap. It
 //! does not decide what an answer without a record is worth; `layer/audit.rs` does.
 
 use std::path::PathBuf;
@@ -165,7 +165,7 @@ impl Records {
         db::folder(&folder)?;
         let keys = book::keys(&folder)?;
         let book = Book::open(&folder, Arc::clone(&keys))?;
-        let reader = Some(Arc::new(Reader::new(&folder, Arc::clone(&keys))));
+        let reader = Arc::new(Reader::new(&folder, Arc::clone(&keys)));
         let checkpoints = checkpoints.unwrap_or_else(|| folder.join(CHECKPOINTS));
         let (jobs, waiting) = mpsc::sync_channel(MOST_WAITING);
         let reopen = {
@@ -175,6 +175,8 @@ impl Records {
         let writer = Writer {
             waiting,
             book: Some(book),
+            failed: false,
+            reader: Arc::clone(&reader),
             reopen,
             checkpoints,
             watch: Arc::clone(&watch),
@@ -188,7 +190,7 @@ impl Records {
         };
         let thread = thread::Builder::new().name("audit".to_owned()).spawn(move || writer.run());
         let thread = Arc::new(Mutex::new(Some(thread.map_err(StoreError::io(&folder))?)));
-        Ok(Self { jobs, watch, reader, thread })
+        Ok(Self { jobs, watch, reader: Some(reader), thread })
     }
 
     /// A record that cannot be had: every entry is refused.
@@ -236,6 +238,10 @@ impl Records {
     /// Records what waits, signs a last checkpoint, and ends the thread. Blocks until then.
     pub fn stop(&self) {
         let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(reader) = &self.reader {
+            // Whoever is last moves the log into the file, and a reader does not.
+            reader.rest();
+        }
         if let Some(thread) = thread {
             // It is refused only if the thread is gone.
             let _ = self.jobs.send(Job::Stop);
@@ -251,6 +257,9 @@ struct Writer {
     waiting: Receiver<Job>,
     /// `None` after a failure.
     book: Option<Book>,
+    /// Something failed, and the log was not mended since.
+    failed: bool,
+    reader: Arc<Reader>,
     reopen: Reopen,
     checkpoints: PathBuf,
     watch: Arc<dyn Watch>,
@@ -325,7 +334,7 @@ impl Writer {
                 }
             }
             Err(error) => {
-                self.book = None;
+                (self.book, self.failed) = (None, true);
                 self.note_failure(&error, &entries);
                 for tell in tells {
                     tell.send_replace(Some(Err(Unrecorded::Failed)));
@@ -335,10 +344,7 @@ impl Writer {
     }
 
     fn write(&mut self, entries: &[Entry]) -> Result<Vec<Recorded>, StoreError> {
-        let mut book = match self.book.take() {
-            Some(book) => book,
-            None => (self.reopen)()?,
-        };
+        let mut book = self.opened()?;
         let fault = self.faults.get();
         match fault {
             Fault::Write => return Err(StoreError::Asked),
@@ -354,6 +360,21 @@ impl Writer {
         }
         self.book = Some(book);
         Ok(recorded)
+    }
+
+    /// The book, taken; another one after a failure.
+    fn opened(&mut self) -> Result<Book, StoreError> {
+        if let Some(book) = self.book.take() {
+            return Ok(book);
+        }
+        // If it is alone the log is read anew.
+        self.reader.give_way();
+        let book = (self.reopen)()?;
+        if self.failed {
+            book.mend()?;
+            self.failed = false;
+        }
+        Ok(book)
     }
 
     /// Nobody waits while this is done: all who were in the batch have their answer.
@@ -373,8 +394,7 @@ impl Writer {
         if !pause.is_zero() {
             return pause;
         }
-        let book = self.book.take().map_or_else(&self.reopen, Ok);
-        let step = book.and_then(|mut book| {
+        let step = self.opened().and_then(|mut book| {
             let keys = self.schedule.step(&mut book, today)?;
             self.book = Some(book);
             Ok(keys)
@@ -387,6 +407,7 @@ impl Writer {
                 self.watch.expired(u64::try_from(keys).unwrap_or(u64::MAX));
             }
             Err(error) => {
+                self.failed = true;
                 self.schedule.rest();
                 let cause = std::error::Error::source(&error).map(ToString::to_string);
                 tracing::error!(%error, cause, "keys whose time is over cannot be destroyed, it is tried again");
@@ -411,6 +432,7 @@ impl Writer {
     /// Appends a checkpoint. If that fails the chain is as good as before; the next one vouches for more.
     fn mark(&mut self) {
         let Some(book) = &self.book else { return };
+        let distrusted = book.is_distrusted();
         self.marked_at = Instant::now();
         let marked = book.checkpoint().and_then(|checkpoint| {
             let line = serde_json::to_string(&checkpoint).unwrap_or_default() + "\n";
@@ -424,6 +446,10 @@ impl Writer {
                 tracing::error!(%error, cause, "no checkpoint can be written, a cut tail of the record would not be found");
             }
             Err(_) => {}
+        }
+        if distrusted {
+            // The next one may be alone with the record.
+            self.book = None;
         }
     }
 }

@@ -74,6 +74,7 @@ mod sockets;
 mod strays;
 mod stream;
 mod surface;
+mod syncs;
 mod tail;
 mod takeover;
 mod takeover_streams;

@@ -1,8 +1,10 @@
 /* Writes down, in order, everything a program does to the files of one folder: each write with its bytes, each cut, each
- * sync, each change of a name. Loaded with LD_PRELOAD by torn.rs; TORN_FOLDER is the folder, TORN_LOG the file of it. A
+ * sync, each change of a name. Loaded with LD_PRELOAD by torn.rs and syncs.rs; TORN_FOLDER is the folder, TORN_LOG the file
+ * of it. The sync of that number in TORN_FAIL fails, once; with TORN_FAIL_FILE only those of the file of that name count. A
  * change is written down before the program hears that it is done, so what a client was told afterwards lies behind it. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
+#include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
 #include <stdarg.h>
@@ -15,6 +17,7 @@
 
 static pthread_mutex_t one_at_a_time = PTHREAD_MUTEX_INITIALIZER;
 static int told = -1;
+static long until_failure;
 static ssize_t (*real_write)(int, const void *, size_t);
 static ssize_t (*real_pwrite)(int, const void *, size_t, off_t);
 static int (*real_open)(const char *, int, ...);
@@ -38,14 +41,7 @@ __attribute__((constructor)) static void begin(void) {
     if (!getenv("TORN_FOLDER") || !getenv("TORN_LOG")) abort();
     told = real_open(getenv("TORN_LOG"), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
     if (told < 0) abort();
-}
-
-static void whole(const void *bytes, size_t length) {
-    for (size_t done = 0; done < length;) {
-        ssize_t wrote = real_write(told, (const char *)bytes + done, length - done);
-        if (wrote <= 0) abort();
-        done += (size_t)wrote;
-    }
+    until_failure = getenv("TORN_FAIL") ? atol(getenv("TORN_FAIL")) : 0;
 }
 
 /* The name below the folder, or none. */
@@ -58,8 +54,9 @@ static const char *below(const char *path) {
 static void note(char what, unsigned long long file, long long at, const void *bytes, size_t length, const char *name) {
     char head[4600];
     int size = snprintf(head, sizeof head, "%c %llu %lld %zu %s\n", what, file, at, length, name);
-    whole(head, (size_t)size);
-    if (bytes) whole(bytes, length);
+    /* At once: another process may write down what it does, too. */
+    struct iovec parts[2] = {{head, (size_t)size}, {(void *)bytes, bytes ? length : 0}};
+    if (writev(told, parts, 2) != (ssize_t)(parts[0].iov_len + parts[1].iov_len)) abort();
 }
 
 /* True if the file is one of the folder's: then `name` and `about` are filled in. */
@@ -115,7 +112,15 @@ static int synced(int fd, int (*sync)(int)) {
     path[length] = 0;
     int folder = strcmp(path, getenv("TORN_FOLDER")) == 0;
     if (!folder && !below(path)) return sync(fd);
+    const char *only = getenv("TORN_FAIL_FILE");
+    int counts = !only || (!folder && strcmp(only, below(path)) == 0);
     pthread_mutex_lock(&one_at_a_time);
+    if (counts && until_failure > 0 && --until_failure == 0) {
+        note('F', about.st_ino, 0, NULL, 0, folder ? "." : below(path));
+        pthread_mutex_unlock(&one_at_a_time);
+        errno = EIO;
+        return -1;
+    }
     int done = sync(fd);
     if (done == 0) note(folder ? 'D' : 'S', about.st_ino, 0, NULL, 0, folder ? "." : below(path));
     pthread_mutex_unlock(&one_at_a_time);

@@ -29,19 +29,47 @@ const GARBAGE: u8 = 0xa5;
 
 // --- What the program did ----------------------------------------------------------------------------------------------
 
-enum Step {
-    Made { inode: u64, name: String },
-    Wrote { inode: u64, at: usize, bytes: Vec<u8>, name: String },
-    Cut { inode: u64, size: usize, name: String },
-    Synced { inode: u64, name: String },
+pub enum Step {
+    Made {
+        inode: u64,
+        name: String,
+    },
+    Wrote {
+        inode: u64,
+        at: usize,
+        bytes: Vec<u8>,
+        name: String,
+    },
+    Cut {
+        inode: u64,
+        size: usize,
+        name: String,
+    },
+    Synced {
+        inode: u64,
+        name: String,
+    },
+    /// Of a file, or of the folder: `.`
+    SyncFailed {
+        inode: u64,
+        name: String,
+    },
     SyncedFolder,
-    Removed { name: String },
-    Renamed { from: String, to: String },
-    Linked { from: String, to: String },
+    Removed {
+        name: String,
+    },
+    Renamed {
+        from: String,
+        to: String,
+    },
+    Linked {
+        from: String,
+        to: String,
+    },
 }
 
 /// The steps, each with where it ends in the log. What the kill cut off is not one.
-fn steps(log: &[u8]) -> Vec<(u64, Step)> {
+pub fn steps(log: &[u8]) -> Vec<(u64, Step)> {
     let (mut rest, mut steps) = (log, Vec::new());
     while let Some(end) = rest.iter().position(|byte| *byte == b'\n') {
         let head = std::str::from_utf8(&rest[..end]).unwrap();
@@ -62,6 +90,7 @@ fn steps(log: &[u8]) -> Vec<(u64, Step)> {
             "W" => Step::Wrote { inode, at, bytes: bytes.to_vec(), name },
             "T" => Step::Cut { inode, size: at, name },
             "S" => Step::Synced { inode, name },
+            "F" => Step::SyncFailed { inode, name },
             "D" => Step::SyncedFolder,
             "U" => Step::Removed { name },
             "R" => Step::Renamed { from: from(), to: name },
@@ -162,6 +191,8 @@ impl Disk {
                     apply(&mut file.synced, &change);
                 }
             }
+            // None does: `syncs.rs` is about those.
+            Step::SyncFailed { name, .. } => panic!("the sync of {name} failed"),
             Step::SyncedFolder => (self.durable, self.loose) = (self.names.clone(), Vec::new()),
             Step::Removed { name } => self.rename(|names| {
                 names.remove(name);
@@ -189,17 +220,17 @@ impl Disk {
 // --- What is lost ------------------------------------------------------------------------------------------------------
 
 /// SplitMix64 (<https://prng.di.unimi.it/splitmix64.c>, read Nov 2026): a seed is a run.
-struct Dice(u64);
+pub struct Dice(pub u64);
 
 impl Dice {
-    fn word(&mut self) -> u64 {
+    pub fn word(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
         mixed ^ (mixed >> 31)
     }
 
-    fn below(&mut self, most: usize) -> usize {
+    pub fn below(&mut self, most: usize) -> usize {
         (self.word() % most.max(1) as u64) as usize
     }
 }
@@ -293,7 +324,7 @@ fn end_of(piece: &Change) -> Option<usize> {
 
 // --- The program -------------------------------------------------------------------------------------------------------
 
-fn library(site: &Site) -> PathBuf {
+pub fn library(site: &Site) -> PathBuf {
     let (built, source) = (site.path("torn.so"), repository().join("tests/it/torn.c"));
     let status =
         Command::new("cc").args(["-shared", "-fPIC", "-O1", "-o"]).arg(&built).arg(source).arg("-ldl").status();
@@ -328,7 +359,7 @@ impl Watch for Deaf {
     fn committed(&self, _: Duration) {}
 }
 
-fn lay(folder: &Path, files: &BTreeMap<String, Vec<u8>>) {
+pub fn lay(folder: &Path, files: &BTreeMap<String, Vec<u8>>) {
     let _ = fs::remove_dir_all(folder);
     fs::create_dir(folder).unwrap();
     for (name, bytes) in files {
@@ -337,7 +368,7 @@ fn lay(folder: &Path, files: &BTreeMap<String, Vec<u8>>) {
 }
 
 /// Begins as the program does, and says what is not as it must be.
-fn looked_at(folder: &Path, told: &[(String, u64)], far: u64) -> Result<(), String> {
+pub fn looked_at(folder: &Path, told: &[(String, u64)], far: u64) -> Result<(), String> {
     let config = RecordsConfig {
         folder: folder.to_owned(),
         checkpoints: None,
@@ -364,7 +395,7 @@ fn looked_at(folder: &Path, told: &[(String, u64)], far: u64) -> Result<(), Stri
     if missing == 0 { Ok(()) } else { Err(format!("{missing} of {} decisions are not there once", told.len())) }
 }
 
-fn number(name: &str, default: u64) -> u64 {
+pub fn number(name: &str, default: u64) -> u64 {
     std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
 }
 
