@@ -31,7 +31,7 @@ const EVERY_MS: u64 = 2;
 /// Runs the null upstream until killed: a 1 KB chat completion, or [`CHUNKS`] events one by one.
 pub fn null(listen: &str) {
     let answer = Bytes::from(completion(ANSWER_BYTES));
-    let others = Rc::new(RefCell::new(HashMap::new()));
+    let others = Rc::new(RefCell::new(HashMap::<usize, Bytes>::new()));
     serve(listen, move |request: Request<Incoming>| {
         let (answer, others) = (answer.clone(), Rc::clone(&others));
         async move {
