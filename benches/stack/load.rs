@@ -34,6 +34,7 @@ pub struct Load {
     key: String,
     streaming: bool,
     prompt_bytes: usize,
+    answer_bytes: usize,
 }
 
 /// One of a kilobyte, as most requests are.
@@ -81,7 +82,7 @@ struct Shared {
 impl Load {
     /// Chat completions to an address, as many connections at once.
     pub fn new(to: SocketAddr, connections: usize) -> Self {
-        Self { to, connections, key: "none".to_owned(), streaming: false, prompt_bytes: PROMPT_BYTES }
+        Self { to, connections, key: "none".to_owned(), streaming: false, prompt_bytes: PROMPT_BYTES, answer_bytes: 0 }
     }
 
     /// With a caller's key.
@@ -100,11 +101,23 @@ impl Load {
         Self { prompt_bytes, ..self.clone() }
     }
 
+    /// The same, asking for answers of this many bytes; 0 for what the null upstream says by itself.
+    pub fn with_answer(&self, answer_bytes: usize) -> Self {
+        Self { answer_bytes, ..self.clone() }
+    }
+
+    fn members(&self) -> String {
+        let stream = if self.streaming { STREAM } else { "" };
+        let answer =
+            if self.answer_bytes == 0 { String::new() } else { format!(r#""answer_bytes":{},"#, self.answer_bytes) };
+        [stream, &answer].concat()
+    }
+
     /// Sends until the time is up (or the count is reached) and every request has its answer.
     pub fn run(&self, pace: Pace, time: Duration) -> Report {
         let start = Instant::now();
         let shared = Rc::new(Shared {
-            request: request(self.to, &self.key, self.prompt_bytes, if self.streaming { STREAM } else { "" }),
+            request: request(self.to, &self.key, self.prompt_bytes, &self.members()),
             start,
             end: start + time,
             pace,

@@ -10,7 +10,7 @@
 //!
 //! Options after `--`: `--seconds N` a phase, `--rounds N`, `--connections N`, `--rate N` for the latency phase,
 //! `--only bare,weighbridge`, `--smoke` (a short run that fails on any error), `--callgrind [--budget N]` (user
-//! instructions a request, see benches/callgrind.sh), `--deadline` (the risk route under each fault of its provider: its
+//! instructions a request, see benches/callgrind.sh; `--prompt N` and `--answer N` for bodies of that many bytes), `--deadline` (the risk route under each fault of its provider: its
 //! slowest answer must leave by the deadline and 20 ms), `--decisions` (the risk route with its record: decisions a second,
 //! and latencies at 2,000 a second, asked of the provider and given again), `--town` (what memory is worth to a simulated
 //! town whose provider is slow), `--overload` (1,000 calls a second where 100 can be served, and payments beside them: what
@@ -61,6 +61,7 @@ pub struct Options {
     town: bool,
     overload: bool,
     budget: Option<f64>,
+    sizes: callgrind::Sizes,
 }
 
 fn main() {
@@ -79,6 +80,7 @@ fn options(arguments: &[String]) -> Options {
     let smoke = arguments.iter().any(|argument| argument == "--smoke");
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "small numbers that a person typed")]
     let whole = |name: &str, default: f64| number(name, default).max(1.0) as u32;
+    let size = |name: &str| value(name).map_or(0, |text| text.parse().expect(name));
     Options {
         seconds: number("--seconds", if smoke { 0.3 } else { 4.0 }).clamp(0.1, 60.0),
         rounds: whole("--rounds", if smoke { 1.0 } else { 5.0 }).min(50) as usize,
@@ -92,6 +94,7 @@ fn options(arguments: &[String]) -> Options {
         town: arguments.iter().any(|argument| argument == "--town"),
         overload: arguments.iter().any(|argument| argument == "--overload"),
         budget: value("--budget").map(|text| text.parse().expect("--budget")),
+        sizes: callgrind::Sizes { prompt: size("--prompt"), answer: size("--answer") },
     }
 }
 
@@ -118,7 +121,7 @@ fn measure(options: &Options) {
     let wanted = |kind: &Kind| options.only.is_empty() || options.only.iter().any(|name| name == kind.name());
     let kinds: Vec<Kind> = Kind::available().into_iter().filter(wanted).collect();
     if options.callgrind {
-        callgrind::run(&kinds, &upstream, &pinned, options.budget);
+        callgrind::run(&kinds, &upstream, &pinned, (options.sizes, options.budget));
         return;
     }
     println!("{} s a phase, {} rounds, {} connections, {pinned}", options.seconds, options.rounds, options.connections);

@@ -1,6 +1,7 @@
 //! The two servers the product is compared through: an upstream that does nothing, and the least a proxy can do.
 
 use std::cell::RefCell;
+use std::collections::HashMap;
 use std::convert::Infallible;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -22,14 +23,17 @@ use tokio::time::{Interval, interval};
 
 /// Chunks of one null stream, the one with `[DONE]` not counted; a request may say `"chunks":N`.
 const CHUNKS: u64 = 50;
+/// What a completion says; a request may say `"answer_bytes":N`.
+const ANSWER_BYTES: usize = 720;
 /// Milliseconds between them; a request may say `"every_ms":N`.
 const EVERY_MS: u64 = 2;
 
 /// Runs the null upstream until killed: a 1 KB chat completion, or [`CHUNKS`] events one by one.
 pub fn null(listen: &str) {
-    let answer = Bytes::from(completion());
+    let answer = Bytes::from(completion(ANSWER_BYTES));
+    let others = Rc::new(RefCell::new(HashMap::<usize, Bytes>::new()));
     serve(listen, move |request: Request<Incoming>| {
-        let answer = answer.clone();
+        let (answer, others) = (answer.clone(), Rc::clone(&others));
         async move {
             let body = request.into_body().collect().await?.to_bytes();
             let streaming = memchr::memmem::find(&body, b"\"stream\":true").is_some();
@@ -38,7 +42,10 @@ pub fn null(listen: &str) {
                 let left = asked(&body, b"\"chunks\":").unwrap_or(CHUNKS) + 1;
                 ("text/event-stream", Either::Left(Chunks { left, timer: interval(every) }))
             } else {
-                ("application/json", Either::Right(Full::new(answer)))
+                let asked = asked(&body, b"\"answer_bytes\":").and_then(|bytes| usize::try_from(bytes).ok());
+                let other =
+                    |bytes| others.borrow_mut().entry(bytes).or_insert_with(|| completion(bytes).into()).clone();
+                ("application/json", Either::Right(Full::new(asked.map_or(answer, other))))
             };
             let mut response = Response::new(NullBody(body));
             response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(kind));
@@ -110,8 +117,9 @@ where
     });
 }
 
-fn completion() -> String {
-    let content = "The quick brown fox jumps over the lazy dog. ".repeat(16);
+/// A chat completion that says so many bytes.
+fn completion(bytes: usize) -> String {
+    let content: String = "The quick brown fox jumps over the lazy dog. ".chars().cycle().take(bytes).collect();
     format!(
         concat!(
             r#"{{"id":"chatcmpl-0","object":"chat.completion","created":1767323045,"model":"model-1","choices":"#,

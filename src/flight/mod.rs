@@ -10,6 +10,7 @@ pub mod ending;
 pub mod error;
 pub mod facts;
 pub mod gate;
+pub mod gathered;
 mod heartbeat;
 pub mod merchants;
 pub mod purse;

@@ -36,7 +36,7 @@ use crate::routing::rule;
 use crate::routing::select::{self, NoRoute};
 use crate::telemetry::cells::Held;
 use crate::telemetry::traces::Begun;
-use crate::upstream::apart::{LARGE, apart};
+use crate::upstream::apart::{LARGE, LARGE_TO_PEEK, apart};
 use crate::wire::openai::{ModelEntry, model_object, models_list};
 use crate::wire::risk::{self, Assessment, DecisionView, encode_decision};
 
@@ -131,7 +131,7 @@ impl Service<Arrival<Arc<Snapshot>, Received>> for Dispatch {
             Operation::ModelsList => return Either::Left(ready(Ok(list_models(&arrival, caller)))),
             Operation::ModelsGet => return Either::Left(ready(get_model(&arrival, caller))),
             Operation::CountTokens => return Either::Right(Either::Right(Box::pin(count(arrival)))),
-            _ if arrival.body.bytes.len() > LARGE && arrival.body.upload.is_none() => {
+            _ if is_long(&arrival, operation) => {
                 return Either::Right(Either::Right(Box::pin(ask_apart(arrival, operation))));
             }
             _ => ask(&arrival, caller, operation),
@@ -154,6 +154,12 @@ struct Understood<'r> {
     conversation: Option<u64>,
     /// The number of the rule it comes under.
     rule: Option<usize>,
+}
+
+/// True if the body is better read on another thread. One that may have to be told as chat is sooner.
+fn is_long(arrival: &Whole, operation: Operation) -> bool {
+    let most = if operation.carried_by().is_some() { LARGE } else { LARGE_TO_PEEK };
+    arrival.body.bytes.len() > most && arrival.body.upload.is_none()
 }
 
 fn ask(arrival: &Whole, caller: &LiveCaller, operation: Operation) -> Result<Flying, CallError> {

@@ -7,7 +7,7 @@ mod form;
 
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE};
 use http::request::Parts;
 use http_body::Body;
@@ -18,6 +18,7 @@ use crate::domain::operation::{Operation, TrafficClass};
 use crate::flight::arrival::{Arrival, Pinned};
 use crate::flight::error::CallError;
 use crate::flight::gate::Growth;
+use crate::flight::gathered::Gathered;
 use crate::flight::reply::Reply;
 use crate::flight::upload::Received;
 use crate::layer::read_body::form::Keep;
@@ -141,33 +142,23 @@ where
     B: Body<Data = Bytes> + Unpin,
 {
     let Room { limit_bytes, idle } = room;
-    let mut first = Bytes::new();
-    let mut rest = BytesMut::new();
+    let mut gathered = Gathered::default();
     while !body.is_end_stream() {
         let frame = within(idle, body.frame()).await.map_err(|_| CallError::BodyIncomplete)?;
         let Some(frame) = frame else { break };
         // Trailers are dropped: they are never merged into headers.
         let frame = frame.map_err(|_| CallError::Framing("the request body is malformed or broke off"))?;
         let Ok(chunk) = frame.into_data() else { continue };
-        if first.len() + rest.len() + chunk.len() > limit_bytes {
+        if gathered.len() + chunk.len() > limit_bytes {
             return Err(CallError::BodyTooLarge { limit_bytes });
         }
         if let Some(growth) = growth {
-            growth.reach(first.len() + rest.len() + chunk.len())?;
+            growth.reach(gathered.len() + chunk.len())?;
         }
-        if first.is_empty() && rest.is_empty() {
-            first = chunk;
-        } else {
-            if rest.is_empty() {
-                // What was declared is within the limit, and admission has counted it.
-                let declared = usize::try_from(body.size_hint().lower()).unwrap_or(0).min(limit_bytes);
-                rest.reserve(first.len() + chunk.len() + declared);
-                rest.extend_from_slice(&std::mem::take(&mut first));
-            }
-            rest.extend_from_slice(&chunk);
-        }
+        // What was declared is within the limit, and admission has counted it.
+        gathered.push(chunk, usize::try_from(body.size_hint().lower()).unwrap_or(0).min(limit_bytes));
     }
-    Ok(if rest.is_empty() { first } else { rest.freeze() })
+    Ok(gathered.finish())
 }
 
 #[cfg(test)]

@@ -19,6 +19,23 @@ pub enum RequestBody {
     Upload(Box<UploadBody>),
 }
 
+impl RequestBody {
+    /// Bytes that are handed out before the last piece; `None` if that is not known.
+    pub fn ahead(&self) -> Option<usize> {
+        match self {
+            Self::Whole(_) => Some(0),
+            Self::Pieces(pieces) => {
+                let (mut ahead, mut last) = (0, 0);
+                for length in pieces.iter().map(Bytes::len).filter(|length| *length > 0) {
+                    (ahead, last) = (ahead + last, length);
+                }
+                Some(ahead)
+            }
+            Self::Upload(_) => None,
+        }
+    }
+}
+
 impl From<Bytes> for RequestBody {
     fn from(bytes: Bytes) -> Self {
         Self::Whole(bytes)
@@ -77,6 +94,8 @@ mod tests {
             let body = RequestBody::from(Box::new(pieces.map(|piece| Bytes::from_static(piece.as_bytes()))));
             assert_eq!(body.size_hint().exact(), Some(whole.len() as u64));
             assert_eq!(body.is_end_stream(), whole.is_empty());
+            let last = pieces.iter().rfind(|piece| !piece.is_empty()).map_or(0, |piece| piece.len());
+            assert_eq!(body.ahead(), Some(whole.len() - last));
             assert_eq!(body.collect().await.unwrap().to_bytes(), whole);
         }
     }

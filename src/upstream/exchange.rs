@@ -2,13 +2,14 @@
 
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use http::Response;
 use http_body::Body as _;
 use http_body_util::BodyExt;
 
 use crate::domain::outcome::{FailureClass, Sent};
 use crate::flight::error::AttemptError;
+use crate::flight::gathered::Gathered;
 use crate::upstream::live::LiveProvider;
 use crate::upstream::patience::within;
 use crate::upstream::pool::{ExchangeError, Outgoing, UpstreamBody};
@@ -85,25 +86,14 @@ impl ReadError {
 
 /// Reads a body to its end, at most `limit` bytes of it, with at most `idle` of silence.
 pub(super) async fn read_whole(mut body: UpstreamBody, limit: usize, idle: Duration) -> Result<Bytes, ReadError> {
-    let mut first = Bytes::new();
-    let mut rest = BytesMut::new();
+    let mut gathered = Gathered::default();
     while !body.is_over() {
         let Some(frame) = within(idle, body.frame()).await.map_err(|_| ReadError::Stalled)? else { break };
         let Ok(chunk) = frame.map_err(|_| ReadError::Broken)?.into_data() else { continue };
-        if first.len() + rest.len() + chunk.len() > limit {
+        if gathered.len() + chunk.len() > limit {
             return Err(ReadError::TooLarge);
         }
-        // Most answers come in one piece: keep it as it is.
-        if first.is_empty() && rest.is_empty() {
-            first = chunk;
-        } else {
-            if rest.is_empty() {
-                let hint = usize::try_from(body.size_hint().lower()).unwrap_or(0).min(limit);
-                rest.reserve(first.len() + chunk.len() + hint);
-                rest.extend_from_slice(&std::mem::take(&mut first));
-            }
-            rest.extend_from_slice(&chunk);
-        }
+        gathered.push(chunk, usize::try_from(body.size_hint().lower()).unwrap_or(0).min(limit));
     }
-    Ok(if rest.is_empty() { first } else { rest.freeze() })
+    Ok(gathered.finish())
 }

@@ -30,7 +30,7 @@ use crate::upstream::exchange::{ReadError, read_whole};
 use crate::upstream::form::{Form, wrote_nothing};
 use crate::upstream::live::LiveUpstream;
 use crate::upstream::meaning::{classify, embedded, recoded, without_secret};
-use crate::upstream::pool::alone::AsksForStream;
+use crate::upstream::pool::alone::{AsksForStream, MOST_AHEAD};
 use crate::upstream::pool::{Outgoing, UpstreamBody};
 use crate::upstream::retry_after;
 use crate::upstream::stream::{Reading, Retold, Telling, UsageEvent, prime};
@@ -123,6 +123,10 @@ pub fn splice(spoken: &Spoken<'_>, upstream: &LiveUpstream) -> Option<Box<[Bytes
     let long = spoken.body.len() >= LONG;
     let plain = upstream.candidate.provider.shape.is_none() && usage_request(spoken, upstream) == UsageRequest::AsIs;
     let at = spoken.facts.model_at.filter(|_| long && plain)?;
+    // In one piece its stream holds less for as long as it goes on (see [`crate::upstream::pool::alone`]), which is worth a copy.
+    if spoken.facts.stream && at.start > MOST_AHEAD && !spoken.is_large() {
+        return None;
+    }
     json_edit::splice_pieces(spoken.body, at.start..at.end, &upstream.names.model).map(Box::new)
 }
 

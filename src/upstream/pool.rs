@@ -10,21 +10,14 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use bytes::Bytes;
 use futures_util::FutureExt;
 use http::{Request, Response};
-use http_body::{Body, Frame, SizeHint};
-use http_body_util::BodyExt;
 use hyper::body::Incoming;
-use hyper::client::conn::http1::{self, SendRequest};
-use hyper_util::rt::TokioIo;
 use tokio::sync::oneshot;
-use tokio::task::{AbortHandle, JoinHandle};
+use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout};
 
 use crate::config::tls::HttpVersion;
@@ -32,13 +25,18 @@ use crate::domain::outcome::Sent;
 use crate::domain::worker;
 use crate::upstream::body::RequestBody;
 use crate::upstream::dial::{Dial, Io, Origin};
-use crate::upstream::hold::{Given, Hold};
-use crate::upstream::interim::{self, Interim};
+use crate::upstream::interim;
 
 use alone::Alone;
-use multiplex::{Lines, Stream, Which};
+use answer::Reader;
+use line::{Line, is_ready, line};
+use multiplex::{Lines, Which};
+
+pub use answer::{Broken, UpstreamBody};
 
 pub mod alone;
+mod answer;
+mod line;
 pub mod multiplex;
 
 /// Idle connections kept per core and origin.
@@ -47,11 +45,6 @@ const MOST_IDLE: usize = 64;
 const IDLE_LIMIT: Duration = Duration::from_secs(50);
 /// Connections tried before giving up on finding a live one.
 const MOST_STALE: usize = 8;
-/// What a kept connection may take to become ready for its next request.
-const READY_LIMIT: Duration = Duration::from_millis(5);
-/// How long the end of a body may come after its last word, and in how many pieces.
-const LINGER: Duration = Duration::from_millis(500);
-const MOST_LINGERING_FRAMES: usize = 8;
 /// Largest response head.
 const HEAD_BYTES: usize = 64 * 1024;
 
@@ -78,64 +71,6 @@ struct Idle {
     line: Box<Line>,
     since: Instant,
 }
-
-/// A connection, boxed once, because every attempt carries it. Dropped, it is closed, even if its other side has stopped
-/// reading what is still being written.
-struct Line {
-    sender: SendRequest<RequestBody>,
-    driver: AbortHandle,
-    /// How it is taken out of hyper's hands, for an answer that is read [`alone`].
-    hold: Arc<Hold>,
-    /// True once it has served, or lain idle: its other side may just be closing it.
-    used: bool,
-    /// Where it goes back to once its answer was read; absent while it waits, and if it serves nobody after this.
-    home: Option<Arc<Pool>>,
-}
-
-impl Drop for Line {
-    fn drop(&mut self) {
-        self.driver.abort();
-    }
-}
-
-/// What hyper makes of a connection over HTTP/1.1.
-type InHyper = http1::Connection<TokioIo<Interim<Box<dyn Io>>>, RequestBody>;
-
-/// A connection in hyper's hands, until it ends or is taken out of them.
-struct Driver {
-    connection: Option<InHyper>,
-    hold: Arc<Hold>,
-}
-
-impl Future for Driver {
-    type Output = ();
-
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        if self.hold.is_on() && self.hold.is_leaving(cx.waker()) {
-            if let Some(parts) = self.connection.take().map(InHyper::into_parts) {
-                let (io, rest) = parts.io.into_inner().into_parts();
-                // hyper was shown nothing beyond the head. Had it been, nobody could tell where the body goes on.
-                if parts.read_buf.is_empty() {
-                    self.hold.give(Given { io, rest });
-                }
-            }
-            return Poll::Ready(());
-        }
-        // An end that is an error is told to whoever waits for the answer.
-        self.connection.as_mut().map_or(Poll::Ready(()), |connection| Pin::new(connection).poll(cx).map(drop))
-    }
-}
-
-impl Drop for Driver {
-    fn drop(&mut self) {
-        self.hold.driver_ended();
-    }
-}
-
-/// An answer's body that ended before it was complete, or is none.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
-#[error("the answer broke off")]
-pub struct Broken;
 
 /// Why no response head came.
 #[derive(Debug, thiserror::Error)]
@@ -398,19 +333,6 @@ impl Pool {
     }
 }
 
-/// Puts a connection into hyper's hands.
-async fn line(io: Box<dyn Io>) -> io::Result<Box<Line>> {
-    let hold = Arc::<Hold>::default();
-    let io = TokioIo::new(Interim::new(io, Arc::clone(&hold)));
-    let mut builder = http1::Builder::new();
-    builder.max_buf_size(HEAD_BYTES.max(8192 * 8));
-    let (sender, connection) = builder.handshake(io).await.map_err(io::Error::other)?;
-    // The driver ends with its line, or when the peer closes, or when the connection is taken from it.
-    let driver = Driver { connection: Some(connection), hold: Arc::clone(&hold) };
-    let driver = tokio::spawn(driver).abort_handle();
-    Ok(Box::new(Line { sender, driver, hold, used: false, home: None }))
-}
-
 /// A connection being made for a request; given up with it, unless it was left to others.
 struct Dialling {
     task: Option<JoinHandle<()>>,
@@ -428,99 +350,9 @@ fn late() -> io::Error {
     io::Error::new(io::ErrorKind::TimedOut, "no connection in time")
 }
 
-/// A connection whose request was answered before it was read to its end may never be ready again.
-async fn is_ready(sender: &mut SendRequest<RequestBody>) -> bool {
-    sender.is_ready() || matches!(Box::pin(timeout(READY_LIMIT, sender.ready())).await, Ok(Ok(())))
-}
-
 impl ExchangeError {
     fn is_unsent(&self) -> bool {
         matches!(self, Self::Broken { sent: Sent::No, .. })
-    }
-}
-
-/// A response body that gives its connection back when it was read to its end, and closes it when it was not.
-pub struct UpstreamBody {
-    body: Reader,
-    lease: Option<Box<Line>>,
-    /// Its place on a connection with others.
-    stream: Option<Stream>,
-}
-
-/// Who reads it.
-enum Reader {
-    Hyper(Incoming),
-    Alone(Box<Alone>),
-}
-
-impl UpstreamBody {
-    fn multiplexed(body: Incoming, stream: Stream) -> Self {
-        let stream = (!body.is_end_stream()).then_some(stream);
-        Self { body: Reader::Hyper(body), lease: None, stream }
-    }
-
-    /// True if nothing follows.
-    pub fn is_over(&self) -> bool {
-        match &self.body {
-            Reader::Hyper(body) => body.is_end_stream(),
-            Reader::Alone(body) => body.is_over(),
-        }
-    }
-
-    /// True if its connection has been given back, or may serve nobody.
-    fn is_free(&self) -> bool {
-        match &self.body {
-            Reader::Hyper(_) => self.lease.is_none() && self.stream.is_none(),
-            Reader::Alone(body) => body.is_free(),
-        }
-    }
-
-    /// Lets the little that follows a body's last word arrive on its own time, so that its connection can serve again.
-    /// Providers often write the end of a stream after its last event, and nobody should wait for that.
-    pub fn let_finish(mut self) {
-        if self.is_free() || tokio::runtime::Handle::try_current().is_err() {
-            return;
-        }
-        tokio::spawn(timeout(LINGER, async move {
-            for _ in 0..MOST_LINGERING_FRAMES {
-                if !matches!(self.frame().await, Some(Ok(_))) {
-                    break;
-                }
-            }
-        }));
-    }
-
-    fn release(&mut self) {
-        self.stream = None;
-        if let Some(mut line) = self.lease.take()
-            && let Some(pool) = line.home.take()
-        {
-            pool.put_back(line);
-        }
-    }
-}
-
-impl Body for UpstreamBody {
-    type Data = Bytes;
-    type Error = Broken;
-
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
-        let body = match &mut self.body {
-            Reader::Alone(body) => return body.poll_data(cx).map_ok(Frame::data),
-            Reader::Hyper(body) => body,
-        };
-        let frame = ready!(Pin::new(&mut *body).poll_frame(cx));
-        if frame.is_none() || body.is_end_stream() {
-            self.release();
-        }
-        Poll::Ready(frame.map(|frame| frame.map_err(|_| Broken)))
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        match &self.body {
-            Reader::Hyper(body) => body.size_hint(),
-            Reader::Alone(_) => SizeHint::default(),
-        }
     }
 }
 

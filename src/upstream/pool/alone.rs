@@ -17,7 +17,6 @@ use std::task::{Context, Poll, ready};
 use bytes::{Buf, Bytes};
 use http::header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, TRANSFER_ENCODING};
 use http::{Request, Response, Version};
-use http_body::Body;
 use tokio::io::{AsyncRead, ReadBuf};
 
 use super::{Broken, Pool};
@@ -25,9 +24,10 @@ use crate::upstream::body::RequestBody;
 use crate::upstream::dial::Io;
 use crate::upstream::hold::Given;
 
-/// Largest request whose answer is read alone: hyper has all of it in its buffers before it flushes, so that a flush says
-/// that everything was written.
-const MOST_ASKED: u64 = 48 * 1024;
+/// Most bytes of a request before its body's last piece, if its answer is to be read alone: so many hyper takes into its
+/// buffers before it flushes, and the last piece with them however long it is, so that a flush says that everything was
+/// written.
+pub const MOST_AHEAD: usize = 48 * 1024;
 /// Most bytes of one read.
 const READ: usize = 8 * 1024;
 /// Most bytes of chunk extensions and trailers, which say nothing to us.
@@ -39,10 +39,8 @@ pub struct AsksForStream;
 
 /// True if the answer to this request may be read alone.
 pub(super) fn may_be(request: &Request<RequestBody>) -> bool {
-    let is_here = !matches!(request.body(), RequestBody::Upload(_));
     request.extensions().get::<AsksForStream>().is_some()
-        && is_here
-        && request.body().size_hint().exact().is_some_and(|bytes| bytes <= MOST_ASKED)
+        && request.body().ahead().is_some_and(|bytes| bytes <= MOST_AHEAD)
 }
 
 /// True if this is an answer that can be.

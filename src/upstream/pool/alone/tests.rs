@@ -28,7 +28,7 @@ fn question() -> Outgoing {
     asking(Bytes::from("question"))
 }
 
-fn asking(body: Bytes) -> Outgoing {
+fn asking(body: impl Into<RequestBody>) -> Outgoing {
     let builder = Request::builder().method("POST").uri("/ask").header("host", "provider.example");
     Box::new(builder.extension(AsksForStream).body(body.into()).unwrap())
 }
@@ -117,10 +117,25 @@ async fn requests_that_ask_for_no_stream_are_left_to_hyper() {
 async fn a_request_too_large_to_be_known_written_is_left_to_hyper() {
     let dial = giving(vec![HEAD.to_owned() + CHUNKS]);
     let pool = pool(&dial);
-    let large = vec![b'x'; usize::try_from(MOST_ASKED).unwrap() + 1];
-    let response = pool.exchange(asking(large.into()), CONNECT).await.unwrap();
+    let long = Bytes::from(vec![b'x'; MOST_AHEAD + 1]);
+    let body = Box::new([long.clone(), Bytes::from("model"), Bytes::from("end")]);
+    let response = pool.exchange(asking(body), CONNECT).await.unwrap();
     assert!(!is_alone(&response));
     assert_eq!(read(response).await.unwrap(), "firstsecond");
+}
+
+#[tokio::test]
+async fn a_large_request_is_known_written_if_its_length_is_in_its_last_piece() {
+    let dial = giving(vec![HEAD.to_owned() + CHUNKS]);
+    let pool = pool(&dial);
+    let long = Bytes::from(vec![b'x'; 2 * MOST_AHEAD]);
+    let pieces = Box::new([Bytes::from("begin"), Bytes::from("model"), long.clone()]);
+    for body in [RequestBody::from(long), RequestBody::from(pieces)] {
+        let response = pool.exchange(asking(body), CONNECT).await.unwrap();
+        assert!(is_alone(&response));
+        assert_eq!(read(response).await.unwrap(), "firstsecond");
+    }
+    assert_eq!(dial.dialled(), 1);
 }
 
 #[tokio::test]
@@ -128,7 +143,7 @@ async fn an_answer_that_comes_before_its_request_was_written_is_left_to_hyper() 
     // The other side's buffer takes 1 KiB, so that most of the request cannot have been written.
     let url = BaseUrl { tls: false, host: "provider.example".into(), port: 80, path: String::new() };
     let pool = Arc::new(Pool::new(Origin::usual(&url, false), Arc::new(Narrow)));
-    let response = pool.exchange(asking(vec![b'x'; 40_000].into()), CONNECT).await.unwrap();
+    let response = pool.exchange(asking(Bytes::from(vec![b'x'; 40_000])), CONNECT).await.unwrap();
     assert!(!is_alone(&response));
 }
 
