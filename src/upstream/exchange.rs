@@ -49,6 +49,10 @@ fn classified(provider: &LiveProvider, error: &ExchangeError) -> AttemptError {
             let detail = "more than sixteen interim responses came before an answer";
             return AttemptError::new(FailureClass::BadReply, Sent::Yes, detail);
         }
+        ExchangeError::Ambiguous => {
+            let detail = "the answer has both a length and a coding, so nobody can tell where it ends";
+            return AttemptError::new(FailureClass::BadReply, Sent::Yes, detail);
+        }
         ExchangeError::Connect(error) => {
             let why = secure::why(error);
             // Waiting does not help against it: somebody has to do something.

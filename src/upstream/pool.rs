@@ -14,6 +14,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures_util::FutureExt;
+use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
 use http::{Request, Response};
 use hyper::body::Incoming;
 use tokio::sync::oneshot;
@@ -89,6 +90,9 @@ pub enum ExchangeError {
     /// The provider went on saying that an answer would come.
     #[error("too many interim responses came before a response")]
     TooManyInterim,
+    /// The head says in two ways where the body ends (R1).
+    #[error("the response has both a length and a coding")]
+    Ambiguous,
 }
 
 impl Pool {
@@ -198,6 +202,7 @@ impl Pool {
             line.hold.want();
         }
         match line.sender.try_send_request(*request).await {
+            Ok(response) if is_ambiguous(&response) => Err((ExchangeError::Ambiguous, None)),
             Ok(response) if may_be_alone => Ok(Box::pin(self.alone(line, response)).await),
             Ok(response) => Ok(self.leased(line, response)),
             Err(mut err) => {
@@ -348,6 +353,12 @@ impl Drop for Dialling {
 
 fn late() -> io::Error {
     io::Error::new(io::ErrorKind::TimedOut, "no connection in time")
+}
+
+/// One of the two is a lie, or somebody in between takes the other one for true.
+fn is_ambiguous<B>(response: &Response<B>) -> bool {
+    let headers = response.headers();
+    headers.contains_key(TRANSFER_ENCODING) && headers.contains_key(CONTENT_LENGTH)
 }
 
 impl ExchangeError {

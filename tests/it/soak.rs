@@ -71,7 +71,7 @@ fn act(number: u64, data: SocketAddr, key: &str) -> io::Result<()> {
     let models =
         ["sandbox/steady", "sandbox/steady", "summary", "sandbox/fail-cut", "sandbox/fail-429", "no-such-model"];
     let model = models[(number / 3 % 6) as usize];
-    let stream = number % 2 == 0;
+    let stream = number.is_multiple_of(2);
     let headers = [
         ("authorization".to_owned(), format!("Bearer {key}")),
         ("user-agent".to_owned(), format!("soak/{number}")),
@@ -80,7 +80,7 @@ fn act(number: u64, data: SocketAddr, key: &str) -> io::Result<()> {
     ];
     let body = body(number, model, path, stream).to_string();
     // Every fifth leaves before its answer, or in the middle of it.
-    if number % 5 == 0 {
+    if number.is_multiple_of(5) {
         let mut io = TcpStream::connect_timeout(&data, PATIENCE)?;
         let named: String = headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
         let head = format!("POST {path} HTTP/1.1\r\nhost: soak\r\n{named}content-length: {}\r\n\r\n", body.len());

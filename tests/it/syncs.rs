@@ -50,7 +50,7 @@ impl Cached {
     fn cut(&mut self, size: usize) {
         self.read.resize(size, 0);
         self.dirty.retain(|page| page * PAGE < size);
-        if size % PAGE > 0 {
+        if !size.is_multiple_of(PAGE) {
             self.dirty.insert(size / PAGE);
         }
     }

@@ -78,7 +78,7 @@ async fn is_cut_off(what: &str, after: &'static [u8]) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn r1_both_a_length_and_a_coding_hide_no_second_answer() {
+async fn r1_both_a_length_and_a_coding_are_no_answer() {
     let (body, evil) = (answer("ALPHA"), answer("ALPHA-EVIL"));
     let hidden = format!("{HEAD}content-length: {}\r\n\r\n{evil}", evil.len());
     let chunks = [chunk(body.as_bytes()), b"0\r\n\r\n".to_vec()].concat();
@@ -86,14 +86,8 @@ async fn r1_both_a_length_and_a_coding_hide_no_second_answer() {
         format!("content-length: {}\r\ntransfer-encoding: chunked\r\n\r\n", chunks.len() + hidden.len()),
         "transfer-encoding: chunked\r\ncontent-length: 5\r\n\r\n".to_owned(),
     ] {
-        let world = World::new();
-        keeps(&world, [HEAD.as_bytes(), fields.as_bytes(), &chunks, hidden.as_bytes()].concat());
-        for _ in 0..3 {
-            let answer = world.chat(&chat("duo")).await;
-            assert_eq!(answer.status, 200, "{fields}");
-            assert!(!answer.text().contains("EVIL") && !answer.headers.contains_key("transfer-encoding"), "{fields}");
-        }
-        assert_eq!(world.net.dialled("alpha"), 3, "{fields}: none of its connections is used again");
+        let reply = [HEAD.as_bytes(), fields.as_bytes(), &chunks, hidden.as_bytes()].concat();
+        is_passed_over(&fields, |world| drop(keeps(world, reply.clone()))).await;
     }
 }
 
