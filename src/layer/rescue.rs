@@ -192,7 +192,9 @@ fn tell(error: &CallError) -> Told {
             invalid(StatusCode::METHOD_NOT_ALLOWED, None, error.to_string())
         }
         CallError::BadKey => {
-            let message = "the key is missing or not known; send authorization: Bearer <caller key>";
+            // Some clients know a wrong key by OpenAI's first words alone.
+            let message = "Incorrect API key provided: the key is missing or not known; \
+                           send authorization: Bearer <caller key>";
             invalid(StatusCode::UNAUTHORIZED, Some("invalid_api_key"), message.to_owned()).final_word()
         }
         CallError::BadSignature | CallError::StaleTimestamp { .. } | CallError::Replayed | CallError::NoNonceRoom => {
