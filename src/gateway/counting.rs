@@ -15,13 +15,18 @@ use crate::wire::messages::estimated_tokens;
 /// Says that an answer is our own estimate.
 const ESTIMATE: HeaderName = HeaderName::from_static("wb-estimate");
 
-/// The answer to `POST /v1/messages/count_tokens` if the route can answer messages and nobody of it counts.
-pub(super) fn estimate(route: &LlmRoute, body: &[u8]) -> Option<Reply> {
+/// True if the route can answer messages and nobody of it counts.
+pub(super) fn is_estimated(route: &LlmRoute) -> bool {
     let offers = |operation: Operation| {
         route.candidates.iter().any(|candidate| candidate.provider.operations.contains(&operation))
     };
     let answers = offers(Operation::Messages) || Operation::Messages.carried_by().is_some_and(offers);
-    if offers(Operation::CountTokens) || !answers {
+    answers && !offers(Operation::CountTokens)
+}
+
+/// The answer to `POST /v1/messages/count_tokens` on such a route.
+pub(super) fn estimate(route: &LlmRoute, body: &[u8]) -> Option<Reply> {
+    if !is_estimated(route) {
         return None;
     }
     let tokens = estimated_tokens(body)?;

@@ -4,6 +4,7 @@
 use http::Request;
 use http_body_util::Full;
 use serde_json::{Value, json};
+use weighbridge::gateway::explain::{Question, explain};
 
 use crate::harness::*;
 
@@ -69,6 +70,13 @@ async fn who_does_not_have_an_operation_is_not_asked_for_it() {
     assert_eq!(nobody.json()["error"]["code"], "unsupported_operation");
 }
 
+/// What `weighbridge explain` says of counting.
+fn counting_explained(world: &World) -> String {
+    let question = br#"{"operation": "messages.count_tokens", "model": "duo"}"#;
+    let told = explain(world.live.load().table(), None, &Question::read(question).unwrap());
+    told.unwrap().to_string()
+}
+
 #[tokio::test(start_paused = true)]
 async fn where_nobody_counts_tokens_the_answer_is_an_estimate_that_says_so_and_nobody_is_asked() {
     let mut world = World::new();
@@ -87,6 +95,8 @@ async fn where_nobody_counts_tokens_the_answer_is_an_estimate_that_says_so_and_n
         assert_eq!((answer.header("wb-route"), answer.header("request-id")), ("duo", answer.header("x-request-id")));
     }
     assert_eq!(world.counts(), [0, 0, 0]);
+    let said = counting_explained(&world);
+    assert!(said.contains("wb-estimate: true") && !said.contains("error"), "{said}");
     let odd = count(&world, &json!({"model": "duo", "max_tokens": "1"})).await;
     assert_eq!((odd.status, &odd.json()["error"]["type"]), (400, &json!("invalid_request_error")));
     let unknown = count(&world, &json!({"model": "no-such", "messages": []})).await;
@@ -102,6 +112,7 @@ async fn a_count_that_a_provider_makes_is_exact_and_one_it_fails_to_make_is_not_
     let world = world(EVERYTHING);
     let counted = world.call(ask("/v1/messages/count_tokens", &message(false))).await;
     assert_eq!((counted.status, counted.header("wb-estimate")), (200, ""));
+    assert!(!counting_explained(&world).contains("wb-estimate"));
     let busy = self::world(EVERYTHING);
     busy.net.always("alpha", says(http_reply("503 Busy", "", "{}")));
     let failed = busy.call(ask("/v1/messages/count_tokens", &message(false))).await;
@@ -112,6 +123,7 @@ async fn a_count_that_a_provider_makes_is_exact_and_one_it_fails_to_make_is_not_
     let nobody = embeds.call(ask("/v1/messages/count_tokens", &message(false))).await;
     assert_eq!((nobody.status, &nobody.json()["error"]["type"]), (400, &json!("invalid_request_error")));
     assert!(nobody.text().contains("unsupported_operation"), "{}", nobody.text());
+    assert!(counting_explained(&embeds).contains("error: not_offered"));
 }
 
 #[tokio::test(start_paused = true)]

@@ -17,6 +17,7 @@ use crate::domain::clock;
 use crate::domain::id::RouteId;
 use crate::domain::operation::Operation;
 use crate::flight::error::CallError;
+use crate::gateway::counting;
 use crate::gateway::decode::{Decoded, carry, conversation, decode, forwarded};
 use crate::layer::cache::Wording;
 use crate::routing::lineup::{self, Carriable, Seat, Wish};
@@ -162,7 +163,11 @@ fn candidates(
         .collect();
     told.notes.extend(known.switched_off());
     let uncounted = |seat: &Seat<'_>| !lineup::is_counted(seat.candidate, caller);
-    if able().next().is_none() {
+    if estimated(call, route) {
+        told.notes.push(
+            "no candidate counts tokens, so that nobody is asked: the caller gets our own estimate, which says so in wb-estimate: true".to_owned(),
+        );
+    } else if able().next().is_none() {
         told.error = Some("not_offered");
     } else if !caller.budgets.is_empty() && caller.unpriced == Unpriced::Refuse && able().any(uncounted) {
         told.error = Some("price_unknown");
@@ -174,6 +179,11 @@ fn candidates(
         );
     }
     Ok(())
+}
+
+/// True if the answer is made here, and no candidate has a part in it.
+fn estimated(call: &Call<'_>, route: &LlmRoute) -> bool {
+    call.operation == Operation::CountTokens && counting::is_estimated(route)
 }
 
 /// Whether a candidate that lacks the operation can be asked another way. Without a body it is taken to be so.
@@ -267,6 +277,10 @@ fn cache(known: Known<'_>, caller: &Caller, route: &LlmRoute, call: &Call<'_>) -
         add("cache", "off: the route has none, everybody is asked anew".to_owned());
         return cache;
     };
+    if estimated(call, route) {
+        add("cache", "off: an estimate is made anew".to_owned());
+        return cache;
+    }
     if call.operation.takes_form() || call.operation == Operation::Speech {
         add("cache", "off: this operation is never answered from memory".to_owned());
         return cache;
