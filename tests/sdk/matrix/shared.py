@@ -177,6 +177,13 @@ class Proxy:
         """Tokens are counted, whether or not the client asked to see them."""
         assert call["tokens_in"] > 0 and call["tokens_out"] > 10, call
 
+    def streamed(self, surface: str = "chat") -> dict:
+        """The only call since the mark was a stream that came to its end, and its tokens are counted."""
+        call = self.one_call(surface)
+        assert call["stream.end"] == "complete", call
+        self.metered(call)
+        return call
+
     def turns(self, count: int, surface: str = "chat"):
         """So many calls since the mark, all answered and metered."""
         calls = self.calls()

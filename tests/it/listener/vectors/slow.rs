@@ -69,8 +69,13 @@ async fn mute(site: &Site) -> Peer {
     mute
 }
 
-async fn asked(provider: &Peer) {
+/// A client whose question has come to a provider that says nothing, and that provider.
+async fn waiting(site: &Site) -> (TcpStream, Peer) {
+    let provider = mute(site).await;
+    let mut io = TcpStream::connect(site.address()).await.unwrap();
+    io.write_all(post(&length(BODY), BODY).as_bytes()).await.unwrap();
     until("the provider to be asked", || provider.taken() > 0).await;
+    (io, provider)
 }
 
 /// hyper takes the end of what a client writes for the end of the client. That is kept on purpose: it is how a client that
@@ -78,10 +83,7 @@ async fn asked(provider: &Peer) {
 #[tokio::test]
 async fn vectors_of_half_a_close_are_the_end_of_the_connection() {
     let site = Site::new().await;
-    let provider = mute(&site).await;
-    let mut io = TcpStream::connect(site.address()).await.unwrap();
-    io.write_all(post(&length(BODY), BODY).as_bytes()).await.unwrap();
-    asked(&provider).await;
+    let (mut io, provider) = waiting(&site).await;
     io.shutdown().await.unwrap();
     let mut answer = Vec::new();
     timeout(PATIENCE, io.read_to_end(&mut answer)).await.unwrap().unwrap();
@@ -101,10 +103,7 @@ async fn vectors_of_half_a_close_are_the_end_of_the_connection() {
 #[tokio::test]
 async fn vector_of_a_client_that_closes_while_it_is_served_ends_the_providers_work_too() {
     let site = Site::new().await;
-    let provider = mute(&site).await;
-    let mut io = TcpStream::connect(site.address()).await.unwrap();
-    io.write_all(post(&length(BODY), BODY).as_bytes()).await.unwrap();
-    asked(&provider).await;
+    let (io, provider) = waiting(&site).await;
     sleep(Duration::from_millis(50)).await;
     let left = Instant::now();
     drop(io);

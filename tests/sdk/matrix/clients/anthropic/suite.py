@@ -69,8 +69,7 @@ def test_a_stream_comes_in_pieces(proxy):
     assert len(pieces) > 10
     assert question.answered("".join(pieces)) and text_of(final) == "".join(pieces)
     assert final.stop_reason == "end_turn"
-    call = proxy.one_call("messages")
-    assert call["stream.end"] == "complete"
+    call = proxy.streamed("messages")
     assert final.usage.output_tokens == call["tokens_out"] > 20
 
 

@@ -54,9 +54,7 @@ def test_a_stream_comes_in_pieces(proxy, surface):
     assert len(chunks) > 10
     assert question.answered(text_of(chunks))
     assert [chunk.choices[0].finish_reason for chunk in chunks if chunk.choices][-1] == "stop"
-    call = proxy.one_call(surface)
-    assert call["stream.end"] == "complete"
-    proxy.metered(call)
+    proxy.streamed(surface)
 
 
 @both

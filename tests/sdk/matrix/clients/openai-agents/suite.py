@@ -70,9 +70,7 @@ def test_a_streamed_run_comes_in_pieces(proxy, surface):
     final = asyncio.run(run())
     assert len(texts) > 10
     assert question.answered(final) and final == "".join(texts)
-    call = proxy.one_call(surface)
-    assert call["stream.end"] == "complete"
-    proxy.metered(call)
+    proxy.streamed(surface)
 
 
 @both

@@ -45,8 +45,7 @@ def test_a_stream_comes_in_pieces(proxy, surface):
     texts, usage = asyncio.run(run())
     assert len(texts) > 10
     assert question.answered("".join(texts))
-    call = proxy.one_call(surface)
-    assert call["stream.end"] == "complete"
+    call = proxy.streamed(surface)
     assert call["tokens_out"] == usage.output_tokens > 20, "this client asks for usage and must get it"
 
 
