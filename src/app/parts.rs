@@ -19,6 +19,7 @@ use crate::admin::{Admin, AdminService};
 use crate::config::error::ConfigError;
 use crate::config::table::{Limits, RoutingTable};
 use crate::config::tls::Roots;
+use crate::flight::gathered;
 use crate::flight::quota::Calendar;
 use crate::flight::velocity::Velocity;
 use crate::gateway::certificates::{CertificateError, CertificateFiles, Certificates};
@@ -26,7 +27,7 @@ use crate::gateway::collector::Collector;
 use crate::gateway::counts;
 use crate::gateway::courier::Courier;
 use crate::gateway::handover::{self, ReadTo};
-use crate::gateway::pressure::Watch as PressureWatch;
+use crate::gateway::pressure::{Comforts, Watch as PressureWatch};
 use crate::gateway::reload::{LastReload, Seen, remark, say_who_cannot_call};
 use crate::gateway::snapshot::{Live, Shared};
 use crate::gateway::spending::Keeper;
@@ -141,7 +142,8 @@ pub(super) fn open_record(
 pub(super) fn watch_pressure(data: &Server, live: &Live, shared: &Arc<Shared>) -> io::Result<SyncSender<()>> {
     let (meter, idle) = (Meter::new(), data.idle());
     let measure = Box::new(move |memory| meter.read(memory));
-    let mut watch = PressureWatch::new(Arc::clone(live), shared, measure, Box::new(move || idle.close()));
+    let comforts = Comforts { close_idle: Box::new(move || idle.close()), keep_spare: Box::new(gathered::keep_spare) };
+    let mut watch = PressureWatch::new(Arc::clone(live), shared, measure, comforts);
     watch.look();
     let (stop, stopped) = mpsc::sync_channel(1);
     thread::Builder::new().name("pressure".to_owned()).spawn(move || watch.run(&stopped))?;

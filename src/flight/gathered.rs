@@ -3,7 +3,8 @@
 //! One piece is kept as it is. More are copied once, into room of the size that was announced. The room of a long body is
 //! kept for the next one when its last reader is gone, up to [`MOST_SPARE`] in the whole process: the allocator gives
 //! pages back after some milliseconds, and to be given them anew, each of them cleared, costs more than reading
-//! the body (measured Nov 2026: a fifth of the processor time of a request of a megabyte).
+//! the body (measured Nov 2026: a fifth of the processor time of a request of a megabyte). Nothing counts that room against
+//! the bytes bodies may take, so it is the first to go when memory is scarce ([`keep_spare`]).
 //!
 //! It bounds nothing: how much may come is for who reads.
 
@@ -20,7 +21,12 @@ const LONGEST: usize = 2 * 1024 * 1024;
 /// Bytes kept for bodies to come.
 pub const MOST_SPARE: usize = 4 * 1024 * 1024;
 
-static SHELF: Shelf = Shelf(Mutex::new(Spare { rooms: VecDeque::new(), bytes: 0 }));
+static SHELF: Shelf = Shelf::new();
+
+/// Whether room may be kept for bodies to come. If not, what is kept is given back at once.
+pub fn keep_spare(may: bool) {
+    SHELF.open(may);
+}
 
 /// What has come so far.
 #[derive(Default)]
@@ -85,12 +91,30 @@ impl Drop for Lent {
 struct Spare {
     rooms: VecDeque<Vec<u8>>,
     bytes: usize,
+    shut: bool,
 }
 
 /// Process-wide, because a body may be let go of on another thread. Locked for a look at a few rooms.
 struct Shelf(Mutex<Spare>);
 
 impl Shelf {
+    const fn new() -> Self {
+        Self(Mutex::new(Spare { rooms: VecDeque::new(), bytes: 0, shut: false }))
+    }
+
+    fn open(&self, may: bool) {
+        let mut spare = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        spare.shut = !may;
+        let mut gone = VecDeque::new();
+        if spare.shut {
+            gone = mem::take(&mut spare.rooms);
+            spare.bytes = 0;
+        }
+        // What is given back to the allocator is so without the lock.
+        drop(spare);
+        drop(gone);
+    }
+
     /// Room for so many bytes, and no more than half as many again: a body is counted by its length.
     fn room(&self, bytes: usize) -> Vec<u8> {
         if (LONG..=LONGEST).contains(&bytes) {
@@ -110,6 +134,10 @@ impl Shelf {
         room.clear();
         let mut gone = Vec::new();
         let mut spare = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if spare.shut {
+            drop(spare);
+            return;
+        }
         spare.bytes += room.capacity();
         spare.rooms.push_back(room);
         while spare.bytes > MOST_SPARE
@@ -118,7 +146,6 @@ impl Shelf {
             spare.bytes -= oldest.capacity();
             gone.push(oldest);
         }
-        // What is given back to the allocator is so without the lock.
         drop(spare);
     }
 }
@@ -126,10 +153,6 @@ impl Shelf {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn shelf() -> Shelf {
-        Shelf(Mutex::new(Spare { rooms: VecDeque::new(), bytes: 0 }))
-    }
 
     fn gathered(pieces: &[&[u8]]) -> Bytes {
         let mut left: usize = pieces.iter().map(|piece| piece.len()).sum();
@@ -166,7 +189,7 @@ mod tests {
 
     #[test]
     fn room_is_given_again_unless_it_is_far_more_than_is_needed() {
-        let shelf = shelf();
+        let shelf = Shelf::new();
         let room = shelf.room(4 * LONG);
         let place = room.as_ptr();
         shelf.keep(room);
@@ -180,7 +203,7 @@ mod tests {
 
     #[test]
     fn what_is_kept_is_bounded_and_the_oldest_goes_first() {
-        let shelf = shelf();
+        let shelf = Shelf::new();
         for _ in 0..200 {
             shelf.keep(Vec::with_capacity(LONG));
         }
@@ -190,5 +213,25 @@ mod tests {
         let spare = shelf.0.lock().unwrap();
         assert_eq!(spare.bytes, spare.rooms.iter().map(Vec::capacity).sum::<usize>());
         assert!(spare.bytes <= MOST_SPARE && spare.rooms.iter().all(|room| room.capacity() >= LONGEST));
+    }
+
+    #[test]
+    fn row_32_nothing_is_kept_while_memory_is_scarce_and_all_of_it_works_without() {
+        let shelf = Shelf::new();
+        let held = || {
+            let spare = shelf.0.lock().unwrap();
+            (spare.rooms.len(), spare.bytes)
+        };
+        shelf.keep(Vec::with_capacity(LONG));
+        assert_eq!(held().0, 1);
+        shelf.open(false);
+        assert_eq!(held(), (0, 0), "what was kept is gone at once");
+        let room = shelf.room(LONG);
+        assert!(room.capacity() >= LONG);
+        shelf.keep(room);
+        assert_eq!(held(), (0, 0), "a body that ends meanwhile leaves nothing");
+        shelf.open(true);
+        shelf.keep(Vec::with_capacity(LONG));
+        assert_eq!(held().0, 1);
     }
 }

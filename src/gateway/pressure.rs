@@ -1,7 +1,7 @@
 //! Watches memory and descriptors, and says how far gone they are.
 //!
 //! Once a second from a thread of its own: a look, a stage ([`Stage::after`]), and what the stage asks for that no request
-//! does itself: cached answers are dropped and idle connections closed. What calls are turned away, and what is not begun,
+//! does itself: room for bodies to come is given back, cached answers are dropped and idle connections closed. What calls are turned away, and what is not begun,
 //! is decided where it happens, by the stage that [`Gate`] holds. How many bytes bodies may take
 //! is told it too: no more than a quarter of the memory there is, since each is held about twice and is not all there is.
 
@@ -24,6 +24,14 @@ const BODIES: u64 = 4;
 /// How memory and descriptors are measured; told the limit of our own.
 pub type Measure = Box<dyn FnMut(Option<u64>) -> Reading + Send>;
 
+/// What the process holds for its comfort.
+pub struct Comforts {
+    /// Closes some idle connections each time it is called.
+    pub close_idle: Box<dyn Fn() + Send>,
+    /// Says whether room may be kept for bodies to come.
+    pub keep_spare: Box<dyn Fn(bool) + Send>,
+}
+
 /// Looks and tells.
 pub struct Watch {
     live: Live,
@@ -31,15 +39,15 @@ pub struct Watch {
     answers: Store,
     metrics: Arc<Metrics>,
     measure: Measure,
-    close_idle: Box<dyn Fn() + Send>,
+    comforts: Comforts,
     narrowed: bool,
 }
 
 impl Watch {
-    /// Watches by `measure`; `close_idle` closes some idle connections each time it is called.
-    pub fn new(live: Live, shared: &Shared, measure: Measure, close_idle: Box<dyn Fn() + Send>) -> Self {
+    /// Watches by `measure`.
+    pub fn new(live: Live, shared: &Shared, measure: Measure, comforts: Comforts) -> Self {
         let (gate, answers) = (Arc::clone(&shared.gate), shared.store.clone());
-        Self { live, gate, answers, metrics: Arc::clone(&shared.metrics), measure, close_idle, narrowed: false }
+        Self { live, gate, answers, metrics: Arc::clone(&shared.metrics), measure, comforts, narrowed: false }
     }
 
     /// Looks once a second until `stop` says so or is gone.
@@ -81,11 +89,12 @@ impl Watch {
         if stage != before {
             tell(before, stage, scarce, &reading);
         }
+        (self.comforts.keep_spare)(stage == Stage::Normal);
         if stage >= Stage::Tight {
             if before < Stage::Tight {
                 self.answers.clear();
             }
-            (self.close_idle)();
+            (self.comforts.close_idle)();
         }
         self.metrics.pressure.measured(&reading, stage);
         self.metrics.pressure.in_flight(gate.held_bytes());

@@ -1,6 +1,6 @@
 //! Ten times as much is offered as can be served: what is given up, in which order, and how all of it comes back.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use futures_util::future::join_all;
 use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{sleep, timeout};
-use weighbridge::gateway::pressure::Watch;
+use weighbridge::gateway::pressure::{Comforts, Watch};
 use weighbridge::telemetry::process::{Reading, Used};
 
 use crate::harness::*;
@@ -233,6 +233,8 @@ struct Pressed {
     world: World,
     levels: Arc<Mutex<(u64, u64)>>,
     closed: Arc<AtomicUsize>,
+    /// Whether room may be kept for bodies to come.
+    roomy: Arc<AtomicBool>,
     watch: Watch,
 }
 
@@ -247,11 +249,15 @@ impl Pressed {
             let memory = if memory == u64::MAX { None } else { of(memory << 30, 1000 << 30) };
             Reading { memory, descriptors: of(descriptors, 1000) }
         };
-        let close = Box::new(move || {
+        let close_idle = Box::new(move || {
             count.fetch_add(1, Ordering::Relaxed);
         });
-        let watch = Watch::new(Arc::clone(&world.live), &world.shared, Box::new(measure), close);
-        Self { world, levels, closed, watch }
+        let roomy = Arc::<AtomicBool>::default();
+        let spare = Arc::clone(&roomy);
+        let keep_spare = Box::new(move |may| spare.store(may, Ordering::Relaxed));
+        let comforts = Comforts { close_idle, keep_spare };
+        let watch = Watch::new(Arc::clone(&world.live), &world.shared, Box::new(measure), comforts);
+        Self { world, levels, closed, roomy, watch }
     }
 
     /// The next look cannot read what memory there is.
@@ -289,6 +295,11 @@ async fn row_32_stages_of_memory_give_up_one_thing_after_another_and_come_back()
         let closed = pressed.closed.load(Ordering::Relaxed);
         pressed.finds(memory, 100);
         assert_eq!(pressed.closed.load(Ordering::Relaxed) > closed, closes, "{memory}");
+        assert_eq!(
+            pressed.roomy.load(Ordering::Relaxed),
+            batch,
+            "{memory}: room for bodies to come is the first to go"
+        );
         for (key, model, served) in [(OFFICE, "duo", batch), (SHOP, "solo", low), (SHOP, "duo", normal)] {
             let answer = pressed.ask(key, model).await;
             if served {
