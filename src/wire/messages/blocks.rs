@@ -3,10 +3,15 @@
 //! Chat marks what each piece belongs to, so providers may begin a second tool call before the first is whole, or speak
 //! between two pieces of one. Here a block is told until it is over and only then the next one. So while a call's
 //! arguments are no whole JSON object yet, what belongs to others is held back, up to [`MOST_HELD`]; beyond that the call
-//! is taken for whole. It deliberately does not check arguments: a call that never becomes whole is told as it came, once
-//! the answer is over.
+//! is taken for whole, and so is one that no piece can mean any more, because a later call has taken its place: neither
+//! an index nor an id tells the two apart. It deliberately does not check arguments: a call that never becomes whole is
+//! told as it came, once the answer is over.
+//!
+//! A call without any arguments therefore holds back what follows it for as long as a piece could still name it. Nothing
+//! better can be done in this form: blocks are told one after the other, so to tell anything of the next one is to say
+//! that this call has no arguments, and a piece with its index or id may yet come.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 
 use super::chat::Call;
@@ -19,8 +24,9 @@ const MOST_BLOCKS: usize = 4_096;
 /// Bytes held back at once: texts, arguments, names, ids, and [`HELD_BLOCK`] for each block.
 pub(super) const MOST_HELD: usize = 1 << 20;
 
-/// What a block that is held back counts for beside its texts, in bytes.
-const HELD_BLOCK: usize = 128;
+/// What a block that is held back counts for beside its texts, in bytes. More than it takes: each piece is compared with
+/// every block that is held back, so there are at most a few hundred of them.
+const HELD_BLOCK: usize = 4_096;
 
 /// Why a stream of chunks cannot be told as events any further.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -59,6 +65,8 @@ struct Callee {
     id: String,
     name: String,
     arguments: Arguments,
+    /// True if a later call gets every piece that could have meant this one.
+    replaced: bool,
 }
 
 /// A block whose turn has not come.
@@ -88,7 +96,7 @@ pub(super) struct Blocks {
     /// Blocks begun so far, and the index of the next.
     begun: usize,
     /// The calls that are over, by index and id.
-    over: Vec<u64>,
+    over: HashSet<u64>,
     called: bool,
 }
 
@@ -101,7 +109,7 @@ impl Blocks {
             held: VecDeque::new(),
             held_bytes: 0,
             begun: 0,
-            over: Vec::new(),
+            over: HashSet::new(),
             called: false,
         }
     }
@@ -195,7 +203,9 @@ impl Blocks {
             id: call.id.clone().into_owned(),
             name: call.function.name.clone().into_owned(),
             arguments: Arguments::default(),
+            replaced: false,
         };
+        self.replace(&callee);
         let arguments = call.function.arguments.as_ref();
         if self.waits() {
             callee.arguments.read(arguments);
@@ -205,9 +215,19 @@ impl Blocks {
         }
     }
 
+    /// A call begins: what has no id is found by its index, and there the last one is found first.
+    fn replace(&mut self, by: &Callee) {
+        let held = self.held.iter_mut().map(|held| &mut held.kind);
+        for kind in self.open.iter_mut().chain(held) {
+            if let Kind::Call(earlier) = kind {
+                earlier.replaced |= earlier.id.is_empty() && (earlier.index.is_none() || earlier.index == by.index);
+            }
+        }
+    }
+
     /// True while what belongs to other blocks is held back.
     fn waits(&self) -> bool {
-        matches!(&self.open, Some(Kind::Call(callee)) if !callee.arguments.are_whole())
+        matches!(&self.open, Some(Kind::Call(callee)) if !callee.replaced && !callee.arguments.are_whole())
     }
 
     fn hold(&mut self, kind: Kind, text: &str) -> Result<(), StreamError> {
@@ -288,7 +308,7 @@ impl Blocks {
         let Some(ended) = self.open.take() else { return };
         out.push_back(StreamEvent::ContentBlockStop { index: self.begun.saturating_sub(1) }.event());
         if let Kind::Call(callee) = ended {
-            self.over.push(identity(callee.index, &callee.id));
+            self.over.insert(identity(callee.index, &callee.id));
         }
     }
 }

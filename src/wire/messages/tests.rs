@@ -392,6 +392,38 @@ fn blocks_that_are_held_back_count_as_blocks() {
 }
 
 #[test]
+fn a_call_no_piece_can_mean_any_more_holds_nothing_back() {
+    let told = |pieces: &[Value]| {
+        let (mut stream, mut events) = (StreamFromChat::new("m", "msg_1"), VecDeque::new());
+        for piece in pieces {
+            stream.push(&calls(&json!([piece])), &mut events).unwrap();
+        }
+        let told = events.iter().filter_map(|event| event.event_type().map(str::to_owned));
+        told.filter(|kind| kind == "content_block_start").count()
+    };
+    let call = |index: Option<u64>, id: &str, arguments: &str| {
+        let mut piece = json!({"function": {"name": "f", "arguments": arguments}});
+        if let Some(index) = index {
+            piece["index"] = json!(index);
+        }
+        if !id.is_empty() {
+            piece["id"] = json!(id);
+        }
+        piece
+    };
+    // Neither index nor id, or one index and no id: a piece that follows means the last call.
+    for arguments in ["", "{\"a\""] {
+        assert_eq!(told(&[call(None, "", arguments), call(None, "", "{}")]), 2);
+        assert_eq!(told(&[call(None, "", arguments), call(Some(1), "b", "{")]), 2);
+        assert_eq!(told(&[call(Some(0), "", arguments), call(Some(0), "b", "{")]), 2);
+        // Its id, or its index, may yet come.
+        assert_eq!(told(&[call(None, "a", arguments), call(None, "b", "{}")]), 1);
+        assert_eq!(told(&[call(Some(0), "a", arguments), call(Some(0), "b", "{}")]), 1);
+        assert_eq!(told(&[call(Some(0), "", arguments), call(Some(1), "", "{}")]), 1);
+    }
+}
+
+#[test]
 fn what_is_said_amid_a_call_follows_it() {
     let (mut stream, mut events) = (StreamFromChat::new("m", "msg_1"), VecDeque::new());
     let text = |text: &str| Event::from_data(json!({"choices": [{"delta": {"content": text}}]}).to_string().as_bytes());
