@@ -2,6 +2,7 @@
 
 pub mod alipay;
 pub mod answered_by;
+mod called;
 pub mod filtered;
 pub mod json_edit;
 pub mod json_read;

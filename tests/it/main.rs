@@ -41,6 +41,7 @@ mod harness;
 mod headers;
 mod heartbeat;
 mod hedge;
+mod hostile_bodies;
 mod idempotency_llm;
 mod lifecycle;
 mod limits;

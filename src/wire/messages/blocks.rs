@@ -12,10 +12,10 @@
 //! that this call has no arguments, and a piece with its index or id may yet come.
 
 use std::collections::{HashSet, VecDeque};
-use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 
 use super::chat::Call;
 use super::form::{Block, Delta, Input, StreamEvent, call_id};
+use crate::wire::called::identity;
 use crate::wire::sse::Event;
 
 /// Blocks one message may have. A peer that makes more is not answering anybody.
@@ -357,13 +357,6 @@ impl Callee {
         let whole = named && call.id.is_empty() && call.index.is_none();
         !other_index && !other_id && !whole
     }
-}
-
-/// A call by what its pieces may repeat of it.
-fn identity(index: Option<u64>, id: &str) -> u64 {
-    let mut hasher = DefaultHasher::new();
-    (index, id).hash(&mut hasher);
-    hasher.finish()
 }
 
 /// How far the JSON of a call's arguments is. Only brackets and quotes count, so that each byte is looked at once.

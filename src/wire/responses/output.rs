@@ -3,13 +3,14 @@
 //! Text is kept once: a delta that was not told yet is a stretch of it. What is told comes out one event at a time, so
 //! that the closing events, each of which repeats all of the text, never lie in memory together.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::ops::Range;
 
 use super::chat::{CallPiece, Chat};
 use super::stream::StreamError;
+use crate::wire::called::identity;
 
-/// Items one response may have. Real ones have a handful; each call is looked for among all of them.
+/// Items one response may have. Real ones have a handful.
 const MOST_ITEMS: usize = 4_096;
 
 /// Something to be told, in order.
@@ -80,8 +81,34 @@ pub(super) struct Item {
     pub(super) call_id: String,
     /// Of a call.
     pub(super) name: String,
-    index: Option<u64>,
-    given_id: Option<String>,
+}
+
+/// The open calls by what a piece may say of them, so that a piece finds its own among however many at one look. Of
+/// several the last is found.
+#[derive(Default)]
+struct OpenCalls {
+    by_id: HashMap<u64, usize>,
+    by_index: HashMap<Option<u64>, usize>,
+}
+
+impl OpenCalls {
+    fn add(&mut self, item: usize, piece: &CallPiece<'_>) {
+        for index in [None, piece.index] {
+            self.by_index.insert(index, item);
+            if let Some(id) = &piece.id {
+                self.by_id.insert(identity(index, id), item);
+            }
+        }
+    }
+
+    /// The call a piece belongs to: the one with its id, else the last of its index. Some providers give parallel calls
+    /// one index but each its id and name, some send each in one piece that has neither index nor id.
+    fn find(&self, piece: &CallPiece<'_>) -> Option<usize> {
+        let same_id = piece.id.as_ref().and_then(|id| self.by_id.get(&identity(piece.index, id)));
+        let begins = piece.name.is_some() && (piece.id.is_some() || piece.index.is_none());
+        let found = same_id.or_else(|| self.by_index.get(&piece.index).filter(|_| !begins));
+        found.copied()
+    }
 }
 
 /// All items, in the order in which they began.
@@ -90,6 +117,13 @@ pub(super) struct Output {
     pub(super) steps: VecDeque<Step>,
     /// What distinguishes this response's item ids from another's.
     suffix: String,
+    calls: OpenCalls,
+    /// The ids clients are told of calls.
+    call_ids: HashSet<u64>,
+    /// The last item that is no call.
+    speech: Option<usize>,
+    /// All items before this one are closed.
+    closed: usize,
     bytes: usize,
     most_bytes: usize,
 }
@@ -98,7 +132,17 @@ impl Output {
     /// Nothing said yet. At most `most_bytes` of text are kept.
     pub(super) fn new(response_id: &str, most_bytes: usize) -> Self {
         let suffix = response_id.strip_prefix("resp_").unwrap_or(response_id).to_owned();
-        Self { items: Vec::new(), steps: VecDeque::new(), suffix, bytes: 0, most_bytes }
+        Self {
+            items: Vec::new(),
+            steps: VecDeque::new(),
+            suffix,
+            calls: OpenCalls::default(),
+            call_ids: HashSet::new(),
+            speech: None,
+            closed: 0,
+            bytes: 0,
+            most_bytes,
+        }
     }
 
     /// Takes what a message or a piece of one says.
@@ -118,9 +162,11 @@ impl Output {
     /// Closes what is open. If the answer was cut, it was cut in the last item.
     pub(super) fn close(&mut self, state: State) {
         let last = self.items.len().wrapping_sub(1);
-        for item in 0..self.items.len() {
+        for item in self.closed..self.items.len() {
             self.close_item(item, if item == last { state } else { State::Completed });
         }
+        self.closed = self.items.len();
+        self.calls = OpenCalls::default();
     }
 
     fn say(&mut self, kind: PartKind, text: &str) -> Result<(), StreamError> {
@@ -140,29 +186,23 @@ impl Output {
 
     /// The open message or reasoning of that kind, a new one if another kind of it is open or none.
     fn speaking(&mut self, kind: ItemKind) -> Result<usize, StreamError> {
-        let open = self.items.iter().rposition(|item| item.state == State::Open && item.kind != ItemKind::Call);
-        match open {
-            // After a call has begun, what is said is another message.
-            Some(item)
-                if item + 1 == self.items.len() && self.items.get(item).is_some_and(|open| open.kind == kind) =>
-            {
-                Ok(item)
-            }
-            _ => {
-                self.stop_speaking();
-                self.open(kind)
-            }
+        // After a call has begun, what is said is another message.
+        let last = self.items.len().wrapping_sub(1);
+        if self.items.last().is_some_and(|open| open.state == State::Open && open.kind == kind) {
+            return Ok(last);
         }
+        self.stop_speaking();
+        self.open(kind)
     }
 
     fn stop_speaking(&mut self) {
-        if let Some(item) = self.items.iter().rposition(|item| item.kind != ItemKind::Call) {
+        if let Some(item) = self.speech.take() {
             self.close_item(item, State::Completed);
         }
     }
 
     fn call(&mut self, piece: &CallPiece<'_>) -> Result<(), StreamError> {
-        let item = match self.called(piece) {
+        let item = match self.calls.find(piece) {
             Some(item) => item,
             None => self.begin_call(piece)?,
         };
@@ -179,33 +219,16 @@ impl Output {
         }
     }
 
-    /// The open call a piece belongs to: the one with its id, else the last of its index. Some providers give parallel
-    /// calls one index but each its id and name, some send each in one piece that has neither index nor id.
-    fn called(&self, piece: &CallPiece<'_>) -> Option<usize> {
-        let open = |item: &Item| {
-            let same = piece.index.is_none_or(|index| item.index == Some(index));
-            item.kind == ItemKind::Call && item.state == State::Open && same
-        };
-        let same_id = |item: &Item| piece.id.is_some() && item.given_id.as_deref() == piece.id.as_deref();
-        let other = |item: &Item| match &piece.id {
-            Some(_) => piece.name.is_some() && !same_id(item),
-            None => piece.name.is_some() && piece.index.is_none(),
-        };
-        let named = self.items.iter().rposition(|item| open(item) && same_id(item));
-        named.or_else(|| self.items.iter().rposition(|item| open(item) && !other(item)))
-    }
-
     fn begin_call(&mut self, piece: &CallPiece<'_>) -> Result<usize, StreamError> {
         self.stop_speaking();
         let item = self.open(ItemKind::Call)?;
-        let given_id = piece.id.as_deref().map(str::to_owned);
         // Clients match calls and results by this id, so it must be there and be the only one.
-        let usable = given_id.clone().filter(|id| self.items.iter().all(|item| item.call_id != *id));
-        let call_id = usable.unwrap_or_else(|| format!("call_{}_{item}", self.suffix));
+        let usable = piece.id.as_deref().filter(|id| !id.is_empty() && !self.call_ids.contains(&identity(None, id)));
+        let call_id = usable.map_or_else(|| format!("call_{}_{item}", self.suffix), str::to_owned);
+        self.call_ids.insert(identity(None, &call_id));
         self.grow(call_id.len())?;
+        self.calls.add(item, piece);
         if let Some(call) = self.items.get_mut(item) {
-            call.index = piece.index;
-            call.given_id = given_id;
             call.call_id = call_id;
             call.parts.push(Part { kind: PartKind::Arguments, text: String::new() });
         }
@@ -229,9 +252,10 @@ impl Output {
             parts: Vec::new(),
             call_id: String::new(),
             name: String::new(),
-            index: None,
-            given_id: None,
         });
+        if kind != ItemKind::Call {
+            self.speech = Some(item);
+        }
         self.steps.push_back(Step::ItemAdded(item));
         Ok(item)
     }
