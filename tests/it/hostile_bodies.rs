@@ -204,7 +204,8 @@ fn p2_no_stream_of_calls_costs_more_than_in_proportion_to_its_length() {
             }
         }
     };
-    let shapes: [(&str, fn(usize) -> serde_json::Value); 3] = [
+    type Piece = fn(usize) -> serde_json::Value;
+    let shapes: [(&str, Piece); 3] = [
         ("by index", |n| json!({"index": n, "id": format!("c{n}")})),
         ("by id", |n| json!({"id": format!("c{n}")})),
         ("by a long id", |n| json!({"id": format!("{}{n:05}", "c".repeat(200))})),

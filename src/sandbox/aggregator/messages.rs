@@ -49,18 +49,19 @@ pub(super) fn read(body: &[u8], provider: &str) -> Result<Ask, String> {
     };
     let model = body.get("model").and_then(Value::as_str).ok_or("model: Field required")?.to_owned();
     let messages = body.get("messages").and_then(Value::as_array).ok_or("messages: Field required")?;
-    if let Some(number) =
-        messages.iter().position(|message| message["role"] != "user" && message["role"] != "assistant")
-    {
-        return Err(format!("messages.{number}.role: must be user or assistant"));
+    // Instructions may stand among the turns
+    // (<https://platform.claude.com/docs/en/build-with-claude/mid-conversation-system-messages>, read Nov 2026).
+    let known = |message: &Value| ["user", "assistant", "system"].iter().any(|role| message["role"] == *role);
+    if let Some(number) = messages.iter().position(|message| !known(message)) {
+        return Err(format!("messages.{number}.role: must be user, assistant or system"));
     }
     let asked =
         messages.iter().rev().filter(|message| message["role"] == "user").map(|message| text(&message["content"]));
     let system = body.get("system").map(text).unwrap_or_default();
     let texts = messages.iter().map(|message| text(&message["content"])).chain([system]);
     // Once a tool has answered, calling it again would go on for ever.
-    let tool_answered =
-        messages.last().is_some_and(|message| blocks(message).any(|block| block["type"] == "tool_result"));
+    let last = messages.iter().rev().find(|message| message["role"] != "system");
+    let tool_answered = last.is_some_and(|message| blocks(message).any(|block| block["type"] == "tool_result"));
     Ok(Ask {
         form: Form::Messages,
         model,
