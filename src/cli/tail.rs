@@ -11,8 +11,8 @@ use std::time::Duration;
 use clap::Args;
 use serde_json::{Map, Value};
 
-use super::complain;
 use super::reach::{self, Address, Trust, Unreached, Wire};
+use super::{complain, given_up};
 
 /// Three heartbeats of the proxy.
 const SILENCE: Duration = Duration::from_secs(45);
@@ -76,8 +76,7 @@ pub fn run(args: &TailArgs) -> ExitCode {
                 pause = (pause * 2).min(LONGEST_PAUSE);
             }
             Err(Over::Lost(why) | Over::Refused(why)) => {
-                complain(&why);
-                return ExitCode::from(2);
+                return given_up(&why);
             }
         }
     }
