@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use super::running::{Running, Said};
 use super::secrets::Environment;
-use super::{complain, say};
+use super::{given_up, say};
 use crate::config::diff::TableDiff;
 use crate::config::error::{ConfigError, Style, render_all};
 use crate::config::source::{SourceFile, Sources};
@@ -21,7 +21,6 @@ use crate::config::{SecretPolicy, read_sources};
 use crate::gateway::origin::{Origin, Overlays};
 
 const DIFFERS: u8 = 1;
-const MISTAKE: u8 = 2;
 
 #[derive(Args)]
 pub struct DiffArgs {
@@ -55,10 +54,7 @@ pub fn run(args: &DiffArgs) -> ExitCode {
             say(&if args.json { serde_json::to_string_pretty(&told).unwrap_or_default() } else { text });
             if differs { ExitCode::from(DIFFERS) } else { ExitCode::SUCCESS }
         }
-        Err(complaint) => {
-            complain(&complaint);
-            ExitCode::from(MISTAKE)
-        }
+        Err(complaint) => given_up(&complaint),
     }
 }
 

@@ -7,7 +7,7 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use clap::Args;
 
-use super::{complain, say};
+use super::{given_up, say};
 use crate::sign::hmac::sha256_hex;
 
 /// Longest key read.
@@ -35,10 +35,7 @@ pub fn run(args: &DigestArgs) -> ExitCode {
             }
             ExitCode::SUCCESS
         }
-        Err(complaint) => {
-            complain(complaint);
-            ExitCode::from(2)
-        }
+        Err(complaint) => given_up(complaint),
     }
 }
 

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
 
-use super::{chain, complain, digest, say};
+use super::{chain, complain, digest, given_up, say};
 use crate::config::import::{Given, ImportError, Imported, litellm};
 use crate::config::load::LARGEST_FILE;
 use crate::domain::clock;
@@ -55,10 +55,7 @@ pub fn run(args: &ImportArgs) -> ExitCode {
     let From::Litellm(args) = &args.from;
     match import(args) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            complain(&chain(&error));
-            ExitCode::from(2)
-        }
+        Err(error) => given_up(&chain(&error)),
     }
 }
 

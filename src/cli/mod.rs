@@ -187,6 +187,12 @@ fn complain(text: &str) {
     let _ = writeln!(std::io::stderr().lock(), "{text}");
 }
 
+/// Prints why a command could not do what it was asked to, and is the exit code that says so, too.
+fn given_up(why: &str) -> ExitCode {
+    complain(why);
+    ExitCode::from(2)
+}
+
 /// An error with everything that caused it.
 fn chain(error: &dyn std::error::Error) -> String {
     let causes = std::iter::successors(error.source(), |error| error.source());

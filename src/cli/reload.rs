@@ -10,10 +10,9 @@ use clap::Args;
 use serde_json::Value;
 
 use super::running::{Running, Said};
-use super::{complain, say};
+use super::{complain, given_up, say};
 
 const REFUSED: u8 = 1;
-const NOBODY: u8 = 2;
 
 #[derive(Args)]
 pub struct ReloadArgs {
@@ -38,9 +37,6 @@ pub fn run(args: &ReloadArgs) -> ExitCode {
             complain("the configuration on disk is refused, what was in force still is");
             ExitCode::from(REFUSED)
         }
-        Err(complaint) => {
-            complain(&complaint);
-            ExitCode::from(NOBODY)
-        }
+        Err(complaint) => given_up(&complaint),
     }
 }

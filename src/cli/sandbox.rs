@@ -19,7 +19,7 @@ use serde_json::json;
 use tokio::runtime::Builder;
 
 use super::serve::{Start, run_app};
-use super::{ROUTES, ServeArgs, chain, check, complain, say};
+use super::{ROUTES, ServeArgs, chain, check, complain, given_up, say};
 use crate::app::{App, Life};
 use crate::config::SecretPolicy;
 use crate::config::builtin;
@@ -84,10 +84,7 @@ pub fn run(args: &SandboxArgs) -> ExitCode {
                 }
             })
         }
-        Err(complaint) => {
-            complain(&complaint);
-            ExitCode::from(2)
-        }
+        Err(complaint) => given_up(&complaint),
     }
 }
 

@@ -15,7 +15,7 @@ use tokio::time::{sleep, timeout};
 
 use super::life::{self, LifeArgs, Supervisor};
 use super::secrets::Environment;
-use super::{ServeArgs, chain, check, complain, say};
+use super::{ServeArgs, chain, check, complain, given_up, say};
 use crate::app::{App, AppConfig, Life, StartError};
 use crate::config::SecretPolicy;
 use crate::config::error::{Code, Style, render_all};
@@ -110,8 +110,7 @@ pub(super) fn run_app(args: &ServeArgs, start: Start, greet: impl FnOnce(&App)) 
     let terminal = io::stderr().is_terminal();
     let format = args.log_format.map_or(if terminal { LogFormat::Text } else { LogFormat::Json }, LogFormat::from);
     if let Err(error) = logs::install(format, &args.log, &writer.lines()) {
-        complain(&chain(&error));
-        return ExitCode::from(2);
+        return given_up(&chain(&error));
     }
     let config = AppConfig {
         origin,

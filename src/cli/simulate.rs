@@ -9,7 +9,7 @@ use clap::{Args, ValueEnum};
 use time::Date;
 use time::macros::{date, format_description};
 
-use super::{chain, complain};
+use super::{chain, complain, given_up};
 use crate::sandbox::simulator::history::{self, Format, Knowledge, Tally};
 use crate::sandbox::simulator::{Calibration, CardTesting, Options, Simulator, Vendor};
 
@@ -103,10 +103,7 @@ pub fn run(args: &SimulateArgs) -> ExitCode {
             ));
             ExitCode::SUCCESS
         }
-        Err(complaint) => {
-            complain(&complaint);
-            ExitCode::from(2)
-        }
+        Err(complaint) => given_up(&complaint),
     }
 }
 

@@ -11,8 +11,8 @@ use std::time::Duration;
 use clap::Args;
 use serde_json::{Map, Value};
 
-use super::complain;
 use super::reach::{self, Address, Trust, Unreached, Wire};
+use super::{complain, given_up};
 
 /// Three heartbeats of the proxy.
 const SILENCE: Duration = Duration::from_secs(45);
@@ -76,8 +76,7 @@ pub fn run(args: &TailArgs) -> ExitCode {
                 pause = (pause * 2).min(LONGEST_PAUSE);
             }
             Err(Over::Lost(why) | Over::Refused(why)) => {
-                complain(&why);
-                return ExitCode::from(2);
+                return given_up(&why);
             }
         }
     }
@@ -190,6 +189,7 @@ fn for_people(line: &[u8]) -> Option<Vec<u8>> {
         line.get("cache").filter(|cache| *cache != "bypass").map(|_| format!("cache {}", text("cache"))),
         tokens("tokens_in").zip(tokens("tokens_out")).map(|(given, made)| format!("{given}+{made} tokens")),
         line.contains_key("cost").then(|| text("cost")),
+        line.get("stream.end").filter(|end| *end != "complete").map(|_| format!("stream {}", text("stream.end"))),
         line.contains_key("error.code").then(|| text("error.code")),
         Some(text("call.id")),
     ];
@@ -233,6 +233,10 @@ mod tests {
             "10:00:00.123  200  ok              risk              shop                 50.0 ms  REVIEW fallback  \
              cache miss  req_2\n"
         );
+        let line = r#"{"timestamp":"2026-11-23T10:00:00.123Z","call.id":"req_3","caller.id":"shop","route.id":"summary",
+            "status":200,"outcome":"upstream_error","attempts":"a/m:ok","stream.end":"truncated","duration_ms":50.0}"#;
+        assert!(shown(line).ends_with(" ms  a/m:ok  stream truncated  req_3\n"), "{}", shown(line));
+        assert!(!shown(&line.replace("truncated", "complete")).contains("stream"));
         assert!(shown(r#"{"target":"tail","missed":7}"#).starts_with("7 calls are not shown"));
     }
 

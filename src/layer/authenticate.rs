@@ -56,6 +56,11 @@ where
                     story.caller = Some(caller.caller.id.clone());
                     story.tenant = Some(caller.caller.tenant.clone());
                 }
+                // The risk route is known from the path alone: refuse before a body byte is read.
+                if arrival.operation.map(Operation::class) == Some(TrafficClass::Risk) && !caller.caller.may_use("risk")
+                {
+                    return Gated::shut(CallError::NotAllowed("risk".to_owned()));
+                }
                 arrival.caller = Some(caller);
                 Gated::open(self.0.call(arrival))
             }
@@ -70,12 +75,7 @@ fn identify<P: Pinned, B>(arrival: &Arrival<P, B>) -> Result<Arc<LiveCaller>, Ca
     let key = key.ok_or(CallError::BadKey)?;
     let digest: [u8; 32] = Sha256::digest(key).into();
     let caller = arrival.pinned.caller(&digest).filter(|live| is_bound_here(&live.caller, arrival));
-    let caller = caller.ok_or(CallError::BadKey)?;
-    // The risk route is known from the path alone: refuse before a body byte is read.
-    if arrival.operation.map(Operation::class) == Some(TrafficClass::Risk) && !caller.caller.may_use("risk") {
-        return Err(CallError::NotAllowed("risk".to_owned()));
-    }
-    Ok(Arc::clone(caller))
+    Ok(Arc::clone(caller.ok_or(CallError::BadKey)?))
 }
 
 /// True unless the key counts only with a client certificate, and this connection has not shown it (G1: the answer is that

@@ -14,6 +14,7 @@ use crate::config::table::ConfigVersion;
 use crate::domain::decision::{Action, DecisionSource};
 use crate::domain::id::{CallerId, RequestId, RouteId};
 use crate::domain::operation::Operation;
+use crate::domain::outcome::End;
 use crate::flight::trail::{AttemptNote, CacheNote, Story, UpstreamNames};
 use crate::telemetry::labels::RequestOutcome;
 
@@ -40,6 +41,8 @@ pub struct Past {
     pub outcome: RequestOutcome,
     /// The error the caller got.
     pub error: Option<&'static str>,
+    /// How its stream ended; `None` if it was none.
+    pub stream_end: Option<End>,
     /// The configuration it was led by.
     pub config: ConfigVersion,
     /// What was asked.
@@ -109,6 +112,7 @@ mod tests {
             status: 503,
             outcome: RequestOutcome::UpstreamError,
             error: Some("connect"),
+            stream_end: None,
             config: ConfigVersion([0; 32]),
             operation: None,
             route: None,

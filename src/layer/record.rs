@@ -174,7 +174,7 @@ impl<P: Pinned> Entry<P> {
             self.tell(&story, outcome, (duration, ended.end));
         }
         if recent::is_telling(&story, outcome, duration) {
-            self.params.recent.keep(self.past(&story, outcome, duration));
+            self.params.recent.keep(self.past(&story, outcome, (duration, ended.end)));
         }
     }
 
@@ -199,7 +199,7 @@ impl<P: Pinned> Entry<P> {
     }
 
     #[cold]
-    fn past(&self, story: &Story, outcome: RequestOutcome, duration: Duration) -> Past {
+    fn past(&self, story: &Story, outcome: RequestOutcome, (duration, end): (Duration, End)) -> Past {
         Past {
             id: self.id.clone(),
             arrived: self.arrived,
@@ -208,6 +208,7 @@ impl<P: Pinned> Entry<P> {
             status: self.head.map_or(CLIENT_GONE, |head| head.status.as_u16()),
             outcome,
             error: story.error,
+            stream_end: self.head.filter(|head| head.is_stream).map(|_| end),
             config: self.pinned.version(),
             operation: story.operation,
             route: story.route.as_ref().map(|route| route.id.clone()),

@@ -4,7 +4,8 @@
 //! hyper has no timer for writes, so a client that stops reading would hold its answer for ever. A timer is armed only
 //! when a write has to wait, so a connection whose writes all succeed pays nothing. Closing also lives here: the last
 //! bytes of a client that is still sending are read and thrown away for a moment, because closing on them makes the
-//! kernel reset the connection and the client may lose our answer.
+//! kernel reset the connection and the client may lose our answer. And the blank lines before a head are counted here,
+//! because nobody further in sees them.
 //!
 //! It deliberately does not bound reads: how long a silence may last depends on what is awaited, which only the driver
 //! and the body reader know.
@@ -19,13 +20,16 @@ use bytes::{Buf, Bytes};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep};
 
-use super::activity::Activity;
+use super::activity::{Activity, Phase};
+use super::blank_lines::BlankLines;
 use crate::telemetry::labels::ConnectionEnd;
 
 /// Longest time a closed connection goes on reading.
 const LINGER: Duration = Duration::from_millis(500);
 /// Most bytes it reads in that time.
 const LINGER_BYTES: usize = 1024 * 1024;
+/// What every parser refuses, wherever it stands in a head.
+const NO_HEAD: &[u8] = b"\0";
 
 /// A connection's bytes with a bound on stalled writes.
 pub(super) struct DeadlineIo<I> {
@@ -39,6 +43,7 @@ pub(super) struct DeadlineIo<I> {
     lingering: Timer,
     closing: Closing,
     peer_closed: bool,
+    blank_lines: BlankLines,
 }
 
 /// A sleep that is made when it is first needed.
@@ -69,6 +74,21 @@ impl<I> DeadlineIo<I> {
             lingering: Timer::default(),
             closing: Closing::Open,
             peer_closed: false,
+            blank_lines: BlankLines::default(),
+        }
+    }
+
+    /// Replaces what was read from `before` on by a byte that is in no head, if it begins with too many blank lines: that
+    /// way hyper refuses it, as it does whatever else is no HTTP.
+    fn refuse_blank_lines(&mut self, buf: &mut ReadBuf<'_>, before: usize) {
+        if self.activity.is_http2() {
+            return;
+        }
+        if self.activity.phase() == Phase::Busy {
+            self.blank_lines.other();
+        } else if self.blank_lines.too_many(buf.filled().get(before..).unwrap_or_default()) {
+            buf.set_filled(before);
+            buf.put_slice(NO_HEAD);
         }
     }
 
@@ -106,6 +126,7 @@ impl Timer {
 
 impl<I: AsyncRead + Unpin> AsyncRead for DeadlineIo<I> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
         if self.prefix.has_remaining() {
             let length = self.prefix.remaining().min(buf.remaining());
             buf.put_slice(&self.prefix.split_to(length));
@@ -113,11 +134,12 @@ impl<I: AsyncRead + Unpin> AsyncRead for DeadlineIo<I> {
                 // Lets go of the buffer that the prefix was read into.
                 self.prefix = Bytes::new();
             }
+            self.refuse_blank_lines(buf, before);
             return Poll::Ready(Ok(()));
         }
-        let before = buf.filled().len();
         ready!(Pin::new(&mut self.inner).poll_read(cx, buf))?;
         if buf.filled().len() > before {
+            self.refuse_blank_lines(buf, before);
             self.activity.bytes_arrived();
         } else {
             self.peer_closed = true;

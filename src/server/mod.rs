@@ -11,6 +11,7 @@ pub mod takeover;
 
 mod acceptor;
 mod activity;
+mod blank_lines;
 mod io_deadline;
 mod pieces;
 mod service;

@@ -311,9 +311,9 @@ catalog! {
     CONFIG_INFO: Gauge, Count, "weighbridge_config_info" ["hash"]
         "1 for the configuration in use.";
     TRACES_EXPORTED: Counter, Count, "weighbridge_traces_exported_total" []
-        "Requests whose spans a collector has taken.";
+        "Requests, and copies of them for candidates on trial, whose spans a collector has taken.";
     TRACES_DROPPED: Counter, Count, "weighbridge_traces_dropped_total" ["reason"]
-        "Requests whose spans were to be sent and reached no collector.";
+        "Requests, and copies of them for candidates on trial, whose spans were to be sent and reached no collector.";
     WEBHOOK_NOTICES: Counter, Count, "weighbridge_webhook_notices_total" ["outcome"]
         "Notices of late verdicts: failed tries, those delivered, those given up.";
     CONFIG_RELOADS: Counter, Count, "weighbridge_config_reloads_total" ["result"]

@@ -176,6 +176,21 @@ mod tests {
     }
 
     #[test]
+    fn row_32_a_container_that_sees_its_own_group_as_the_root_finds_its_limit_and_without_one_has_none() {
+        let mount = tempfile::TempDir::new().unwrap();
+        write(mount.path(), "memory.max", "2147483648\n");
+        write(mount.path(), "memory.current", "1610612736\n");
+        write(mount.path(), "memory.stat", "anon 1\nactive_file 7\ninactive_file 536870912\n");
+        let found = group("0::/\n", mount.path()).unwrap();
+        assert_eq!(found.used(), Some(Used { used: 1 << 30, limit: 2 << 30 }));
+        // As systemd changes it while the process runs.
+        write(mount.path(), "memory.max", "1073741824\n");
+        assert_eq!(found.used().unwrap().thousandths(), 1_000);
+        write(mount.path(), "memory.max", "max\n");
+        assert_eq!((found.used(), group("0::/\n", mount.path())), (None, None));
+    }
+
+    #[test]
     fn row_32_the_older_kind_of_group_is_understood_too() {
         let mount = tempfile::TempDir::new().unwrap();
         let own = mount.path().join("memory/a");

@@ -130,7 +130,16 @@ fn explain_beside_a_running_proxy_knows_what_is_alive_and_what_happened() {
     let plain = sandbox.chat("summary", &json!({}));
     let told = past(plain.header("x-request-id").unwrap());
     assert_eq!(told.code, Some(1));
-    assert!(told.err.contains("the access log"), "{}", told.err);
+    assert!(told.err.contains("the access log") && told.err.contains("ra_"), "{}", told.err);
+
+    // Of a stream that broke off, the attempt alone would look like a success.
+    let cut = sandbox.chat("summary", &json!({ "stream": true, "sandbox_fault": "cut:3" }));
+    assert_eq!(cut.status, 200);
+    let cut = cut.header("x-request-id").unwrap();
+    let told = past(cut);
+    assert!(told.out.contains("\nbroke off    after its beginning was sent: truncated\n"), "{}", told.out);
+    let told = past(moved.header("x-request-id").unwrap());
+    assert!(!told.out.contains("broke off"), "{}", told.out);
 
     let (headers, body) = payment(&sandbox.key, "T-explained", &json!({}));
     let decided = sandbox.client().call("POST", "/v1/risk/assessments", &headers, &body).unwrap();

@@ -66,6 +66,7 @@ mod revalidate;
 mod risk;
 mod roll_back;
 mod rules;
+mod runbook;
 mod shape;
 mod shutdown;
 mod signed;

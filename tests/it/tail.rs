@@ -122,6 +122,14 @@ fn a_follower_sees_only_what_it_asked_for() {
     assert_eq!(failed.call()["outcome"], "unauthorised");
     nobody.0.get_mut().set_read_timeout(Some(Duration::from_millis(100))).unwrap();
     assert!(nobody.0.read_line(&mut String::new()).is_err(), "nothing for it");
+
+    // Whose key is known is named, also where it may not ask.
+    nobody.0.get_mut().set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+    let key = [("authorization".to_owned(), "Bearer wb-demo-backoffice-0123456789abcdef".to_owned())];
+    let refused = sandbox.client().call("POST", "/v1/risk/assessments", &key, "{}").unwrap();
+    assert_eq!(refused.status, 403);
+    let told = nobody.call();
+    assert_eq!((&told["caller.id"], &told["error.code"]), (&json!("backoffice"), &json!("not_allowed")));
 }
 
 #[test]

@@ -9,6 +9,7 @@ import re
 import signal
 import subprocess
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -69,13 +70,13 @@ class Collector:
             self.output.close()
 
 
-@pytest.fixture
-def traced(tmp_path):
+@contextmanager
+def watched(tmp_path, edit=lambda text: text):
     """A sandbox that tells a collector everything."""
     collector = Collector(tmp_path)
     table = f'\n[traces]\notlp = "http://127.0.0.1:{collector.port}"\nsample = 1\n'
     try:
-        sandbox = Sandbox(tmp_path, edit=lambda text: text + table)
+        sandbox = Sandbox(tmp_path, edit=lambda text: edit(text) + table)
         try:
             until = time.monotonic() + READY_WITHIN
             while "Starting Rotel" not in collector.said():
@@ -87,6 +88,12 @@ def traced(tmp_path):
                 sandbox.stop()
     finally:
         collector.stop()
+
+
+@pytest.fixture
+def traced(tmp_path):
+    with watched(tmp_path) as both:
+        yield both
 
 
 def failing_over() -> dict:
@@ -132,6 +139,51 @@ def test_a_failover_and_a_decision_are_read_by_a_real_collector(traced):
     assert request["weighbridge.decision.source"] == decision.json()["source"]
     assert (attempt["Name"], attempt["Parent ID"]) == ("risk.assess alipay", request["ID"])
     assert CANARY not in collector.said() and sandbox.key not in collector.said()
+
+
+def on_trial(text: str) -> str:
+    """Copies of each call to `narrative`, for a model that it does not ask."""
+    route = "[model.narrative]"
+    assert text.count(route) == 1
+    lines = [line + "\n" for line in text.splitlines()]
+    at = next(number for number, line in enumerate(lines) if line.startswith(route))
+    lines.insert(at + 1, 'shadow = { use = "openrouter/deepseek-chat", percent = 100 }\n')
+    return "".join(lines)
+
+
+@pytest.mark.parametrize("fault", [None, "status:503"])
+def test_a_copy_for_a_candidate_on_trial_is_a_marked_span_of_its_own_to_a_real_collector(tmp_path, fault):
+    with watched(tmp_path, on_trial) as (sandbox, collector):
+        body = {"model": "narrative", "messages": [{"role": "user", "content": CANARY}]}
+        body |= {"sandbox_fault": {"openrouter": fault}} if fault else {}
+        context = {"traceparent": f"00-{TRACE}-{PARENT}-01"}
+        answer = sandbox.call("POST", "/v1/chat/completions", body, headers=context)
+        assert (answer.status, answer.headers["wb-provider"]) == (200, "tokenmix")
+        sandbox.eventually(lambda: len(collector.spans()) >= 3, within=20)
+        # The request and its copy are two of what the help text counts.
+        sandbox.eventually(lambda: sandbox.metric("weighbridge_traces_exported_total") == 2, within=20)
+        assert sandbox.metric("weighbridge_traces_dropped_total") == 0
+
+        spans = collector.spans()
+        assert {span["Trace ID"] for span in spans} == {TRACE} and len(spans) == 3
+        [copy] = [span for span in spans if span.get("weighbridge.shadow") == "true"]
+        [request] = [span for span in spans if span["Kind"] == "SPAN_KIND_SERVER"]
+        [served] = [span for span in spans if "weighbridge.attempt" in span]
+        assert len({copy["ID"], request["ID"], served["ID"]}) == 3
+        assert copy["Parent ID"] == served["Parent ID"] == request["ID"] and copy["Kind"] == "SPAN_KIND_CLIENT"
+        assert (copy["gen_ai.provider.name"], copy["weighbridge.route"]) == ("openrouter", "narrative")
+        assert copy["weighbridge.upstream"] == "openrouter/deepseek-chat"
+        assert copy["Name"] == f"chat {copy['gen_ai.request.model']}" != served["Name"]
+        assert copy["weighbridge.request_id"] == request["weighbridge.request_id"] == answer.headers["x-request-id"]
+        assert request["times"][0] <= copy["times"][0] <= copy["times"][1]
+        if fault:
+            assert (copy["error.type"], copy["http.response.status_code"]) == ("provider_fault", "503")
+        else:
+            assert "error.type" not in copy and int(copy["gen_ai.usage.output_tokens"]) > 0
+        # Whatever became of the copy, the call's own outcome is its own.
+        assert (request["weighbridge.attempts"], request["http.response.status_code"]) == ("1", "200")
+        assert "error.type" not in request and "weighbridge.shadow" not in served
+        assert CANARY not in collector.said() and sandbox.key not in collector.said()
 
 
 def test_a_process_that_ends_tells_what_it_still_knows(traced):

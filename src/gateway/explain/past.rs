@@ -13,6 +13,7 @@ use crate::config::units::shown;
 use crate::domain::clock;
 use crate::domain::decision::DecisionSource;
 use crate::domain::operation::Operation;
+use crate::domain::outcome::End;
 use crate::flight::trail::{AttemptNote, CacheNote};
 use crate::gateway::snapshot::Snapshot;
 use crate::layer::recent::{MOST_KEPT, Past, Recent};
@@ -43,7 +44,7 @@ pub fn explain(snapshot: &Snapshot, recent: &Recent, id: &str) -> Result<Told, U
     let unknown = || {
         Unanswerable(format!(
             "nothing is kept of this request: only the last {MOST_KEPT} that failed, moved on, fell back or took long are; \
-             the access log has a line of every request"
+             the access log has a line of every request, and a decision is found by its own id, {DECISION}..."
         ))
     };
     recent.find(id).map(|past| request(snapshot, &past)).ok_or_else(unknown)
@@ -66,6 +67,8 @@ fn request(snapshot: &Snapshot, past: &Past) -> Told {
     add("answered", Some(format!("{} ({}) after {}", past.status, past.outcome.label(), ms(past.duration))));
     add("of it ours", Some(ms(past.overhead)));
     add("error", past.error.map(str::to_owned));
+    let broken = past.stream_end.filter(|end| *end != End::Complete);
+    add("broke off", broken.map(|end| format!("after its beginning was sent: {}", end.label())));
     add("served by", past.served.as_ref().map(|served| served.upstream.to_string()));
     add("cache", (past.cache != CacheNote::Bypass).then(|| past.cache.label().to_owned()));
     add("decision", past.decision.map(|(action, source)| format!("{}, {}", action.as_str(), source_in_words(source))));

@@ -12,7 +12,7 @@ use super::*;
 /// Rows told here.
 pub const ROWS: usize = 4;
 /// Their vectors.
-pub const VECTORS: usize = 8;
+pub const VECTORS: usize = 15;
 
 const SHORT: Duration = Duration::from_secs(1);
 
@@ -76,6 +76,66 @@ async fn waiting(site: &Site) -> (TcpStream, Peer) {
     io.write_all(post(&length(BODY), BODY).as_bytes()).await.unwrap();
     until("the provider to be asked", || provider.taken() > 0).await;
     (io, provider)
+}
+
+/// Writes these pieces so far apart that each is read alone, and reads until the other side closes.
+async fn dripped(site: &Site, pieces: &[&str]) -> Vec<u16> {
+    let io = TcpStream::connect(site.address()).await.unwrap();
+    io.set_nodelay(true).unwrap();
+    let (mut from, mut to) = io.into_split();
+    let pieces: Vec<_> = pieces.iter().map(|piece| (*piece).to_owned()).collect();
+    let writing = tokio::spawn(async move {
+        for piece in pieces {
+            if to.write_all(piece.as_bytes()).await.is_err() {
+                break;
+            }
+            sleep(Duration::from_millis(30)).await;
+        }
+        to
+    });
+    let mut answer = Vec::new();
+    timeout(PATIENCE, from.read_to_end(&mut answer)).await.expect("borne for ever").ok();
+    drop(writing.await);
+    statuses(&answer)
+}
+
+#[tokio::test]
+async fn vectors_of_leading_crlfs_that_drip_are_counted_like_those_that_come_at_once() {
+    let site = Site::new().await;
+    let (whole, last) = (post(&length(BODY), BODY), next());
+    let cut = whole.find("\r\n\r\n").unwrap();
+    let (head, rest) = (&whole[..cut], &whole[cut + 4..]);
+    let served: &[&[&str]] = &[
+        &["\r", "\n", &last],
+        // The end of a head in pieces is no blank line, neither the first head's nor a later one's.
+        &[head, "\r", "\n", "\r", "\n", rest, "\r\n", head, "\r\n\r\n", rest, "\r\n", &last],
+    ];
+    for (pieces, answers) in served.iter().zip([1, 3]) {
+        assert_eq!(dripped(&site, pieces).await, vec![200; answers], "{pieces:?}");
+        assert_eq!(requests(&site.sent()).unwrap().len(), answers, "{pieces:?}");
+    }
+    let refused: &[&[&str]] = &[&["\r", "\n", "\r", "\n", &last], &[&whole, "\r\n\r\n", "\r\n", "\r\n", &last]];
+    for (pieces, answers) in refused.iter().zip([vec![400], vec![200, 400]]) {
+        assert_eq!(dripped(&site, pieces).await, answers, "{pieces:?}");
+        assert_eq!(requests(&site.sent()).unwrap().len(), answers.len() - 1, "{pieces:?}");
+    }
+    site.world.assert_idle();
+}
+
+#[tokio::test]
+async fn vectors_of_early_answers_whose_body_comes_later_end_the_connection_and_nothing_in_the_body_is_a_request() {
+    let site = Site::new().await;
+    let hidden = post(&length(BODY), BODY);
+    let framing = format!("host: a\r\n{}", length(&hidden));
+    for (status, head) in [
+        (404, raw("POST /v1/nothing HTTP/1.1", &framing, "")),
+        (405, raw("PUT /v1/chat/completions HTTP/1.1", &framing, "")),
+        (401, post(&length(&hidden), "").replace(SHOP, "wb-nobody-knows-this-key")),
+    ] {
+        assert_eq!(dripped(&site, &[&head, &hidden, &next()]).await, [status], "{head}");
+        assert!(site.sent().is_empty(), "{head}");
+    }
+    site.world.assert_idle();
 }
 
 /// hyper takes the end of what a client writes for the end of the client. That is kept on purpose: it is how a client that

@@ -25,6 +25,7 @@ pub fn vectors() -> Vec<Vector> {
     meanings(&mut rows);
     paths(&mut rows);
     tunnels(&mut rows);
+    unread(&mut rows);
     hidden(&mut rows);
     methods(&mut rows);
     rows.0
@@ -129,7 +130,18 @@ fn heads(rows: &mut Rows) {
     let lenient =
         with("").split_once("\r\n\r\n").map(|(head, body)| format!("{}\n\n{body}", head.replace("\r\n", "\n")));
     rows.row("bare LF", Rule::Serve, [("all line ends", lenient.unwrap())]);
-    rows.row("leading CRLF", Rule::Serve, [("one", format!("\r\n{}", with("")))]);
+    let behind = |lines: &str| format!("{lines}{}", with(""));
+    rows.row("leading CRLF", Rule::Serve, [("none", behind("")), ("one", behind("\r\n"))]);
+    rows.row(
+        "leading CRLF",
+        Rule::Refuse(400),
+        [
+            ("two", behind("\r\n\r\n")),
+            ("two bare LF", behind("\n\n")),
+            ("more than a head may be long", behind(&"\r\n".repeat(10_000))),
+            ("more than is buffered", behind(&"\r\n".repeat(500_000))),
+        ],
+    );
     let many: String = (0..101).map(|at| format!("x-{at}: b\r\n")).collect();
     rows.row(
         "large heads",
@@ -262,6 +274,34 @@ fn tunnels(rows: &mut Rows) {
     let stranger = format!("{}{}", post("content-length: 5000000\r\n", ""), "x".repeat(5_000_000));
     let stranger = stranger.replace(SHOP, "wb-nobody-knows-this-key");
     rows.row("early answer", Rule::Refuse(401), [("5 MB unread", stranger)]);
+}
+
+/// What is answered before its body is read must leave nothing of that body behind for a request: it is cut off by its
+/// own framing if it is small and came along, else the connection ends.
+fn unread(rows: &mut Rows) {
+    let hidden = post(&length(BODY), BODY);
+    let many = hidden.repeat(3_000);
+    let one = |of: &str| format!("{:x}\r\n{of}\r\n0\r\n\r\n", of.len());
+    let coded = "transfer-encoding: chunked\r\n";
+    let written = |headers: &str, body: &str| {
+        let at = |line: &str| raw(line, &format!("host: a\r\n{headers}"), body);
+        let stranger = post(headers, "").replace(SHOP, "wb-nobody-knows-this-key") + body;
+        [(404, at("POST /v1/nothing HTTP/1.1")), (405, at("PUT /v1/chat/completions HTTP/1.1")), (401, stranger)]
+    };
+    let forms = [
+        ("CL hides a request", length(&hidden), hidden.clone(), true),
+        ("a chunk hides a request", coded.to_owned(), one(&hidden), false),
+        ("CL hides 3,000 requests", length(&many), many.clone(), false),
+        ("a chunk hides 3,000 requests", coded.to_owned(), one(&many), false),
+        ("a chunk of no size, then a request", coded.to_owned(), format!("zz\r\n{hidden}"), false),
+        ("a chunk that is too short for its request", coded.to_owned(), format!("5\r\n{hidden}"), false),
+    ];
+    for (what, headers, body, came_along) in forms {
+        for (status, request) in written(&headers, &body) {
+            let rule = if came_along { Rule::Decline(status) } else { Rule::Refuse(status) };
+            rows.row("early answer", rule, [(what, request)]);
+        }
+    }
 }
 
 fn hidden(rows: &mut Rows) {
