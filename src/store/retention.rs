@@ -48,7 +48,12 @@ impl Book {
         let lookup = self.lookup(tenant, user);
         let mut page = self.turn()?;
         let keys = destroyed(&page, "lookup = ?1 RETURNING id", params![lookup])?;
-        let Some(first) = keys.first().cloned() else { return Ok(None) };
+        let Some(first) = keys.first().cloned() else {
+            drop(page);
+            // The one who asks again after a failure has them out of the log, too.
+            self.empty_log()?;
+            return Ok(None);
+        };
         let body = spelled(&Erased { keys });
         let subject = super::chain::unhex::<16>(&first);
         let subject = subject.as_ref().map(<[u8; 16]>::as_slice);
@@ -146,8 +151,10 @@ impl Schedule {
         Ok(keys)
     }
 
-    /// A step failed: the next one is due after a pause.
+    /// A step failed: the next one is due after a pause. The disk may have kept what it said it could not, and then the keys
+    /// lie in the log and nothing more is due.
     pub(super) fn rest(&mut self) {
+        self.log = true;
         self.again = Some(Instant::now() + PAUSE);
     }
 
