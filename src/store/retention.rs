@@ -114,12 +114,14 @@ pub(super) struct Schedule {
     log: bool,
     /// Destroyed on this day so far.
     keys: usize,
+    /// A step failed since something was told.
+    failed: bool,
     again: Option<Instant>,
 }
 
 impl Schedule {
     pub(super) fn new() -> Self {
-        Self { done: None, log: false, keys: 0, again: None }
+        Self { done: None, log: false, keys: 0, failed: false, again: None }
     }
 
     /// How long until there is something to do; zero for now.
@@ -154,14 +156,15 @@ impl Schedule {
     /// A step failed: the next one is due after a pause. The disk may have kept what it said it could not, and then the keys
     /// lie in the log and nothing more is due.
     pub(super) fn rest(&mut self) {
-        self.log = true;
+        (self.log, self.failed) = (true, true);
         self.again = Some(Instant::now() + PAUSE);
     }
 
     fn finish(&mut self, today: Day, up_to: Day) {
         self.done = Some(today);
-        let keys = std::mem::take(&mut self.keys);
-        if keys > 0 {
+        let (keys, failed) = (std::mem::take(&mut self.keys), std::mem::take(&mut self.failed));
+        // Whoever read that it failed reads that it was done, also if the disk had done it.
+        if keys > 0 || failed {
             tracing::info!(keys, up_to = up_to.text(), "keys whose time was over are destroyed");
         }
     }

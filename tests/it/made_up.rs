@@ -310,8 +310,9 @@ pub fn looked_at(folder: &Path, told: &Told, far: u64) -> Result<(), String> {
 
 // --- The library -------------------------------------------------------------------------------------------------------
 
-pub fn library(site: &Site) -> PathBuf {
-    let (built, source) = (site.path("torn.so"), repository().join("tests/it/torn.c"));
+/// Builds the library of that name, which is loaded into the program. Needs a C compiler, as the build does.
+pub fn library(site: &Site, name: &str) -> PathBuf {
+    let (built, source) = (site.path(&format!("{name}.so")), repository().join(format!("tests/it/{name}.c")));
     let status =
         Command::new("cc").args(["-shared", "-fPIC", "-O1", "-o"]).arg(&built).arg(source).arg("-ldl").status();
     assert!(status.is_ok_and(|status| status.success()), "a C compiler is needed: apt-get install gcc");

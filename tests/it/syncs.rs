@@ -106,7 +106,7 @@ impl Watched {
         let site = Site::new();
         let routes = fs::read_to_string(repository().join("routes.toml")).unwrap();
         site.write("routes.toml", &format!("{routes}\n[jurisdiction.default]\nretention = \"1d\"\n"));
-        let library = library(&site).display().to_string();
+        let library = library(&site, "torn").display().to_string();
         let root = fs::canonicalize(site.path("")).unwrap();
         Self { site, library, folder: root.join("kept"), log: root.join("log"), told: Shared::default() }
     }
@@ -265,39 +265,81 @@ fn lived(which: In, fails: &Fails, ends: &str, patient: bool) -> Watched {
     watched
 }
 
-#[test]
-fn row_25_whichever_sync_fails_and_then_the_power_every_decision_that_was_given_is_there() {
-    let all = std::env::var("WEIGHBRIDGE_SYNCS").is_ok_and(|how| how == "all");
-    let seed = number("WEIGHBRIDGE_SYNCS_SEED", 1);
-    let (mut tried, mut looks) = (0, 0);
-    let mut dice = Dice(seed);
-    let mut fail = |which: In, number: u64, ends: &str| {
-        let watched = lived(which, &Fails(number, None), ends, all);
-        let moments = if all { 24 } else { 8 };
-        let looked = watched.looked(moments, &mut dice);
+/// How many syncs failed, and how many disks were looked at.
+#[derive(Default)]
+struct Count {
+    syncs: usize,
+    disks: usize,
+}
+
+impl Count {
+    /// Whether there is such a sync. It is looked at so many moments after it.
+    fn fail(&mut self, which: In, fails: &Fails, ends: &str, moments: usize, dice: &mut Dice) -> bool {
+        let seed = dice.0;
+        // A destruction that failed is tried again after a minute.
+        let watched = lived(which, fails, ends, moments > FEW && ends == "KILL");
+        let looked = watched.looked(moments, dice);
         let looked =
-            looked.unwrap_or_else(|wrong| panic!("seed {seed}, sync {number} in {which:?}, ended by {ends}: {wrong}"));
-        tried += u64::from(looked.is_some());
-        looks += looked.unwrap_or_default();
+            looked.unwrap_or_else(|wrong| panic!("seed {seed}, {fails:?} in {which:?}, ended by {ends}: {wrong}"));
+        self.syncs += usize::from(looked.is_some());
+        self.disks += looked.unwrap_or_default();
         looked.is_some()
-    };
-    if all {
+    }
+
+    /// All of them, one after the other.
+    fn all(&mut self, ends: &str, mut dice: Dice) {
         for which in [In::First, In::Erase, In::Second] {
-            for ends in ["KILL", "TERM"] {
-                let most = (1..).take_while(|number| fail(which, *number, ends)).count();
-                println!("{which:?}, ended by {ends}: each of {most} syncs failed");
-            }
-        }
-    } else {
-        let mut draw = Dice(seed);
-        for round in 0..number("WEIGHBRIDGE_SYNCS", 6) {
-            let (which, most) =
-                [(In::First, 40), (In::Second, 24), (In::First, 40), (In::Erase, 5)][round as usize % 4];
-            fail(which, 1 + draw.below(most) as u64, ["KILL", "TERM"][draw.below(2)]);
+            let is_one = |number: &u64| self.fail(which, &Fails(*number, None), ends, MANY, &mut dice);
+            let most = (1..).take_while(is_one).count();
+            println!("{which:?}, ended by {ends}: each of {most} syncs failed");
         }
     }
-    println!("{tried} syncs failed, each in a record of its own; {looks} disks were looked at");
-    assert!(tried > 1, "{tried}");
+}
+
+const FEW: usize = 8;
+const MANY: usize = 24;
+
+#[test]
+fn row_25_whichever_sync_fails_and_then_the_power_every_decision_that_was_given_is_there() {
+    let seed = number("WEIGHBRIDGE_SYNCS_SEED", 1);
+    if std::env::var("WEIGHBRIDGE_SYNCS").is_ok_and(|how| how == "all") {
+        return thread::scope(|scope| {
+            for ends in ["KILL", "TERM"] {
+                scope.spawn(move || {
+                    let mut count = Count::default();
+                    count.all(ends, Dice(seed));
+                    println!(
+                        "{} syncs failed, each in a record of its own; {} disks were looked at",
+                        count.syncs, count.disks
+                    );
+                });
+            }
+        });
+    }
+    let (mut dice, mut draw, mut count) = (Dice(seed), Dice(seed), Count::default());
+    for round in 0..number("WEIGHBRIDGE_SYNCS", 6) {
+        let (which, most) = [(In::First, 25), (In::Second, 24), (In::First, 25), (In::Erase, 5)][round as usize % 4];
+        let fails = Fails(1 + draw.below(most) as u64, None);
+        count.fail(which, &fails, ["KILL", "TERM"][draw.below(2)], FEW, &mut dice);
+    }
+    println!("{} syncs failed, each in a record of its own; {} disks were looked at", count.syncs, count.disks);
+    assert!(count.syncs > 1, "{}", count.syncs);
+}
+
+#[test]
+fn row_25_a_destruction_on_schedule_whose_sync_fails_takes_nothing_that_was_given_and_is_not_said_to_be_done() {
+    // The first thing that is written to the log days later.
+    let watched = lived(In::Second, &Fails(1, Some("decisions.db-wal")), "KILL", false);
+    assert!(watched.told.lock().unwrap().gone.iter().any(|(_, far)| *far == u64::MAX), "it failed");
+    let third = watched.start_later(DAYS, None).unwrap();
+    watched.heals(&third);
+    third.signal("KILL");
+    third.ended(PATIENCE);
+    let looked = watched.looked(FEW, &mut Dice(1)).unwrap();
+    assert!(looked.is_some_and(|disks| disks > 1), "{looked:?}");
+    let verified = audit(&watched.folder, &["verify"]);
+    // Those of u0, u1 and u2, and the one that u1 had before being erased.
+    assert!(verified.out.contains("4 keys are destroyed"), "{verified:?}");
 }
 
 /// More than the log is moved after, and in the midst of them it is.

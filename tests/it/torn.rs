@@ -180,7 +180,7 @@ fn load(sandbox: &Sandbox, round: usize, log: &Path, told: &Shared) -> Vec<JoinH
 fn row_27_with_writes_torn_between_sectors_every_decision_that_was_given_is_on_the_disk() {
     let (disks, seed) = (number("WEIGHBRIDGE_TORN_DISKS", 120), number("WEIGHBRIDGE_TORN_SEED", 1));
     let site = Site::new();
-    let (library, told, looks) = (library(&site), Shared::default(), AtomicU64::new(0));
+    let (library, told, looks) = (library(&site, "torn"), Shared::default(), AtomicU64::new(0));
     let root = fs::canonicalize(site.path("")).unwrap();
     let (folder, made_up) = (root.join("kept"), root.join("made-up"));
     let mut dice = Dice(seed);
