@@ -1,7 +1,8 @@
 //! One connection that writes: what adding to the chain means.
 //!
-//! Forgetting is in [`retention`](super::retention). It is used by the writer thread and by `audit erase`, which may run beside it: whoever writes reads the chain's head
-//! inside the transaction, and lets go of cached keys when another connection has changed the file. It starts no thread.
+//! Forgetting is in [`retention`](super::retention). It is used by the writer thread and by `audit erase`, which may run
+//! beside it: whoever writes reads the chain's head inside the transaction, has the disk keep the log anew if a sync failed,
+//! and lets go of cached keys when another connection has changed the file. It starts no thread.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -12,7 +13,7 @@ use serde::Serialize;
 
 use super::chain::{ChainId, Checkpoint, Content, Hash, hash, root};
 use super::db::{self, StoreError};
-use super::held::{self, Held};
+use super::held::{Held, Place};
 use super::keys::{KEY_FILE, Keys, SubjectId, SubjectKey};
 use super::outbox::{self, Posted};
 use super::record::{Entry, NewDecision, NewOutcome, spelled};
@@ -96,7 +97,7 @@ impl Book {
     /// [`StoreError::OtherKey`] if the keys are not those it was begun with.
     pub fn open(folder: &Path, keys: Arc<Keys>) -> Result<Self, StoreError> {
         let mut db = db::open(folder)?;
-        let chain = begin(&mut db, &keys).inspect_err(|error| held::distrust(&db.folder(), error))?;
+        let chain = begin(&mut db, &keys).inspect_err(|error| db.place().distrust(error))?;
         let seen = data_version(&db)?;
         Ok(Self { db, keys, chain, cached: HashMap::new(), seen })
     }
@@ -166,15 +167,7 @@ impl Book {
 
     /// Whether a sync failed and nobody was alone with the record since.
     pub(super) fn is_distrusted(&self) -> bool {
-        held::is_distrusted(&self.db.folder())
-    }
-
-    /// Has the disk keep all of the log, also what it forgot; to be done before something is added after a failure.
-    ///
-    /// # Errors
-    /// [`StoreError`]; then nothing must be added.
-    pub(super) fn mend(&self) -> Result<(), StoreError> {
-        self.db.mend()
+        self.db.place().is_distrusted()
     }
 
     /// Moves what is left of the log into the file, so that the next commit begins a new one.
@@ -227,7 +220,7 @@ fn head(db: &Connection, chain: &ChainId) -> Result<Head, StoreError> {
 
 /// A transaction and the end of the chain in it.
 pub(super) struct Page<'b> {
-    folder: Arc<Path>,
+    place: Arc<Place>,
     tx: Transaction<'b>,
     keys: &'b Keys,
     cached: &'b mut Cached,
@@ -236,17 +229,18 @@ pub(super) struct Page<'b> {
 
 impl<'b> Page<'b> {
     fn turn(db: &'b mut Held, keys: &'b Keys, cached: &'b mut Cached, chain: &ChainId) -> Result<Self, StoreError> {
-        let folder = db.folder();
+        let place = Arc::clone(db.place());
         let tx = db.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        place.mend()?;
         let head = head(&tx, chain)?;
-        Ok(Self { folder, tx, keys, cached, head })
+        Ok(Self { place, tx, keys, cached, head })
     }
 
     /// Commits what went well.
     pub(super) fn close<T>(self, done: Result<T, StoreError>) -> Result<T, StoreError> {
         let done = done?;
         let committed = self.tx.commit().map_err(StoreError::from);
-        committed.inspect_err(|error| held::distrust(&self.folder, error))?;
+        committed.inspect_err(|error| self.place.distrust(error))?;
         Ok(done)
     }
 

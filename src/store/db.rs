@@ -17,7 +17,7 @@ use rusqlite::{Connection, OpenFlags};
 
 pub(super) use super::file::sync_name;
 pub use super::file::{FILE, StoreError};
-use super::held::{self, Held};
+use super::held::Held;
 
 /// How long another process that writes is waited for.
 pub(super) const BUSY: Duration = Duration::from_secs(2);
@@ -65,7 +65,7 @@ pub(super) fn open(folder: &Path) -> Result<Held, StoreError> {
     make(&path).map_err(StoreError::io(&path))?;
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_URI;
     let db = Held::open(folder, uri(&path), flags)?;
-    prepared(&db, &path).inspect_err(|error| held::distrust(&db.folder(), error))?;
+    prepared(&db, &path).inspect_err(|error| db.place().distrust(error))?;
     Ok(db)
 }
 
@@ -80,7 +80,7 @@ fn make(path: &Path) -> io::Result<()> {
     }
 }
 
-fn prepared(db: &Connection, path: &Path) -> Result<(), StoreError> {
+fn prepared(db: &Held, path: &Path) -> Result<(), StoreError> {
     db.busy_timeout(BUSY)?;
     db.pragma_update(None, "secure_delete", "ON")?;
     keep_log(db)?;
@@ -120,11 +120,11 @@ pub(super) fn open_beside(folder: &Path) -> Result<Held, StoreError> {
 /// # Errors
 /// [`StoreError`] if the disk does not take it.
 pub(super) fn move_log(db: &Held) -> Result<i64, StoreError> {
-    if held::is_distrusted(&db.folder()) {
+    if db.place().is_distrusted() {
         return Ok(0);
     }
     let moved = db.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |row| row.get(1)).map_err(StoreError::from);
-    moved.inspect_err(|error| held::distrust(&db.folder(), error))
+    moved.inspect_err(|error| db.place().distrust(error))
 }
 
 /// Moves the log into the file and cuts it to nothing. False if somebody reads it, or it must be left alone; then it is
@@ -133,11 +133,11 @@ pub(super) fn move_log(db: &Held) -> Result<i64, StoreError> {
 /// # Errors
 /// [`StoreError`] if the disk does not take it.
 pub(super) fn empty_log(db: &Held) -> Result<bool, StoreError> {
-    if held::is_distrusted(&db.folder()) {
+    if db.place().is_distrusted() {
         return Ok(false);
     }
     let busy = db.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get::<_, i64>(0));
-    let busy = busy.map_err(StoreError::from).inspect_err(|error| held::distrust(&db.folder(), error))?;
+    let busy = busy.map_err(StoreError::from).inspect_err(|error| db.place().distrust(error))?;
     Ok(busy == 0)
 }
 
@@ -157,7 +157,7 @@ pub(super) fn open_to_read(folder: &Path) -> Result<Held, StoreError> {
     Ok(db)
 }
 
-fn migrate(db: &Connection) -> Result<(), StoreError> {
+fn migrate(db: &Held) -> Result<(), StoreError> {
     let version = |db: &Connection| db.pragma_query_value(None, "user_version", |row| row.get::<_, i64>(0));
     let found = version(db)?;
     let known = SCHEMA.len();
@@ -167,6 +167,7 @@ fn migrate(db: &Connection) -> Result<(), StoreError> {
     }
     // Looked at again inside: another process may have been faster.
     db.execute_batch("BEGIN IMMEDIATE")?;
+    db.place().mend()?;
     let done = usize::try_from(version(db)?).unwrap_or(known);
     for (script, number) in SCHEMA.iter().zip(1..).skip(done) {
         db.execute_batch(script)?;

@@ -12,7 +12,7 @@ use super::book::chain_of;
 use super::chain::{self, Content, Finding, Proof, Row, Walk, Wrong};
 use super::db::{self, StoreError};
 use super::disk::{self, Disk};
-use super::held::{self, Held};
+use super::held::{Held, Place};
 use super::keys::{Keys, SubjectId, SubjectKey};
 use super::outbox::{self, Kept, State};
 use super::record::{Body, OutcomeBody, Personal};
@@ -27,6 +27,7 @@ const MOST_KEYS: usize = 10_000;
 /// Reads the record of a folder.
 pub struct Reader {
     folder: PathBuf,
+    place: Arc<Place>,
     keys: Arc<Keys>,
     /// Held while one question is answered; the next one waits, on a thread that may.
     kept: Mutex<Option<Held>>,
@@ -84,7 +85,7 @@ fn raw(row: &rusqlite::Row<'_>) -> rusqlite::Result<Raw> {
 impl Reader {
     /// Reads with these keys.
     pub fn new(folder: &Path, keys: Arc<Keys>) -> Self {
-        Self { folder: folder.to_owned(), keys, kept: Mutex::new(None) }
+        Self { folder: folder.to_owned(), place: Place::of(folder), keys, kept: Mutex::new(None) }
     }
 
     /// Reads with the keys in the folder.
@@ -109,7 +110,7 @@ impl Reader {
     /// Lets go of it if whoever writes must be alone with the record. On a full disk, shared memory that nobody holds cannot be
     /// had again.
     pub(super) fn give_way(&self) {
-        if held::is_distrusted(&self.folder) {
+        if self.place.is_distrusted() {
             self.rest();
         }
     }

@@ -48,7 +48,12 @@ impl Book {
         let lookup = self.lookup(tenant, user);
         let mut page = self.turn()?;
         let keys = destroyed(&page, "lookup = ?1 RETURNING id", params![lookup])?;
-        let Some(first) = keys.first().cloned() else { return Ok(None) };
+        let Some(first) = keys.first().cloned() else {
+            drop(page);
+            // The one who asks again after a failure has them out of the log, too.
+            self.empty_log()?;
+            return Ok(None);
+        };
         let body = spelled(&Erased { keys });
         let subject = super::chain::unhex::<16>(&first);
         let subject = subject.as_ref().map(<[u8; 16]>::as_slice);
@@ -109,12 +114,14 @@ pub(super) struct Schedule {
     log: bool,
     /// Destroyed on this day so far.
     keys: usize,
+    /// A step failed since something was told.
+    failed: bool,
     again: Option<Instant>,
 }
 
 impl Schedule {
     pub(super) fn new() -> Self {
-        Self { done: None, log: false, keys: 0, again: None }
+        Self { done: None, log: false, keys: 0, failed: false, again: None }
     }
 
     /// How long until there is something to do; zero for now.
@@ -146,15 +153,18 @@ impl Schedule {
         Ok(keys)
     }
 
-    /// A step failed: the next one is due after a pause.
+    /// A step failed: the next one is due after a pause. The disk may have kept what it said it could not, and then the keys
+    /// lie in the log and nothing more is due.
     pub(super) fn rest(&mut self) {
+        (self.log, self.failed) = (true, true);
         self.again = Some(Instant::now() + PAUSE);
     }
 
     fn finish(&mut self, today: Day, up_to: Day) {
         self.done = Some(today);
-        let keys = std::mem::take(&mut self.keys);
-        if keys > 0 {
+        let (keys, failed) = (std::mem::take(&mut self.keys), std::mem::take(&mut self.failed));
+        // Whoever read that it failed reads that it was done, also if the disk had done it.
+        if keys > 0 || failed {
             tracing::info!(keys, up_to = up_to.text(), "keys whose time was over are destroyed");
         }
     }

@@ -1,8 +1,9 @@
 //! The one thread that writes: whatever waits is committed together, and each entry is answered once it is durable.
 //!
 //! A failed commit is told to everybody who was in it, the connection is given up, never retried on, and the next batch
-//! opens a new one, and has the disk keep all of the log anew: that is how it heals ([`held`](super::held) says why). The first batch that succeeds after a failure begins with a word on the gap. It
-//! does not decide what an answer without a record is worth; `layer/audit.rs` does.
+//! opens a new one, and has the disk keep all of the log anew: that is how it heals ([`held`](super::held) says why). The
+//! first batch that succeeds after a failure begins with a word on the gap. It does not decide what an answer without a record
+//! is worth; `layer/audit.rs` does.
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
@@ -175,7 +176,6 @@ impl Records {
         let writer = Writer {
             waiting,
             book: Some(book),
-            failed: false,
             reader: Arc::clone(&reader),
             reopen,
             checkpoints,
@@ -257,8 +257,6 @@ struct Writer {
     waiting: Receiver<Job>,
     /// `None` after a failure.
     book: Option<Book>,
-    /// Something failed, and the log was not mended since.
-    failed: bool,
     reader: Arc<Reader>,
     reopen: Reopen,
     checkpoints: PathBuf,
@@ -334,7 +332,7 @@ impl Writer {
                 }
             }
             Err(error) => {
-                (self.book, self.failed) = (None, true);
+                self.book = None;
                 self.note_failure(&error, &entries);
                 for tell in tells {
                     tell.send_replace(Some(Err(Unrecorded::Failed)));
@@ -369,12 +367,7 @@ impl Writer {
         }
         // If it is alone the log is read anew.
         self.reader.give_way();
-        let book = (self.reopen)()?;
-        if self.failed {
-            book.mend()?;
-            self.failed = false;
-        }
-        Ok(book)
+        (self.reopen)()
     }
 
     /// Nobody waits while this is done: all who were in the batch have their answer.
@@ -394,6 +387,10 @@ impl Writer {
         if !pause.is_zero() {
             return pause;
         }
+        if self.book.as_ref().is_some_and(Book::is_distrusted) {
+            // The log cannot be emptied before somebody was alone with the record.
+            self.book = None;
+        }
         let step = self.opened().and_then(|mut book| {
             let keys = self.schedule.step(&mut book, today)?;
             self.book = Some(book);
@@ -407,7 +404,6 @@ impl Writer {
                 self.watch.expired(u64::try_from(keys).unwrap_or(u64::MAX));
             }
             Err(error) => {
-                self.failed = true;
                 self.schedule.rest();
                 let cause = std::error::Error::source(&error).map(ToString::to_string);
                 tracing::error!(%error, cause, "keys whose time is over cannot be destroyed, it is tried again");

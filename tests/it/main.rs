@@ -48,6 +48,7 @@ mod limits;
 mod listener;
 mod llm;
 mod machine;
+mod made_up;
 mod money;
 mod order;
 mod outbound;

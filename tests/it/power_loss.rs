@@ -4,8 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
@@ -13,16 +12,8 @@ use std::time::Duration;
 use serde_json::Value;
 
 use crate::audit_process::{audit, load, rows};
-use crate::process::{PATIENCE, Sandbox, Site, repository, wait_until};
-
-fn library(site: &Site) -> PathBuf {
-    let built = site.path("power_loss.so");
-    let source = repository().join("tests/it/power_loss.c");
-    let status =
-        Command::new("cc").args(["-shared", "-fPIC", "-O1", "-o"]).arg(&built).arg(source).arg("-ldl").status();
-    assert!(status.is_ok_and(|status| status.success()), "a C compiler is needed: apt-get install gcc");
-    built
-}
+use crate::made_up::library;
+use crate::process::{PATIENCE, Sandbox, Site, wait_until};
 
 /// Makes `folder` what the disk had: files with a durable name, with the bytes of their last sync.
 fn lose_power(folder: &Path, kept: &Path) {
@@ -41,7 +32,7 @@ fn lose_power(folder: &Path, kept: &Path) {
 fn row_27_when_the_power_goes_every_decision_that_was_given_is_on_the_disk() {
     let rounds = std::env::var("WEIGHBRIDGE_LOSS_ROUNDS").ok().and_then(|rounds| rounds.parse().ok()).unwrap_or(4);
     let site = Site::new();
-    let (library, folder) = (library(&site).display().to_string(), site.path("kept"));
+    let (library, folder) = (library(&site, "power_loss").display().to_string(), site.path("kept"));
     let told: Arc<Mutex<BTreeMap<String, String>>> = Arc::default();
     for round in 0..rounds {
         let kept = site.path(&format!("disk-{round}"));

@@ -10,35 +10,54 @@
 //!
 //! `WEIGHBRIDGE_SYNCS=all` fails each one in turn, `WEIGHBRIDGE_SYNCS=8` so many of them; `WEIGHBRIDGE_SYNCS_SEED` draws others.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
 use std::thread;
 
 use rusqlite::Connection;
 use weighbridge::store::writer::CHECKPOINTS;
 
 use crate::audit_process::{audit, key, payment};
-use crate::process::{PATIENCE, Sandbox, Site, run, wait_until, weighbridge};
-use crate::torn::{Dice, Step, lay, library, looked_at, number, steps};
+use crate::made_up::{Bytes, Dice, Disk, Given, Shared, Step, lay, library, looked_at, number, steps};
+use crate::process::{PATIENCE, Sandbox, Site, repository, run, wait_until, weighbridge};
 
 const PAGE: usize = 4096;
 
 // --- The disk ----------------------------------------------------------------------------------------------------------
 
-/// One file: what programs read, and what the disk has of it.
 #[derive(Default)]
 struct Cached {
-    inode: u64,
     read: Vec<u8>,
     kept: Vec<u8>,
     dirty: BTreeSet<usize>,
 }
 
 impl Cached {
+    /// What the disk has if these pages are written to it, and perhaps the size.
+    fn with(&self, pages: impl Iterator<Item = usize>, size: bool) -> Vec<u8> {
+        let mut kept = self.kept.clone();
+        for page in pages {
+            let end = self.read.len().min((page + 1) * PAGE);
+            kept.resize(kept.len().max(end), 0);
+            kept[page * PAGE..end].copy_from_slice(&self.read[page * PAGE..end]);
+        }
+        if size {
+            kept.resize(self.read.len(), 0);
+        }
+        kept
+    }
+
+    fn some(&self, dice: &mut Dice) -> Vec<u8> {
+        let (share, size) = (dice.below(3), dice.below(2) == 0);
+        let written: Vec<_> = self.dirty.iter().copied().filter(|_| dice.below(2) < share).collect();
+        self.with(written.into_iter(), size)
+    }
+}
+
+impl Bytes for Cached {
     fn write(&mut self, at: usize, bytes: &[u8]) {
         let end = at + bytes.len();
         let from = self.read.len().min(at);
@@ -55,102 +74,19 @@ impl Cached {
         }
     }
 
-    /// What the disk has if these pages are written to it, and perhaps the size.
-    fn with(&self, pages: impl Iterator<Item = usize>, size: bool) -> Vec<u8> {
-        let mut kept = self.kept.clone();
-        for page in pages {
-            let end = self.read.len().min((page + 1) * PAGE);
-            kept.resize(kept.len().max(end), 0);
-            kept[page * PAGE..end].copy_from_slice(&self.read[page * PAGE..end]);
-        }
-        if size {
-            kept.resize(self.read.len(), 0);
-        }
-        kept
-    }
-
     fn synced(&mut self) {
         self.kept = self.with(self.dirty.iter().copied(), true);
         self.dirty.clear();
     }
 
     /// Some pages were written, and of the others nobody knows any more that they were not.
-    fn forgotten(&mut self, dice: &mut Dice) {
+    fn failed(&mut self, dice: &mut Dice) {
         self.kept = self.some(dice);
         self.dirty.clear();
-    }
-
-    fn some(&self, dice: &mut Dice) -> Vec<u8> {
-        let (share, size) = (dice.below(3), dice.below(2) == 0);
-        let written: Vec<_> = self.dirty.iter().copied().filter(|_| dice.below(2) < share).collect();
-        self.with(written.into_iter(), size)
-    }
-}
-
-type Names = BTreeMap<String, usize>;
-
-#[derive(Default)]
-struct Disk {
-    files: Vec<Cached>,
-    names: Names,
-    durable: Names,
-    loose: Vec<Names>,
-}
-
-impl Disk {
-    fn rename(&mut self, change: impl FnOnce(&mut Names)) {
-        change(&mut self.names);
-        self.loose.push(self.names.clone());
-    }
-
-    fn file(&mut self, inode: u64, name: &str) -> &mut Cached {
-        let is = |file: &&usize| self.files[**file].inode == inode;
-        let known = self.names.get(name).filter(is).or_else(|| self.names.values().find(is)).copied();
-        let file = known.unwrap_or_else(|| {
-            self.files.push(Cached { inode, ..Cached::default() });
-            let fresh = self.files.len() - 1;
-            self.rename(|names| {
-                names.insert(name.to_owned(), fresh);
-            });
-            fresh
-        });
-        &mut self.files[file]
-    }
-
-    fn take(&mut self, step: &Step, dice: &mut Dice) {
-        match step {
-            Step::Made { inode, name } => self.file(*inode, name).cut(0),
-            Step::Wrote { inode, at, bytes, name } => self.file(*inode, name).write(*at, bytes),
-            Step::Cut { inode, size, name } => self.file(*inode, name).cut(*size),
-            Step::Synced { inode, name } => self.file(*inode, name).synced(),
-            Step::SyncFailed { name, .. } if name == "." => {}
-            Step::SyncFailed { inode, name } => self.file(*inode, name).forgotten(dice),
-            Step::SyncedFolder => (self.durable, self.loose) = (self.names.clone(), Vec::new()),
-            Step::Removed { name } => self.rename(|names| {
-                names.remove(name);
-            }),
-            Step::Renamed { from, to } => self.rename(|names| {
-                let file = names.remove(from);
-                names.extend(file.map(|file| (to.clone(), file)));
-            }),
-            Step::Linked { from, to } => self.rename(|names| {
-                let file = names.get(from).copied();
-                names.extend(file.map(|file| (to.clone(), file)));
-            }),
-        }
-    }
-
-    fn after(&self, dice: &mut Dice) -> BTreeMap<String, Vec<u8>> {
-        let changes = dice.below(self.loose.len() + 1);
-        let names = changes.checked_sub(1).map_or(&self.durable, |last| &self.loose[last]);
-        let left: Vec<_> = self.files.iter().map(|file| file.some(dice)).collect();
-        names.iter().map(|(name, file)| (name.clone(), left[*file].clone())).collect()
     }
 }
 
 // --- The program -------------------------------------------------------------------------------------------------------
-
-type Told = Arc<Mutex<Vec<(String, u64)>>>;
 
 /// A record that one process after another works on, the library watching.
 struct Watched {
@@ -158,7 +94,7 @@ struct Watched {
     library: String,
     folder: PathBuf,
     log: PathBuf,
-    told: Told,
+    told: Shared,
 }
 
 /// Which sync fails: of all of a process, or of one of its files.
@@ -168,9 +104,11 @@ struct Fails(u64, Option<&'static str>);
 impl Watched {
     fn new() -> Self {
         let site = Site::new();
-        let library = library(&site).display().to_string();
+        let routes = fs::read_to_string(repository().join("routes.toml")).unwrap();
+        site.write("routes.toml", &format!("{routes}\n[jurisdiction.default]\nretention = \"1d\"\n"));
+        let library = library(&site, "torn").display().to_string();
         let root = fs::canonicalize(site.path("")).unwrap();
-        Self { site, library, folder: root.join("kept"), log: root.join("log"), told: Told::default() }
+        Self { site, library, folder: root.join("kept"), log: root.join("log"), told: Shared::default() }
     }
 
     fn variables(&self, fails: Option<&Fails>) -> Vec<(&'static str, String)> {
@@ -185,7 +123,12 @@ impl Watched {
 
     /// `None` if the record cannot be begun, which is told.
     fn start(&self, fails: Option<&Fails>) -> Option<Sandbox> {
-        let variables = self.variables(fails);
+        self.start_later(0, fails)
+    }
+
+    fn start_later(&self, days: u32, fails: Option<&Fails>) -> Option<Sandbox> {
+        let mut variables = self.variables(fails);
+        variables.push(("TORN_DAYS", days.to_string()));
         let variables: Vec<_> = variables.iter().map(|(name, value)| (*name, value.as_str())).collect();
         let start = || Sandbox::start_with(&self.site, &variables, &["--data-dir", "kept"]);
         match catch_unwind(AssertUnwindSafe(start)) {
@@ -198,16 +141,21 @@ impl Watched {
         }
     }
 
+    fn far(&self) -> u64 {
+        fs::metadata(&self.log).unwrap().len()
+    }
+
     /// Payments one after another. On a busy machine one is refused here and there because the disk is late.
     fn pay(&self, sandbox: &Sandbox, name: &str, payments: usize) {
         let (mut client, key) = (sandbox.client(), key(sandbox));
         for number in 0..payments {
-            let body = payment(&format!("{name}-{number}"), &format!("u{}", number % 3));
+            let user = format!("u{}", number % 3);
+            let body = payment(&format!("{name}-{number}"), &user);
             let answer = client.call("POST", "/v1/risk/assessments", &key, &body).unwrap();
             match answer.status {
                 200 => {
-                    let far = fs::metadata(&self.log).unwrap().len();
-                    self.told.lock().unwrap().push((answer.json()["id"].as_str().unwrap().to_owned(), far));
+                    let id = answer.json()["id"].as_str().unwrap().to_owned();
+                    self.told.lock().unwrap().given.push(Given { id, user, far: self.far() });
                 }
                 503 => {}
                 status => panic!("{status}: {answer:?}"),
@@ -217,7 +165,7 @@ impl Watched {
 
     /// Decisions are given.
     fn heals(&self, sandbox: &Sandbox) {
-        let given = || self.told.lock().unwrap().len();
+        let given = || self.told.lock().unwrap().given.len();
         let (before, mut tries) = (given(), 0);
         wait_until(PATIENCE, "a decision", || {
             self.pay(sandbox, &format!("{}-{before}-{tries}", sandbox.pid()), 1);
@@ -231,6 +179,21 @@ impl Watched {
         command.envs(self.variables(fails)).args(["audit", "erase", "--tenant", "sandbox", "--user", user]);
         let ended = run(command.arg("--data-dir").arg(&self.folder));
         assert!(ended.code == Some(0) || fails.is_some(), "{ended:?}");
+        let far = if ended.code == Some(0) { self.far() } else { u64::MAX };
+        self.told.lock().unwrap().forgotten(far, |given| given.user == user);
+    }
+
+    /// Days have passed: whatever was given is destroyed on schedule, or that fails. Whoever is patient sees it tried again,
+    /// and taken out of the log.
+    fn destroys(&self, sandbox: &Sandbox, patient: bool) {
+        let said = |what| sandbox.log().contains(what);
+        let (done, failed) = ("keys whose time was over are destroyed", "keys whose time is over cannot be destroyed");
+        wait_until(PATIENCE, "the destruction", || said(done) || !patient && said(failed));
+        let far = if said(done) { self.far() } else { u64::MAX };
+        self.told.lock().unwrap().forgotten(far, |_| true);
+        let log = self.folder.join("decisions.db-wal");
+        let emptied = || fs::metadata(&log).is_ok_and(|log| log.len() == 0);
+        wait_until(PATIENCE, "the log's end", || emptied() || !patient && said(failed));
     }
 
     /// Whether a sync failed, and how many moments after it were looked at: every decision given by then is there once.
@@ -240,7 +203,7 @@ impl Watched {
         let Some(failed) = steps.iter().position(|(_, step)| matches!(step, Step::SyncFailed { .. })) else {
             return Ok(None);
         };
-        let (mut disk, mut looks) = (Disk::default(), 0);
+        let (mut disk, mut looks) = (Disk::<Cached>::empty(), 0);
         let told = self.told.lock().unwrap();
         let made_up = self.folder.with_file_name("made-up");
         let every = (steps.len() - failed) / moments.max(1) + 1;
@@ -249,7 +212,7 @@ impl Watched {
             let last = number + 1 == steps.len();
             // A moment at which everything that was given is synced is worth a look, too.
             if number >= failed && (last || number == failed || dice.below(every) == 0) {
-                lay(&made_up, &disk.after(dice));
+                lay(&made_up, &disk.after(dice, Cached::some));
                 looks += 1;
                 looked_at(&made_up, &told, *far)
                     .map_err(|wrong| format!("after step {number} of {} ({failed} failed): {wrong}", steps.len()))?;
@@ -260,15 +223,13 @@ impl Watched {
     }
 
     /// Or the model has missed something that was written.
-    fn model_reads_what_programs_read(&self, disk: &Disk) {
+    fn model_reads_what_programs_read(&self, disk: &Disk<Cached>) {
         let entries = fs::read_dir(&self.folder).unwrap().map(Result::unwrap);
         for entry in entries.filter(|entry| !entry.file_name().to_string_lossy().ends_with("-shm")) {
             let name = entry.file_name().into_string().unwrap();
-            let Some(file) = disk.names.get(&name).map(|file| &disk.files[*file]) else {
-                panic!("{name} is there and was not seen to be made")
-            };
+            let Some(file) = disk.named(&name) else { panic!("{name} is there and was not seen to be made") };
             assert_eq!(file.inode, entry.metadata().unwrap().ino(), "{name}");
-            assert!(file.read == fs::read(entry.path()).unwrap(), "{name} was written to unseen");
+            assert!(file.bytes.read == fs::read(entry.path()).unwrap(), "{name} was written to unseen");
         }
     }
 }
@@ -281,8 +242,11 @@ enum In {
     Second,
 }
 
-/// The first process is killed or ended, another one goes on.
-fn lived(which: In, fails: &Fails, ends: &str) -> Watched {
+/// Later than anything is kept that is given today.
+const DAYS: u32 = 3;
+
+/// The first process is killed or ended, another one goes on days later.
+fn lived(which: In, fails: &Fails, ends: &str, patient: bool) -> Watched {
     let watched = Watched::new();
     let at = |process| (process == which).then_some(fails);
     let first = watched.start(at(In::First)).or_else(|| watched.start(None)).unwrap();
@@ -292,7 +256,8 @@ fn lived(which: In, fails: &Fails, ends: &str) -> Watched {
     watched.heals(&first);
     first.signal(ends);
     first.ended(PATIENCE);
-    let second = watched.start(at(In::Second)).or_else(|| watched.start(None)).unwrap();
+    let second = watched.start_later(DAYS, at(In::Second)).or_else(|| watched.start_later(DAYS, None)).unwrap();
+    watched.destroys(&second, patient);
     watched.pay(&second, "C", 5);
     watched.heals(&second);
     second.signal("KILL");
@@ -300,39 +265,81 @@ fn lived(which: In, fails: &Fails, ends: &str) -> Watched {
     watched
 }
 
-#[test]
-fn row_25_whichever_sync_fails_and_then_the_power_every_decision_that_was_given_is_there() {
-    let all = std::env::var("WEIGHBRIDGE_SYNCS").is_ok_and(|how| how == "all");
-    let seed = number("WEIGHBRIDGE_SYNCS_SEED", 1);
-    let (mut tried, mut looks) = (0, 0);
-    let mut dice = Dice(seed);
-    let mut fail = |which: In, number: u64, ends: &str| {
-        let watched = lived(which, &Fails(number, None), ends);
-        let moments = if all { 24 } else { 8 };
-        let looked = watched.looked(moments, &mut dice);
+/// How many syncs failed, and how many disks were looked at.
+#[derive(Default)]
+struct Count {
+    syncs: usize,
+    disks: usize,
+}
+
+impl Count {
+    /// Whether there is such a sync. It is looked at so many moments after it.
+    fn fail(&mut self, which: In, fails: &Fails, ends: &str, moments: usize, dice: &mut Dice) -> bool {
+        let seed = dice.0;
+        // A destruction that failed is tried again after a minute.
+        let watched = lived(which, fails, ends, moments > FEW && ends == "KILL");
+        let looked = watched.looked(moments, dice);
         let looked =
-            looked.unwrap_or_else(|wrong| panic!("seed {seed}, sync {number} in {which:?}, ended by {ends}: {wrong}"));
-        tried += u64::from(looked.is_some());
-        looks += looked.unwrap_or_default();
+            looked.unwrap_or_else(|wrong| panic!("seed {seed}, {fails:?} in {which:?}, ended by {ends}: {wrong}"));
+        self.syncs += usize::from(looked.is_some());
+        self.disks += looked.unwrap_or_default();
         looked.is_some()
-    };
-    if all {
+    }
+
+    /// All of them, one after the other.
+    fn all(&mut self, ends: &str, mut dice: Dice) {
         for which in [In::First, In::Erase, In::Second] {
-            for ends in ["KILL", "TERM"] {
-                let most = (1..).take_while(|number| fail(which, *number, ends)).count();
-                println!("{which:?}, ended by {ends}: each of {most} syncs failed");
-            }
-        }
-    } else {
-        let mut draw = Dice(seed);
-        for round in 0..number("WEIGHBRIDGE_SYNCS", 6) {
-            let (which, most) =
-                [(In::First, 40), (In::Second, 24), (In::First, 40), (In::Erase, 5)][round as usize % 4];
-            fail(which, 1 + draw.below(most) as u64, ["KILL", "TERM"][draw.below(2)]);
+            let is_one = |number: &u64| self.fail(which, &Fails(*number, None), ends, MANY, &mut dice);
+            let most = (1..).take_while(is_one).count();
+            println!("{which:?}, ended by {ends}: each of {most} syncs failed");
         }
     }
-    println!("{tried} syncs failed, each in a record of its own; {looks} disks were looked at");
-    assert!(tried > 1, "{tried}");
+}
+
+const FEW: usize = 8;
+const MANY: usize = 24;
+
+#[test]
+fn row_25_whichever_sync_fails_and_then_the_power_every_decision_that_was_given_is_there() {
+    let seed = number("WEIGHBRIDGE_SYNCS_SEED", 1);
+    if std::env::var("WEIGHBRIDGE_SYNCS").is_ok_and(|how| how == "all") {
+        return thread::scope(|scope| {
+            for ends in ["KILL", "TERM"] {
+                scope.spawn(move || {
+                    let mut count = Count::default();
+                    count.all(ends, Dice(seed));
+                    println!(
+                        "{} syncs failed, each in a record of its own; {} disks were looked at",
+                        count.syncs, count.disks
+                    );
+                });
+            }
+        });
+    }
+    let (mut dice, mut draw, mut count) = (Dice(seed), Dice(seed), Count::default());
+    for round in 0..number("WEIGHBRIDGE_SYNCS", 6) {
+        let (which, most) = [(In::First, 25), (In::Second, 24), (In::First, 25), (In::Erase, 5)][round as usize % 4];
+        let fails = Fails(1 + draw.below(most) as u64, None);
+        count.fail(which, &fails, ["KILL", "TERM"][draw.below(2)], FEW, &mut dice);
+    }
+    println!("{} syncs failed, each in a record of its own; {} disks were looked at", count.syncs, count.disks);
+    assert!(count.syncs > 1, "{}", count.syncs);
+}
+
+#[test]
+fn row_25_a_destruction_on_schedule_whose_sync_fails_takes_nothing_that_was_given_and_is_not_said_to_be_done() {
+    // The first thing that is written to the log days later.
+    let watched = lived(In::Second, &Fails(1, Some("decisions.db-wal")), "KILL", false);
+    assert!(watched.told.lock().unwrap().gone.iter().any(|(_, far)| *far == u64::MAX), "it failed");
+    let third = watched.start_later(DAYS, None).unwrap();
+    watched.heals(&third);
+    third.signal("KILL");
+    third.ended(PATIENCE);
+    let looked = watched.looked(FEW, &mut Dice(1)).unwrap();
+    assert!(looked.is_some_and(|disks| disks > 1), "{looked:?}");
+    let verified = audit(&watched.folder, &["verify"]);
+    // Those of u0, u1 and u2, and the one that u1 had before being erased.
+    assert!(verified.out.contains("4 keys are destroyed"), "{verified:?}");
 }
 
 /// More than the log is moved after, and in the midst of them it is.
@@ -360,10 +367,30 @@ fn row_25_a_log_that_was_moved_in_parts_survives_a_failed_sync_of_the_file() {
     sandbox.ended(PATIENCE);
     let looked = watched.looked(16, &mut Dice(seed));
     let looked = looked.unwrap_or_else(|wrong| panic!("seed {seed}: {wrong}"));
-    println!("{looked:?} disks were looked at, {} decisions given", watched.told.lock().unwrap().len());
+    println!("{looked:?} disks were looked at, {} decisions given", watched.told.lock().unwrap().given.len());
     let again = watched.start(None).unwrap();
     assert!(!distrusted.exists(), "whoever is alone with it ends it");
     watched.heals(&again);
+}
+
+#[test]
+fn row_25_a_sync_that_fails_in_an_erasure_has_the_serving_process_write_its_log_once_more_before_it_decides() {
+    let watched = Watched::new();
+    let sandbox = watched.start(None).unwrap();
+    watched.pay(&sandbox, "A", 5);
+    watched.erase("u1", Some(&Fails(1, Some("decisions.db-wal"))));
+    watched.pay(&sandbox, "B", 5);
+    watched.heals(&sandbox);
+    sandbox.signal("KILL");
+    sandbox.ended(PATIENCE);
+    let steps = steps(&fs::read(&watched.log).unwrap());
+    let failed = steps.iter().position(|(_, step)| matches!(step, Step::SyncFailed { .. })).unwrap();
+    let whole = |step: &Step| matches!(step, Step::Wrote { at: 0, bytes, name, .. } if name == "decisions.db-wal" && bytes.len() > PAGE);
+    let again: Vec<_> = steps[failed..].iter().filter(|(_, step)| whole(step)).map(|(far, _)| *far).collect();
+    let told = watched.told.lock().unwrap();
+    let next = told.given.iter().find(|given| given.far > steps[failed].0).unwrap();
+    assert!(matches!(again[..], [far] if far < next.far), "once: {again:?}, {}", next.far);
+    assert!(told.gone.iter().all(|(_, far)| *far == u64::MAX), "nobody was told that it was done");
 }
 
 // --- Others who have it open -------------------------------------------------------------------------------------------
@@ -379,7 +406,7 @@ fn row_25_whoever_reads_after_a_failure_does_not_take_the_log_away_from_whoever_
     // One that belongs to a commit, after somebody has asked for a decision: the program reads with a connection of its own.
     let sandbox = watched.start(Some(&Fails(30, Some("decisions.db-wal")))).unwrap();
     watched.heals(&sandbox);
-    let id = watched.told.lock().unwrap()[0].0.clone();
+    let id = watched.told.lock().unwrap().given[0].id.clone();
     let asked = sandbox.client().call("GET", &format!("/v1/risk/assessments/{id}"), &key(&sandbox), "").unwrap();
     assert_eq!(asked.status, 200, "{asked:?}");
     watched.pay(&sandbox, "A", 34);

@@ -1,7 +1,8 @@
 /* Writes down, in order, everything a program does to the files of one folder: each write with its bytes, each cut, each
  * sync, each change of a name. Loaded with LD_PRELOAD by torn.rs and syncs.rs; TORN_FOLDER is the folder, TORN_LOG the file
- * of it. The sync of that number in TORN_FAIL fails, once; with TORN_FAIL_FILE only those of the file of that name count. A
- * change is written down before the program hears that it is done, so what a client was told afterwards lies behind it. */
+ * of it. The sync of that number in TORN_FAIL fails, once; with TORN_FAIL_FILE only those of the file of that name count. The
+ * wall clock is TORN_DAYS days ahead. A change is written down before the program hears that it is done, so what a client was
+ * told afterwards lies behind it. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>
@@ -12,12 +13,15 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/uio.h>
+#include <time.h>
 #include <unistd.h>
 
 static pthread_mutex_t one_at_a_time = PTHREAD_MUTEX_INITIALIZER;
 static int told = -1;
 static long until_failure;
+static time_t ahead;
 static ssize_t (*real_write)(int, const void *, size_t);
 static ssize_t (*real_pwrite)(int, const void *, size_t, off_t);
 static int (*real_open)(const char *, int, ...);
@@ -41,7 +45,14 @@ __attribute__((constructor)) static void begin(void) {
     if (!getenv("TORN_FOLDER") || !getenv("TORN_LOG")) abort();
     told = real_open(getenv("TORN_LOG"), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
     if (told < 0) abort();
+    ahead = getenv("TORN_DAYS") ? atol(getenv("TORN_DAYS")) * 86400 : 0;
     until_failure = getenv("TORN_FAIL") ? atol(getenv("TORN_FAIL")) : 0;
+}
+
+int clock_gettime(clockid_t clock, struct timespec *now) {
+    int done = (int)syscall(SYS_clock_gettime, clock, now);
+    if (done == 0 && clock == CLOCK_REALTIME) now->tv_sec += ahead;
+    return done;
 }
 
 /* The name below the folder, or none. */

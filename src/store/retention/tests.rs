@@ -282,6 +282,29 @@ async fn a_log_that_somebody_reads_is_left_alone_and_emptied_later() {
 }
 
 #[tokio::test]
+async fn row_25_keys_that_the_disk_destroyed_though_it_said_it_could_not_are_taken_out_of_the_log_too() {
+    let mut site = Site::new();
+    site.decide("u-1", Some(1)).await;
+    let folder = site.stop().await;
+    let log = || fs::metadata(folder.path().join(format!("{FILE}-wal"))).unwrap().len();
+    let mut book = Book::open(folder.path(), book::keys(folder.path()).unwrap()).unwrap();
+    // The step of which the writer heard that it failed.
+    let (mut schedule, later) = (Schedule::new(), Day::of(clock::unix_ms()).plus(2));
+    assert_eq!(book.expire(later, 9).unwrap(), 1);
+    schedule.rest();
+    assert_eq!((schedule.step(&mut book, later).unwrap(), log() > 0), (0, true));
+    assert_eq!((schedule.step(&mut book, later).unwrap(), log()), (0, 0));
+    // And a person's, whose log somebody reads.
+    book.add(&[&told("u-2", 2)], None).unwrap();
+    let reading = Connection::open(folder.path().join(FILE)).unwrap();
+    reading.execute_batch("BEGIN; SELECT count(*) FROM records;").unwrap();
+    reading.query_row("SELECT count(*) FROM records", [], |row| row.get::<_, i64>(0)).unwrap();
+    assert!(book.erase("shop-eu", "u-2").unwrap().is_some() && log() > 0);
+    reading.execute_batch("ROLLBACK").unwrap();
+    assert_eq!((book.erase("shop-eu", "u-2").unwrap(), log()), (None, 0), "whoever asks again has it done");
+}
+
+#[tokio::test]
 async fn s11_what_is_redacted_is_not_even_sealed() {
     let site = Site::new();
     let words = Withheld::WORDS.into_iter().fold(Redact::default(), |all, (_, fields)| all.and(fields));
