@@ -139,7 +139,11 @@ fn decision(table: &RoutingTable, reader: &Arc<Reader>, id: &str) -> Result<Told
             let score = verdict.score.map_or_else(|| "no score".to_owned(), |score| format!("score {score}"));
             let word = verdict.recommendation.as_deref().map(crate::config::expr::told::discreet);
             let said = word.map_or_else(String::new, |word| format!(", said {word}"));
-            add("verdict", format!("{} after {} ms: {score}{said}", verdict.provider.id, verdict.provider.latency_ms));
+            let took = match verdict.provider.latency_ms {
+                0 => "in less than 1 ms".to_owned(),
+                ms => format!("after {ms} ms"),
+            };
+            add("verdict", format!("{} {took}: {score}{said}", verdict.provider.id));
             add("price", verdict.cost.map_or_else(|| "unknown".to_owned(), |cost| cost.to_string()));
             if !verdict.features_dropped.is_empty() {
                 add("given up", verdict.features_dropped.join(", "));
