@@ -231,7 +231,8 @@ fn pain_42_whoever_watches_and_reads_nothing_delays_no_call() {
     let metrics = sandbox.admin_get("/metrics").body;
     let dropped = metrics.lines().find_map(|line| line.strip_prefix("weighbridge_log_dropped_total "));
     assert!(dropped.unwrap().parse::<f64>().unwrap() > 0.0, "the log was read after all");
-    assert!(longest < Duration::from_secs(1), "a call took {longest:?}");
+    // Who waited for one of them would wait until it is closed.
+    assert!(longest < Duration::from_secs(5), "a call took {longest:?}");
     drop(watching);
 }
 
