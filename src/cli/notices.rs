@@ -22,10 +22,11 @@ pub(super) struct NoticesArgs {
     #[arg(long, value_name = "STATE")]
     state: Option<Shown>,
     /// Send this dead letter again, by its event id, or all of them
-    #[arg(long, value_name = "EVENT|all", conflicts_with_all = ["state", "drop"])]
+    // Ids are random letters, of which the first may be a hyphen.
+    #[arg(long, value_name = "EVENT|all", allow_hyphen_values = true, conflicts_with_all = ["state", "drop"])]
     resend: Option<String>,
     /// Drop this notice unless it was delivered, by its event id, or all dead letters
-    #[arg(long, value_name = "EVENT|all", conflicts_with = "state")]
+    #[arg(long, value_name = "EVENT|all", allow_hyphen_values = true, conflicts_with = "state")]
     drop: Option<String>,
 }
 

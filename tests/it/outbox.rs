@@ -245,7 +245,12 @@ fn dead_letters_stay_to_be_seen_and_can_be_sent_again_or_dropped() {
     assert_eq!((&dead[0]["tries"], &dead[0]["kept"], &dead[0]["tenant"]), (&json!(7), &json!(true), &json!("sandbox")));
     let events: Vec<_> = (0..3).map(|number| dead[number]["event"].as_str().unwrap().to_owned()).collect();
 
-    assert_eq!(audit(&folder, &["notices", "--resend", "nothing"]).code, Some(1));
+    // No such notice is another end than an argument that is none; an id may begin with a hyphen.
+    for unknown in ["nothing", "-nothing"] {
+        for what in ["--resend", "--drop"] {
+            assert_eq!(audit(&folder, &["notices", what, unknown]).code, Some(1), "{what} {unknown}");
+        }
+    }
     receiver.answers(200);
     let again = audit(&folder, &["notices", "--resend", &events[0]]);
     assert!(again.out.starts_with("1 notice will be sent again"), "{again:?}");

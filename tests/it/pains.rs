@@ -179,6 +179,44 @@ async fn pain_42_a_collector_that_takes_half_a_minute_is_not_waited_for() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn pain_42_a_webhook_that_takes_half_a_minute_is_not_waited_for() {
+    const HOOK: &str = "10.9.9.9";
+    let webhook = format!(
+        "[[webhook]]\ntenant = \"shop-eu\"\nurl = \"http://{HOOK}/hook\"\nallow_private = true\n\
+         auth = {{ kind = \"di-hmac\", key_id = \"hook-1\", secret_env = \"ALIPAY_KEY\", secret_encoding = \"hex\" }}\n\n[risk]"
+    );
+    let (plain, hooked) = (World::new(), World::with(&Plan::replacing("[risk]", &webhook)));
+    let told = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&told);
+    hooked.net.always(
+        HOOK,
+        peer(move |mut io: DuplexStream| {
+            count.fetch_add(1, Ordering::Relaxed);
+            async move {
+                read_request(&mut io).await;
+                sleep(Duration::from_secs(30)).await;
+            }
+        }),
+    );
+    for number in 0..8 {
+        let mut took = Vec::new();
+        for world in [&plain, &hooked] {
+            // The verdict comes too late and is worse than what was given, so the webhook is to hear of it.
+            world.faults("alipay", &["delay:2s"]);
+            let late = world.assess(&payment(&format!("T{number}"), "1.91")).await;
+            assert_eq!(late.json()["source"], "fallback");
+            sleep(Duration::from_secs(2)).await;
+            let live = world.assess(&payment(&format!("L{number}"), "88.13")).await;
+            let chat = world.chat(&chat("duo")).await;
+            assert_eq!((live.status, chat.status), (200, 200));
+            took.push([late.took, live.took, chat.took]);
+        }
+        assert_eq!(took[0], took[1], "call {number}");
+    }
+    assert!(told.load(Ordering::Relaxed) > 0, "the webhook was never called");
+}
+
+#[tokio::test(start_paused = true)]
 async fn pain_43_whatever_is_broken_behind_the_proxy_a_valid_key_stays_valid() {
     let links = [Link::Refused, Link::BlackHole, says(""), says("nonsense")];
     let statuses = ["status:401", "status:403", "status:429", "status:500", "status:503", "error-in-200:401"];

@@ -209,6 +209,41 @@ fn a_reader_that_takes_nothing_holds_nobody_up_and_nothing_is_lost_unsaid() {
     assert!(seen > 0 && seen + missed == calls, "{seen} seen, {missed} missed of {calls}");
 }
 
+/// A connection to the admin plane that asked for this and reads nothing of the answer.
+fn deaf(admin: SocketAddr, path: &str) -> TcpStream {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    socket.set_recv_buffer_size(4 * 1024).unwrap();
+    socket.connect(&admin.into()).unwrap();
+    let mut stream = TcpStream::from(socket);
+    stream.write_all(format!("GET {path} HTTP/1.1\r\nhost: {admin}\r\n\r\n").as_bytes()).unwrap();
+    stream
+}
+
+#[test]
+fn pain_42_whoever_watches_and_reads_nothing_delays_no_call() {
+    let mut command = Command::new("sh");
+    // A log that takes what a pipe holds, and then nothing more.
+    command.args(["-c", "mkfifo log && exec \"$0\" \"$@\" 2<>log"]).arg(weighbridge().get_program());
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let sandbox = Sandbox::start_by(command, &Site::new(), &[]);
+    let watching: Vec<_> =
+        ["/-/tail", "/-/tail", "/metrics", "/metrics", "/status.json"].map(|path| deaf(sandbox.admin, path)).into();
+    let mut client = sandbox.client();
+    let (mut longest, calls) = (Duration::ZERO, 6_000);
+    for _ in 0..calls {
+        let began = Instant::now();
+        assert_eq!(client.call("GET", "/v1/models", &[], "").unwrap().status, 401);
+        longest = longest.max(began.elapsed());
+    }
+    risk(&sandbox);
+    let metrics = sandbox.admin_get("/metrics").body;
+    let dropped = metrics.lines().find_map(|line| line.strip_prefix("weighbridge_log_dropped_total "));
+    assert!(dropped.unwrap().parse::<f64>().unwrap() > 0.0, "the log was read after all");
+    // Who waited for one of them would wait until it is closed.
+    assert!(longest < Duration::from_secs(5), "a call took {longest:?}");
+    drop(watching);
+}
+
 /// `weighbridge tail`, running.
 struct Tail {
     child: Child,
