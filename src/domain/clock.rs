@@ -13,6 +13,11 @@ pub fn unix_ms() -> u64 {
     u64::try_from(since_epoch().as_millis()).unwrap_or(u64::MAX)
 }
 
+/// Nanoseconds since 1970, UTC; they last until the year 2554.
+pub fn unix_ns() -> u64 {
+    u64::try_from(since_epoch().as_nanos()).unwrap_or(u64::MAX)
+}
+
 /// Whole seconds since 1970, UTC.
 pub fn unix_seconds() -> u64 {
     since_epoch().as_secs()

@@ -1,9 +1,10 @@
 //! Watches memory and descriptors, and says how far gone they are.
 //!
 //! Once a second from a thread of its own: a look, a stage ([`Stage::after`]), and what the stage asks for that no request
-//! does itself: room for bodies to come is given back, cached answers are dropped and idle connections closed. What calls are turned away, and what is not begun,
-//! is decided where it happens, by the stage that [`Gate`] holds. How many bytes bodies may take
-//! is told it too: no more than a quarter of the memory there is, since each is held about twice and is not all there is.
+//! does itself: room for bodies to come is given back, cached answers are dropped and idle connections closed. What calls
+//! are turned away, and what is not begun, is decided where it happens, by the stage that [`Gate`] holds. How many bytes
+//! bodies may take is told it too: no more than a quarter of the memory there is, since each is held about twice and is not
+//! all there is.
 
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};

@@ -2,8 +2,9 @@
 //!
 //! A copy runs in a task of its own with a deadline of its own; when too many are on their way, the next one is dropped and
 //! counted. What it does is booked apart: its attempts, its time and its cost have series of their own, its span is marked and
-//! not the call's outcome, its trail is not the call's, and it teaches the breaker nothing, so that a failing trial cannot close a candidate to callers. It takes a
-//! place at its provider like any attempt, but only of the first half, and it heeds and causes pauses of the quota group.
+//! not the call's outcome, its trail is not the call's, and it teaches the breaker nothing, so that a failing trial cannot
+//! close a candidate to callers. It takes a place at its provider like any attempt, but only of the first half, and it
+//! heeds and causes pauses of the quota group.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};

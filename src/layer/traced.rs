@@ -49,7 +49,8 @@ pub fn begin(plan: &Arc<Plan>, head: &Parts) -> Arc<Begun> {
     };
     let scheme = if Secured::of(head).is_some() { "https" } else { "http" };
     let context = TraceContext::begin(&head.headers, plan.share);
-    Arc::new(Begun { context, plan: Arc::clone(plan), method, scheme, answered: Answered::default() })
+    let at_ns = clock::unix_ns();
+    Arc::new(Begun { context, plan: Arc::clone(plan), at_ns, method, scheme, answered: Answered::default() })
 }
 
 /// What is told of the request; `None` if its trace is not recorded.
@@ -59,7 +60,6 @@ pub fn told(story: &Story, over: &Over<'_>) -> Option<Box<Told>> {
     Some(Box::new(Told {
         part: Part::Whole,
         begun: Arc::clone(begun),
-        ended_ms: clock::unix_ms(),
         duration: over.duration,
         overhead: over.overhead,
         id: over.id.clone(),
@@ -117,7 +117,6 @@ pub fn copied(call: &Call, copied: Copied<'_>) -> Option<Box<Told>> {
     Some(Box::new(Told {
         part: Part::Shadow,
         begun: Arc::clone(begun),
-        ended_ms: clock::unix_ms(),
         duration: after + duration,
         overhead: Duration::ZERO,
         id: context.id.clone(),

@@ -59,6 +59,8 @@ pub struct Begun {
     pub context: TraceContext,
     /// The configuration it runs under.
     pub plan: Arc<Plan>,
+    /// When it came, nanoseconds since 1970: read once, so that all its spans are told on one scale.
+    pub at_ns: u64,
     /// `GET`, `POST`, `HEAD`, or `_OTHER` as the convention wants it.
     pub method: &'static str,
     /// `http` or `https`, as the client spoke to us.
@@ -103,9 +105,7 @@ pub struct Told {
     pub part: Part,
     /// Its trace.
     pub begun: Arc<Begun>,
-    /// When its answer ended, milliseconds since 1970.
-    pub ended_ms: u64,
-    /// From its first byte to that moment.
+    /// From its first byte to its answer's end; of a copy, to that copy's end.
     pub duration: Duration,
     /// Of it, what was spent in this process.
     pub overhead: Duration,

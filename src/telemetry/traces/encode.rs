@@ -68,8 +68,8 @@ pub fn rejected(answer: &[u8]) -> usize {
 }
 
 fn spans(told: &Told) -> impl Iterator<Item = Span> {
-    let ended_ns = told.ended_ms.saturating_mul(1_000_000);
-    let began_ns = ended_ns.saturating_sub(nanos(told.duration));
+    let began_ns = told.begun.at_ns;
+    let ended_ns = began_ns.saturating_add(nanos(told.duration));
     let attempts = told.attempts.iter().map(move |attempt| attempt_span(told, attempt, began_ns));
     let whole = (told.part == Part::Whole).then(|| request_span(told, [began_ns, ended_ns]));
     whole.into_iter().chain(attempts)

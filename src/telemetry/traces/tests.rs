@@ -21,11 +21,11 @@ fn told(queue: usize) -> Told {
     let servers = BTreeMap::from([(ProviderId::new("agg"), ("agg.example".to_owned(), 443))]);
     let plan = Plan { share: 0, queue, forward_to: BTreeSet::new(), servers };
     let context = TraceContext::begin(&headers, 0);
-    let begun = Begun { context, plan: Arc::new(plan), method: "POST", scheme: "http", answered: Answered::default() };
+    let (plan, at_ns) = (Arc::new(plan), 999_900_000_007);
+    let begun = Begun { context, plan, at_ns, method: "POST", scheme: "http", answered: Answered::default() };
     Told {
         part: Part::Whole,
         begun: Arc::new(begun),
-        ended_ms: 1_000_000,
         duration: Duration::from_millis(100),
         overhead: Duration::from_micros(70),
         id: RequestId::parse("req_1").unwrap(),
@@ -92,12 +92,12 @@ fn a_request_is_a_server_span_below_its_callers_with_an_attempt_below_it_each() 
     let [request, first, second] = spans.as_slice() else { panic!("{spans:?}") };
     assert_eq!((request.name.as_str(), request.kind), ("POST /v1/messages", 2));
     assert_eq!(request.parent_span_id, context.parent.unwrap().0);
-    assert_eq!((request.start_time_unix_nano, request.end_time_unix_nano), (999_900_000_000, 1_000_000_000_000));
+    assert_eq!((request.start_time_unix_nano, request.end_time_unix_nano), (999_900_000_007, 1_000_000_000_007));
     assert_eq!(request.flags, 0x301, "sampled, and the parent is elsewhere");
     for span in [first, second] {
         assert_eq!((span.name.as_str(), span.kind, span.flags), ("chat m-1", 3, 0x101));
         assert_eq!((&span.parent_span_id, &span.trace_id), (&request.span_id, &request.trace_id));
-        assert_eq!((span.start_time_unix_nano, span.end_time_unix_nano), (999_910_000_000, 999_930_000_000));
+        assert_eq!((span.start_time_unix_nano, span.end_time_unix_nano), (999_910_000_007, 999_930_000_007));
         assert_eq!(span.trace_state, "shop=1");
     }
     assert_eq!([&*first.span_id, &*second.span_id], [context.attempt(1).0, context.attempt(2).0]);

@@ -1,6 +1,14 @@
 // What the suites of command line tools share: one run of a program, in an environment of its own.
 
 import { spawn } from "node:child_process";
+import { readdirSync } from "node:fs";
+import { join } from "node:path";
+
+/** Where npm put the build of a program for this machine, among the packages of its publisher. */
+export function buildOf(publisher, prefix) {
+  const [build] = readdirSync(publisher).filter((name) => name.startsWith(prefix));
+  return join(publisher, build);
+}
 
 /** A program that runs: what it has printed so far, and how it ends. One that does not end is not left behind. */
 export class Run {

@@ -2,11 +2,11 @@
 // system, amid the conversation.
 
 import assert from "node:assert/strict";
-import { mkdirSync, readdirSync, realpathSync, rmSync } from "node:fs";
+import { mkdirSync, realpathSync, rmSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { beforeEach, describe, test } from "node:test";
 import { fileURLToPath } from "node:url";
-import { Run } from "../../command.mjs";
+import { buildOf, Run } from "../../command.mjs";
 import { given, isOn, Proxy, Question } from "../../shared.mjs";
 
 const client = "claude-code", surface = "messages";
@@ -14,11 +14,7 @@ const folder = join(dirname(realpathSync(fileURLToPath(import.meta.url))), "../.
 const home = join(folder, "home"), work = join(folder, "work");
 
 /** The program itself: its wrapper would stand between it and a signal. */
-function program() {
-  const packages = join(folder, "node_modules/@anthropic-ai");
-  const [platform] = readdirSync(packages).filter((name) => name.startsWith("claude-code-"));
-  return join(packages, platform, "claude");
-}
+const program = () => join(buildOf(join(folder, "node_modules/@anthropic-ai"), "claude-code-"), "claude");
 
 if (isOn(surface)) {
   describe(`${client} on ${surface}`, () => {

@@ -5,7 +5,7 @@ import { mkdirSync, readdirSync, realpathSync, rmSync, writeFileSync } from "nod
 import { dirname, join } from "node:path";
 import { beforeEach, describe, test } from "node:test";
 import { fileURLToPath } from "node:url";
-import { Run } from "../../command.mjs";
+import { buildOf, Run } from "../../command.mjs";
 import { given, isOn, Proxy, Question } from "../../shared.mjs";
 
 const client = "codex", surface = "responses";
@@ -14,9 +14,7 @@ const home = join(folder, "home"), work = join(folder, "work");
 
 /** The program itself: its wrapper would stand between it and a signal. */
 function program() {
-  const packages = join(folder, "node_modules/@openai");
-  const [platform] = readdirSync(packages).filter((name) => name.startsWith("codex-"));
-  const vendor = join(packages, platform, "vendor");
+  const vendor = join(buildOf(join(folder, "node_modules/@openai"), "codex-"), "vendor");
   return join(vendor, readdirSync(vendor)[0], "bin/codex");
 }
 
