@@ -163,6 +163,18 @@ fn a_supervisor_hears_of_start_reload_life_and_end_and_gives_credentials() {
     let limits = fs::read_to_string(format!("/proc/{}/limits", served.pid())).unwrap();
     let core = limits.lines().find(|line| line.starts_with("Max core file size")).unwrap();
     assert_eq!(core.split_whitespace().nth(4), Some("0"), "S11: no memory goes to disk");
+    let most: u64 = limits
+        .lines()
+        .find(|line| line.starts_with("Max open files"))
+        .unwrap()
+        .split_whitespace()
+        .nth(3)
+        .unwrap()
+        .parse()
+        .unwrap();
+    let status = fs::read_to_string(format!("/proc/{}/status", served.pid())).unwrap();
+    let places: u64 = status.lines().find_map(|line| line.strip_prefix("FDSize:")).unwrap().trim().parse().unwrap();
+    assert!(places >= most.min(16_384), "the table of descriptors grows no more while there is traffic: {places}");
     served.signal("TERM");
     let last = std::iter::repeat_with(next).find(|state| state.starts_with("STOPPING=1")).unwrap();
     assert_eq!(last, "STOPPING=1\nSTATUS=finishing what is in flight");
